@@ -1,0 +1,63 @@
+"""Search of the catalogue by inner product, on CPU or GPU.
+
+Shapes: B queries, V catalogue, D width, K hits.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.build import CARD_FILE, INDEX_FILE
+
+log = logging.getLogger(__name__)
+
+
+class ItemIndex:
+    """A loaded index. One thread at a time: Faiss on a GPU allows no other."""
+
+    def __init__(self, index: Any, card: dict[str, Any]) -> None:
+        self._index = index
+        self.items = int(index.ntotal)
+        self.dim = int(index.d)
+        self.kind = str(card["kind"])
+        self.vectors_sha256 = str(card["vectors_sha256"])
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "ItemIndex":
+        """Read what `build_index` wrote. Raises ValueError naming the file that does not fit.
+
+        With `device="cuda"` it moves to the GPU where this Faiss can, else it stays on the CPU.
+        """
+        try:
+            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            index = faiss.read_index(str(folder / INDEX_FILE))
+            loaded = cls(index, card)
+        except (OSError, RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(f"the index in {folder} cannot be read: {error}") from error
+        if (loaded.items, loaded.dim) != (card["items"], card["dim"]):
+            raise ValueError(f"{folder / INDEX_FILE} is not the index that {CARD_FILE} describes")
+        if device == "cuda":
+            loaded._move_to_gpu()
+        return loaded
+
+    def search(
+        self, queries_BD: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k rows of highest inner product, best first, and their scores: B K each.
+
+        Where fewer than k rows exist, K is the catalogue's size.
+        """
+        scores_BK, rows_BK = self._index.search(queries_BD, min(k, self.items))
+        return rows_BK, scores_BK
+
+    def _move_to_gpu(self) -> None:
+        if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+            log.warning("this Faiss sees no GPU: the index stays on the CPU (extra `gpu` has it)")
+            return
+        self._resources = faiss.StandardGpuResources()  # must live as long as the index
+        self._index = faiss.index_cpu_to_gpu(self._resources, 0, self._index)

@@ -1,0 +1,150 @@
+"""How good a recall is: HR, NDCG, recall and coverage, over anything that recalls.
+
+HR@k, NDCG@k: leave-one-out, one target a user, ranked against the whole catalogue without the
+user's history (protocol of the public data sets). With one target, recall@k is HR@k; the deeper
+lists, asked for on their own, are reported under that name.
+Shapes: B batch, K candidates, V catalogue, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model.batches import IntArray
+from model.data import Dataset, Split, training_lengths
+from model.gpt import GPT, evaluating
+from model.rollout import RecallConfig, quotas, rollout
+
+Recall = Callable[[Sequence[IntArray], IntArray, int], IntArray]
+"""(whole histories as item rows, oldest first; user rows B, -1 unknown; k) → item rows B K,
+best first, -1 where there are fewer."""
+
+RANKED_AT = (5, 10, 20)
+DEEP_AT = (20, 50, 100)
+
+
+def evaluate(
+    recall: Recall,
+    dataset: Dataset,
+    split: Split,
+    deep: Sequence[int] = DEEP_AT,
+    batch: int = 256,
+    known_users: bool = True,
+) -> dict[str, float]:
+    """HR@ and NDCG@5/10/20 of a list of 20, and recall@ and coverage@ of lists of each `deep` k."""
+    depths = sorted({max(RANKED_AT), *deep})
+    hits = {k: np.zeros(len(split.users), dtype=np.int64) for k in depths}  # rank from 1, 0 = miss
+    covered = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
+    for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
+        part = slice(start, start + batch)
+        users_B = split.users[part]
+        histories = [
+            np.asarray(dataset.history(int(u))[:n])
+            for u, n in zip(users_B, split.lengths[part], strict=True)
+        ]
+        known_B = users_B if known_users else np.full_like(users_B, -1)
+        for k in depths:
+            rows_BK = recall(histories, known_B, k)
+            hits[k][part] = ranks(rows_BK, split.targets[part])
+            covered[k][rows_BK[rows_BK >= 0]] = True
+    ranked = hits[max(RANKED_AT)]
+    metrics = {f"HR@{k}": float(((ranked > 0) & (ranked <= k)).mean()) for k in RANKED_AT}
+    metrics |= {f"NDCG@{k}": ndcg(ranked, k) for k in RANKED_AT}
+    metrics |= {f"recall@{k}": float((hits[k] > 0).mean()) for k in deep}
+    return metrics | {f"coverage@{k}": float(covered[k].mean()) for k in deep}
+
+
+def ranks(rows_BK: IntArray, targets_B: IntArray) -> IntArray:
+    """Rank of the target in each list, from 1; 0 where it is not in it."""
+    found_BK = rows_BK == targets_B[:, None]
+    return np.where(found_BK.any(axis=1), found_BK.argmax(axis=1) + 1, 0)
+
+
+def ndcg(ranks_N: IntArray, k: int) -> float:
+    """NDCG@k with one relevant item: 1 / log2(rank + 1) within the first k."""
+    gains_N = np.where((ranks_N > 0) & (ranks_N <= k), 1 / np.log2(np.maximum(ranks_N, 1) + 1), 0)
+    return float(gains_N.mean())
+
+
+def popularity(dataset: Dataset) -> NDArray[np.int64]:
+    """Events of every item in the training part: V."""
+    ends_U = np.asarray(dataset.offsets)[:-1] + training_lengths(dataset)
+    bounds = np.zeros(len(dataset.events) + 1, dtype=np.int64)
+    np.add.at(bounds, np.asarray(dataset.offsets)[:-1], 1)
+    np.add.at(bounds, ends_U, -1)
+    in_training_N = np.cumsum(bounds[:-1]) > 0
+    return np.bincount(dataset.events[in_training_N], minlength=dataset.catalogue)
+
+
+@dataclass(frozen=True)
+class DenseRecall:
+    """The reference recall: every score computed, seen items masked. What the service must equal.
+
+    Used for validation while training, and as the trainer's own figure after it.
+    """
+
+    model: GPT
+    config: RecallConfig
+
+    def __call__(self, histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+        """See `Recall`."""
+        device = self.model.items.weight.device
+        history_BL, lengths_B = pad(histories, self.model.config.max_history)
+        closed_BV = torch.zeros(len(histories), self.model.items.num_embeddings, dtype=torch.bool)
+        rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
+        closed_BV[rows, np.concatenate(histories)] = True  # seen, offered or recalled already
+        closed_BV = closed_BV.to(device)
+        offered_BV = closed_BV.clone()
+        shares = iter(quotas(k, self.config.interests, self.config.first_share))
+        lists: list[Tensor] = []
+
+        def search(interest_BD: Tensor) -> Tensor:
+            scores_BV = interest_BD @ self.model.items.weight.T
+            wanted = min(next(shares), scores_BV.shape[1])
+            top = scores_BV.masked_fill(closed_BV, -torch.inf).topk(wanted, dim=1)
+            closed_BV.scatter_(1, top.indices, True)
+            lists.append(top.indices.masked_fill(top.values == -torch.inf, -1))
+            best_B = scores_BV.masked_fill(offered_BV, -torch.inf).argmax(dim=1)
+            offered_BV.scatter_(1, best_B[:, None], True)
+            return best_B
+
+        with evaluating(self.model):
+            rollout(
+                self.model,
+                torch.from_numpy(history_BL).to(device),
+                torch.from_numpy(lengths_B).to(device),
+                torch.from_numpy(users_B.astype(np.int64)).to(device),
+                self.config.interests,
+                search,
+            )
+        return torch.cat(lists, dim=1).cpu().numpy()
+
+
+def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
+    """The baseline: the most popular unseen items, ties by row."""
+    order_V = np.argsort(-counts_V, kind="stable")
+
+    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+        rows_BK = np.full((len(histories), k), -1, dtype=np.int64)
+        for row_K, history in zip(rows_BK, histories, strict=True):
+            first = order_V[: k + len(history)]
+            unseen = first[~np.isin(first, history)][:k]
+            row_K[: len(unseen)] = unseen
+        return rows_BK
+
+    return recall
+
+
+def pad(histories: Sequence[IntArray], max_history: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The newest items of each history, padded on the right: rows B L and lengths B, int64."""
+    lengths_B = np.array([min(len(h), max_history) for h in histories], dtype=np.int64)
+    history_BL = np.zeros((len(histories), int(lengths_B.max(initial=1))), dtype=np.int64)
+    for row_L, history, length in zip(history_BL, histories, lengths_B, strict=True):
+        row_L[:length] = history[len(history) - length :]
+    return history_BL, lengths_B

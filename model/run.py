@@ -1,0 +1,174 @@
+"""One training run: its folder, both stages, and the figures it ends with.
+
+RUN/config.json            what the run was started with; a resumed run must match it
+RUN/pretrain/ RUN/tune/    best.safetensors (weights), last.safetensors (checkpoint)
+RUN/tensorboard/           the curves as events
+RUN/curves.png             the curves as a picture
+RUN/metrics.json           test figures by the trainer's own recall, written last
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import BaseModel, Field
+
+from model.data import Dataset, Split, test_split, validation_split
+from model.evaluate import DenseRecall, evaluate, popular_recall, popularity
+from model.files import new_file, write_json
+from model.gpt import GPT, GPTConfig
+from model.pretrain import PretrainConfig, pretraining
+from model.rollout import RecallConfig
+from model.training import Progress, fit, load_weights
+from model.tune import TuneConfig, prompt_tuning
+
+log = logging.getLogger(__name__)
+
+ONE_INTEREST = RecallConfig(interests=1)
+
+
+class TrainConfig(BaseModel, frozen=True):
+    """A whole training run."""
+
+    data: Path = Field(description="folder that `recgpt data prepare` wrote")
+    out: Path = Field(description="folder of the run: checkpoints, curves, figures")
+    stages: Literal["both", "pretrain", "tune"] = Field(
+        "both", description="tune alone starts from the run's own pre-trained weights"
+    )
+    resume: bool = Field(False, description="go on after the last complete epoch")
+    seed: int = Field(1, ge=0, description="of everything random")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    validation_users: int = Field(
+        30_000, ge=1, description="most users validated on after an epoch (drawn once)"
+    )
+    model: GPTConfig = Field(GPTConfig(), description="the network")
+    recall: RecallConfig = Field(RecallConfig(), description="how interests share a list")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="stage one")
+    tune: TuneConfig = Field(TuneConfig(), description="stage two")
+
+
+def train(config: TrainConfig) -> dict[str, dict[str, float]]:
+    """Run the stages, then test: figures of each model by name, as in `metrics.json`."""
+    dataset = Dataset.load(config.data)
+    _claim_folder(config, dataset)
+    started = time.perf_counter()
+    device = choose_device(config.device)
+    torch.manual_seed(config.seed)
+    model = GPT(config.model, dataset.catalogue, dataset.users).to(device)
+    cases = _some_cases(validation_split(dataset), config)
+
+    def validator(recall: RecallConfig) -> Any:
+        return lambda model: _validation(DenseRecall(model, recall), dataset, cases)
+
+    progress: dict[str, Progress] = {}
+    first = pretraining(config.pretrain, dataset, validator(ONE_INTEREST))
+    second = prompt_tuning(config.tune, dataset, validator(config.recall))
+    if config.stages != "tune":
+        progress["pretrain"] = fit(model, dataset, first, config.out, config.seed, config.resume)
+    load_weights(config.out / "pretrain" / "best.safetensors", model)
+    if config.stages != "pretrain":
+        progress["tune"] = fit(model, dataset, second, config.out, config.seed, config.resume)
+    draw_curves(progress, config.out / "curves.png")
+    log.info("trained in %.0f s; now the test split", time.perf_counter() - started)
+    return _test(config, dataset, model)
+
+
+def load_run(run: Path) -> tuple[TrainConfig, Dataset, GPT]:
+    """The configuration, data and best weights (of the last stage) of a finished run, on CPU."""
+    if not (run / "config.json").exists():
+        raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
+    config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
+    dataset = Dataset.load(config.data)
+    model = GPT(config.model, dataset.catalogue, dataset.users)
+    stage = "tune" if (run / "tune" / "best.safetensors").exists() else "pretrain"
+    load_weights(run / stage / "best.safetensors", model)
+    return config, dataset, model.eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one. Raises ValueError where the GPU asked for is absent."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no GPU is visible to torch: say --device cpu, or install the CUDA build")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    log.info("device: %s", name)
+    return torch.device(name)
+
+
+def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
+    """Record the configuration, or check that a resumed run has the same."""
+    file = config.out / "config.json"
+    wanted = config.model_dump(mode="json")
+    wanted["data"] = str(config.data.resolve())
+    if not file.exists():
+        write_json(file, wanted)
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if not config.resume and config.stages != "tune":
+        raise ValueError(f"{config.out} holds a run: say --resume, or choose another --out")
+    free = {"resume", "stages", "device", "out"}  # these may change without another result
+    if config.stages == "tune":
+        free |= {"tune", "recall"}
+    changed = [key for key in wanted if key not in free and wanted[key] != found.get(key)]
+    if changed:
+        raise ValueError(
+            f"{config.out} was started with another {', '.join(changed)}: "
+            "give the same values to resume, or choose another --out"
+        )
+    write_json(file, wanted)
+
+
+def _some_cases(split: Split, config: TrainConfig) -> Split:
+    """At most `validation_users` cases, drawn by the seed."""
+    if len(split.users) == 0:
+        raise ValueError("no user has three events or more: nothing to validate on")
+    if len(split.users) <= config.validation_users:
+        return split
+    rng = np.random.default_rng(config.seed)
+    chosen = np.sort(rng.choice(len(split.users), config.validation_users, replace=False))
+    return Split(split.users[chosen], split.targets[chosen], split.lengths[chosen])
+
+
+def _validation(recall: DenseRecall, dataset: Dataset, cases: Split) -> dict[str, float]:
+    metrics = evaluate(recall, dataset, cases, deep=())
+    return {name: metrics[name] for name in ("NDCG@20", "HR@10")}
+
+
+def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> dict[str, dict[str, float]]:
+    """The run's test figures beside its baselines; written to metrics.json."""
+    split = test_split(dataset)
+    figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
+    tuned = model.state_dict()
+    tuned = {name: tensor.clone() for name, tensor in tuned.items()}
+    load_weights(config.out / "pretrain" / "best.safetensors", model)
+    figures["pre-trained, one interest"] = evaluate(
+        DenseRecall(model, ONE_INTEREST), dataset, split
+    )
+    model.load_state_dict(tuned)
+    figures["recgpt"] = evaluate(DenseRecall(model, config.recall), dataset, split)
+    write_json(config.out / "metrics.json", figures)
+    return figures
+
+
+def draw_curves(progress: dict[str, Progress], path: Path) -> None:
+    """Training loss and validation NDCG@20 over the epochs of each stage."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, stage in progress.items():
+        epochs = [point["epoch"] for point in stage.curves]
+        left.plot(epochs[1:], [point["loss"] for point in stage.curves[1:]], label=name)
+        right.plot(epochs, [point["NDCG@20"] for point in stage.curves], label=name)
+        right.plot(stage.best_epoch, stage.best, "o", color=right.lines[-1].get_color())
+    for axes, title in ((left, "training loss"), (right, "validation NDCG@20 (dot: kept)")):
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if progress:
+            axes.legend()
+    with new_file(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
+    log.info("curves: %s", path)

@@ -1,0 +1,221 @@
+"""The training loop that both stages share: epochs, validation, early stop, checkpoints, resume.
+
+Every epoch draws its randomness from (seed, stage, epoch) alone, so that a run that was killed and
+resumed from its last checkpoint ends with the same weights as one that was not.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, Field
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model.batches import Batch, Samples, Window, by_length, read_windows
+from model.data import Dataset
+from model.files import new_file
+from model.gpt import GPT
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+
+class FitConfig(BaseModel, frozen=True):
+    """Optimisation of one stage."""
+
+    epochs: int = Field(100, ge=0, description="most epochs of the stage")
+    patience: int = Field(8, ge=1, description="epochs without a better NDCG@20 before it stops")
+    batch_size: int = Field(256, ge=1, description="samples a step")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW)")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What tells one stage of training from another."""
+
+    name: str
+    config: FitConfig
+    draw: Callable[[GPT, np.random.Generator], Samples]  # the samples of one epoch
+    batch: Callable[[GPT, Window], Batch]  # what the network sees of them
+    validate: Callable[[GPT], Metrics]
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    curves: list[Metrics] = field(default_factory=list)
+
+    def finished(self, config: FitConfig) -> bool:
+        """No epochs left, or no patience."""
+        return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
+
+
+def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume: bool) -> Progress:
+    """Train one stage, checkpointing under `run/<stage>`; `model` ends with its best weights.
+
+    The weights it starts with take part in the choice (epoch 0), so a stage never makes the
+    validation figure worse. With `resume` it goes on after the last complete epoch.
+    """
+    folder = run / stage.name
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=stage.config.learning_rate,
+        weight_decay=stage.config.weight_decay,
+        fused=True,
+    )
+    last, best = folder / "last.safetensors", folder / "best.safetensors"
+    if resume and last.exists():
+        progress = load_checkpoint(last, model, optimizer)
+        log.info("%s: resumed after epoch %d", stage.name, progress.epoch)
+    else:
+        progress = Progress()
+        _finish_epoch(model, optimizer, stage, progress, {}, folder)
+    with SummaryWriter(
+        str(run / "tensorboard" / stage.name), purge_step=progress.epoch + 1
+    ) as events:
+        while not progress.finished(stage.config):
+            progress.epoch += 1
+            figures = _train_epoch(model, optimizer, dataset, stage, progress.epoch, seed)
+            metrics = _finish_epoch(model, optimizer, stage, progress, figures, folder)
+            for name, value in metrics.items():
+                events.add_scalar(name, value, progress.epoch)
+    load_weights(best, model)
+    return progress
+
+
+def _train_epoch(
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    dataset: Dataset,
+    stage: Stage,
+    epoch: int,
+    seed: int,
+) -> Metrics:
+    """One pass over the stage's samples; returns the mean loss and the rate."""
+    stage_number = sum(stage.name.encode())  # tells the stages' random streams apart
+    rng = np.random.default_rng([seed, stage_number, epoch])
+    torch.manual_seed(int(rng.integers(2**63)))
+    device = model.items.weight.device
+    samples = stage.draw(model, rng)
+    batches = by_length(samples, stage.config.batch_size, rng)
+    started, total, steps = time.perf_counter(), 0.0, 0
+    model.train()
+    bar = tqdm(
+        read_windows(dataset, samples, batches),
+        total=len(batches),
+        desc=f"{stage.name} {epoch:3d}/{stage.config.epochs}",
+        unit="step",
+        leave=False,
+        disable=None,  # silent where the output is not a terminal
+    )
+    for steps, window in enumerate(bar, start=1):
+        batch = stage.batch(model, window.to(device))
+        loss = batch_loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += loss.item()
+        if steps % 20 == 0:
+            bar.set_postfix(loss=f"{total / steps:.4f}")
+    seconds = time.perf_counter() - started
+    return {"loss": total / max(1, steps), "samples_per_second": len(samples) / seconds}
+
+
+def batch_loss(model: GPT, batch: Batch) -> Tensor:
+    """Mean softmax cross-entropy over the whole catalogue, at the slots that have a target."""
+    hidden_BQD: Tensor = model(
+        batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
+    )
+    wanted_BQ = batch.targets_BQ >= 0
+    logits_NV = hidden_BQD[wanted_BQ] @ model.items.weight.T
+    if not len(logits_NV):
+        return logits_NV.sum()
+    return F.cross_entropy(logits_NV, batch.targets_BQ[wanted_BQ])
+
+
+def _finish_epoch(
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    stage: Stage,
+    progress: Progress,
+    figures: Metrics,
+    folder: Path,
+) -> Metrics:
+    """Validate, keep the weights if they are the best so far, save the checkpoint, log it."""
+    metrics = figures | stage.validate(model)
+    progress.curves.append({"epoch": progress.epoch, **metrics})
+    note = ""
+    if metrics["NDCG@20"] > progress.best:
+        progress.best, progress.best_epoch = metrics["NDCG@20"], progress.epoch
+        save_weights(folder / "best.safetensors", model)
+        note = "  best"
+    save_checkpoint(folder / "last.safetensors", model, optimizer, progress)
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value < 1000)
+    rate = f"  {metrics.get('samples_per_second', 0):,.0f} samples/s" if figures else ""
+    log.info("%s epoch %d  %s%s%s", stage.name, progress.epoch, shown, rate, note)
+    return metrics
+
+
+def save_weights(path: Path, model: GPT) -> None:
+    """Write the model's tensors."""
+    with new_file(path) as beside:
+        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, beside)
+
+
+def load_weights(path: Path, model: GPT) -> None:
+    """Read what `save_weights` wrote. Raises ValueError where it is missing or does not fit."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run `recgpt train` with this stage first")
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded into this model: {error}") from error
+
+
+def save_checkpoint(
+    path: Path, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Weights, optimiser state and progress in one file, so that they can never disagree."""
+    tensors = {f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{number}.{key}": value for key, value in state.items()}
+    with new_file(path) as beside:
+        save_file(tensors, beside, metadata={"progress": json.dumps(vars(progress))})
+
+
+def load_checkpoint(path: Path, model: GPT, optimizer: torch.optim.Optimizer) -> Progress:
+    """Read what `save_checkpoint` wrote. Raises ValueError where the file is damaged."""
+    weights: dict[str, Tensor] = {}
+    moments: dict[int, dict[str, Any]] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                kind, rest = name.split(".", 1)
+                if kind == "model":
+                    weights[rest] = file.get_tensor(name)
+                else:
+                    number, key = rest.split(".")
+                    moments.setdefault(int(number), {})[key] = file.get_tensor(name)
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be resumed from: {error}; delete it to restart") from error
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    return progress
