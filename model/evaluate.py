@@ -25,6 +25,9 @@ Recall = Callable[[Sequence[IntArray], IntArray, int], IntArray]
 """(whole histories as item rows, oldest first; user rows B, -1 unknown; k) → item rows B K,
 best first, -1 where there are fewer."""
 
+Figures = dict[str, dict[str, float]]
+"""Metrics by the name of the model that they are of."""
+
 RANKED_AT = (5, 10, 20)
 DEEP_AT = (20, 50, 100)
 
@@ -139,6 +142,18 @@ def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
         return rows_BK
 
     return recall
+
+
+def format_figures(figures: Figures) -> str:
+    """A table for people: a line a model, a column a metric."""
+    if not figures:
+        return ""
+    names = list(next(iter(figures.values())))
+    width = max(len(model) for model in figures)
+    lines = [" " * width + "".join(f"{name:>14}" for name in names)]
+    for model, metrics in figures.items():
+        lines.append(f"{model:<{width}}" + "".join(f"{metrics[name]:>14.4f}" for name in names))
+    return "\n".join(lines)
 
 
 def pad(histories: Sequence[IntArray], max_history: int) -> tuple[NDArray[Any], NDArray[Any]]:

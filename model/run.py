@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
 from model.data import Dataset, Split, test_split, validation_split
-from model.evaluate import DenseRecall, evaluate, popular_recall, popularity
+from model.evaluate import DenseRecall, Figures, evaluate, popular_recall, popularity
 from model.files import new_file, write_json
 from model.gpt import GPT, GPTConfig
 from model.pretrain import PretrainConfig, pretraining
@@ -52,7 +52,7 @@ class TrainConfig(BaseModel, frozen=True):
     tune: TuneConfig = Field(TuneConfig(), description="stage two")
 
 
-def train(config: TrainConfig) -> dict[str, dict[str, float]]:
+def train(config: TrainConfig) -> Figures:
     """Run the stages, then test: figures of each model by name, as in `metrics.json`."""
     dataset = Dataset.load(config.data)
     _claim_folder(config, dataset)
@@ -78,16 +78,28 @@ def train(config: TrainConfig) -> dict[str, dict[str, float]]:
     return _test(config, dataset, model)
 
 
-def load_run(run: Path) -> tuple[TrainConfig, Dataset, GPT]:
-    """The configuration, data and best weights (of the last stage) of a finished run, on CPU."""
+def load_run(
+    run: Path, stage: Literal["pretrain", "tune"] | None = None
+) -> tuple[TrainConfig, Dataset, GPT]:
+    """The configuration, data and best weights of a run, on CPU; without `stage`, of the last."""
     if not (run / "config.json").exists():
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
     config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
     dataset = Dataset.load(config.data)
     model = GPT(config.model, dataset.catalogue, dataset.users)
-    stage = "tune" if (run / "tune" / "best.safetensors").exists() else "pretrain"
+    if stage is None:
+        stage = "tune" if (run / "tune" / "best.safetensors").exists() else "pretrain"
     load_weights(run / stage / "best.safetensors", model)
     return config, dataset, model.eval()
+
+
+def read_figures(run: Path) -> Figures:
+    """The test figures of a finished run. Raises ValueError where it is not finished."""
+    file = run / "metrics.json"
+    if not file.exists():
+        raise ValueError(f"{run} is not finished: go on with `recgpt train … --resume`")
+    figures: Figures = json.loads(file.read_text(encoding="utf-8"))
+    return figures
 
 
 def choose_device(name: str) -> torch.device:
@@ -139,7 +151,7 @@ def _validation(recall: DenseRecall, dataset: Dataset, cases: Split) -> dict[str
     return {name: metrics[name] for name in ("NDCG@20", "HR@10")}
 
 
-def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> dict[str, dict[str, float]]:
+def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> Figures:
     """The run's test figures beside its baselines; written to metrics.json."""
     split = test_split(dataset)
     figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}

@@ -1,0 +1,41 @@
+"""A small world whose histories can be learnt: most users walk from item i to item i + 1."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.data import Dataset
+from model.gpt import GPT, GPTConfig
+from model.prepare import PrepareConfig, prepare
+
+CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)
+
+
+def walks(folder: Path, users: int = 60, items: int = 40, seed: int = 0) -> Dataset:
+    """A prepared data set of `users` walks of 5 to 14 events through `items` items."""
+    rng = np.random.default_rng(seed)
+    lines = []
+    for user in range(users):
+        steps = np.where(rng.random(rng.integers(5, 15)) < 0.9, 1, rng.integers(2, 5))
+        walk = (rng.integers(items) + np.cumsum(steps)) % items
+        lines.append(f"u{user} " + " ".join(f"i{item}" for item in walk))
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "walks.txt"
+    log.write_text("\n".join(lines) + "\n")
+    data = folder / "data"
+    prepare(
+        PrepareConfig(
+            input=log, out=data, format="lines", min_user_events=0, min_item_events=0, name="walks"
+        )
+    )
+    return Dataset.load(data)
+
+
+def gpt(config: GPTConfig = CONFIG, catalogue: int = 40, users: int = 60, seed: int = 0) -> GPT:
+    """A network in evaluation mode whose every weight, the user module's too, matters."""
+    torch.manual_seed(seed)
+    model = GPT(config, catalogue, users)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
