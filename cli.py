@@ -1,8 +1,4 @@
-"""The one command, `recgpt`: composes the packages. Nothing imports it.
-
-Every subcommand is one typed settings object. Its values come from flags, the environment
-(RECGPT_STORE=…, RECGPT_MODEL__DIM=…), a TOML file (--config), or its defaults, in that order.
-"""
+"""The one command, `recgpt`: composes the packages. Nothing imports it."""
 
 import asyncio
 import inspect
@@ -10,22 +6,17 @@ import json
 import logging
 import sys
 import tempfile
-from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from pydantic import BaseModel, Field, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliApp,
-    CliSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, ValidationError
+from service.history import HistoryStore
+from service.server import serve
+from service.settings import ServeSettings
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from command import Command, explain, parse
 from index.build import build_index
 from model.artifact import new_bundle, publish, read_item_vectors
 from model.data import Dataset, test_split
@@ -38,45 +29,10 @@ from model.pretrain import PretrainConfig
 from model.rollout import RecallConfig
 from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
 from model.tune import TuneConfig
-from service.history import HistoryStore
 from service.offline import service_recall
 from service.recall import Recaller
-from service.server import serve
-from service.settings import ServeSettings
 
 log = logging.getLogger("recgpt")
-
-
-class Command(BaseSettings):
-    """What every subcommand has in common."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="RECGPT_",
-        env_nested_delimiter="__",
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_avoid_json=True,
-        cli_hide_none_type=True,
-        extra="ignore",  # one file or environment may serve several commands
-    )
-
-    config: Path | None = Field(None, description="TOML file with values for these options")
-
-    def run(self) -> None:
-        """Do it. Raises ValueError, with a message for the user, where it can't."""
-        raise NotImplementedError
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags (put in front by the library), environment, file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 class Fetch(Command):
@@ -261,11 +217,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0 if words in (["--help"], ["-h"]) else 2)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        command = _parse(name, words[len(name.split()) :])
+        command = parse(COMMANDS[name], name, words[len(name.split()) :])
         with logging_redirect_tqdm():
             command.run()
     except ValidationError as error:
-        print(f"recgpt {name}: {_explain(error)}", file=sys.stderr)
+        print(f"recgpt {name}: {explain(error)}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError) as error:
         log.debug("failed", exc_info=True)
@@ -273,35 +229,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _parse(name: str, words: Sequence[str]) -> Command:
-    """The settings object of a command, from flags, environment and file."""
-    given = COMMANDS[name]
-    file = _config_file(words)
-
-    class Chosen(given):  # type: ignore[valid-type, misc]
-        __doc__ = inspect.cleandoc(given.__doc__ or "")
-        model_config = SettingsConfigDict(toml_file=file)
-
-    source = CliSettingsSource[type[Command]](
-        Chosen,
-        cli_prog_name=f"recgpt {name}",
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    command: Command = CliApp.run(Chosen, cli_args=list(words), cli_settings_source=source)
-    return command
-
-
-def _config_file(words: Sequence[str]) -> Path | None:
-    """The file that --config names: it must be known before the other values are read."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "--config" or word.startswith("--config="):
-            file = Path(word.partition("=")[2] or following)
-            if not file.is_file():
-                raise ValueError(f"--config: there is no file {file}")
-            return file
-    return None
 
 
 def _overview() -> str:
@@ -312,15 +239,6 @@ def _overview() -> str:
         for name, command in COMMANDS.items()
     ]
     return "\n".join([*lines, "", "`recgpt COMMAND --help` lists the options of a command."])
-
-
-def _explain(error: ValidationError) -> str:
-    """A line a problem, in terms of flags."""
-    problems = []
-    for problem in error.errors():
-        flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-        problems.append(f"{flag}: {problem['msg']}" if problem["loc"] else problem["msg"])
-    return "\n  ".join(problems)
 
 
 def _export(

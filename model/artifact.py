@@ -20,13 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, StringConstraints, ValidationError
 from safetensors.torch import load_file, save_file
 
 from model.data import Dataset
@@ -41,6 +41,10 @@ TABLES = {"items.weight": "item_vectors.npy", "users.weight": "user_table.npy"}
 
 class ArtifactError(ValueError):
     """A bundle that is missing, damaged or of another format; the message names the file."""
+
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
+"""Of a file within the bundle: a manifest may not point outside."""
 
 
 class FileEntry(BaseModel, frozen=True):
@@ -62,7 +66,7 @@ class Manifest(BaseModel, frozen=True):
     recall: RecallConfig
     metrics: dict[str, dict[str, float]]
     vectors_sha256: str
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def load_artifact(folder: Path) -> Artifact:
     for name, entry in manifest.files.items():
         _verify(folder / name, entry)
     try:
-        return Artifact(
+        artifact = Artifact(
             manifest=manifest,
             folder=folder,
             model=_read_model(folder, manifest),
@@ -156,6 +160,8 @@ def load_artifact(folder: Path) -> Artifact:
         )
     except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
+    _check_sizes(artifact)
+    return artifact
 
 
 def read_item_vectors(folder: Path) -> NDArray[np.float32]:
@@ -211,6 +217,24 @@ def _verify(file: Path, entry: FileEntry) -> None:
         raise ArtifactError(f"{file} has {file.stat().st_size} bytes, not {entry.bytes}")
     if _entry(file).sha256 != entry.sha256:
         raise ArtifactError(f"{file} is damaged: its checksum is not the manifest's")
+
+
+def _check_sizes(artifact: Artifact) -> None:
+    """The tables count the same items and users, and the vectors are the index's."""
+    vectors_VD = artifact.model.items.weight.numpy()
+    if hashlib.sha256(vectors_VD.data).hexdigest() != artifact.manifest.vectors_sha256:
+        raise ArtifactError(f"{artifact.folder / 'item_vectors.npy'} is of another export")
+    for file, rows in (
+        ("items.parquet", artifact.items.height),
+        ("popularity.npy", len(artifact.popularity)),
+    ):
+        if rows != len(vectors_VD):
+            raise ArtifactError(f"{artifact.folder / file} has {rows} rows, not {len(vectors_VD)}")
+    if artifact.manifest.model.user_rank:
+        rows = len(artifact.model.users.weight) - 1
+        if rows != len(artifact.user_ids):
+            table = artifact.folder / "user_table.npy"
+            raise ArtifactError(f"{table} is of {rows} users, not {len(artifact.user_ids)}")
 
 
 def _entry(file: Path) -> FileEntry:

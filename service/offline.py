@@ -14,7 +14,12 @@ from service.recall import Query, Recaller
 
 
 def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
-    """Turn rows of `dataset` into the external ids of a request, and the answer back into rows."""
+    """Turn rows of `dataset` into the external ids of a request, and the answer back into rows.
+
+    Raises ValueError where the artifact is of another data set.
+    """
+    if set(recaller.item_ids) != set(dataset.item_ids):
+        raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
     item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
 
     def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:

@@ -74,8 +74,8 @@ class Recaller:
         self._model = artifact.model.to(device)
         self._device = device
         self._index = index
-        self._item_ids: list[str] = artifact.items["item_id"].to_list()
-        self._item_rows = {item: row for row, item in enumerate(self._item_ids)}
+        self.item_ids: list[str] = artifact.items["item_id"].to_list()
+        self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
         self._user_rows = {user: row for row, user in enumerate(artifact.user_ids)}
         self._metadata = artifact.items.drop("item_id", "count", strict=False)
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
@@ -166,7 +166,7 @@ class Recaller:
     def _answer(self, case: _Case, merged: Merged, cold: bool = False) -> Candidates:
         rows = merged.rows_K.tolist()
         return Candidates(
-            item_ids=[self._item_ids[row] for row in rows],
+            item_ids=[self.item_ids[row] for row in rows],
             scores=merged.scores_K.tolist(),
             interests=merged.interests_K.tolist(),
             rows=rows,

@@ -1,0 +1,90 @@
+"""What a command is: one typed settings object, whose values come from flags, the environment
+(RECGPT_STORE=…, RECGPT_MODEL__DIM=…), a TOML file (--config) or its defaults, in that order.
+"""
+
+import inspect
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+
+class Command(BaseSettings):
+    """What every subcommand has in common."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RECGPT_",
+        env_nested_delimiter="__",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        extra="ignore",  # one file or environment may serve several commands
+    )
+
+    config: Path | None = Field(None, description="TOML file with values for these options")
+
+    def run(self) -> None:
+        """Do it. Raises ValueError, with a message for the user, where it can't."""
+        raise NotImplementedError
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags (put in front by the library), environment, file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def parse(given: type[Command], name: str, words: Sequence[str]) -> Command:
+    """The settings object of the command `recgpt NAME`, from flags, environment and file.
+
+    Raises ValidationError (see `explain`) for a wrong value, ValueError for a missing file.
+    """
+    file = _config_file(words)
+
+    class Chosen(given):  # type: ignore[valid-type, misc]
+        __doc__ = inspect.cleandoc(given.__doc__ or "")
+        model_config = SettingsConfigDict(toml_file=file)
+
+    source = CliSettingsSource[type[Command]](
+        Chosen,
+        cli_prog_name=f"recgpt {name}",
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    command: Command = CliApp.run(Chosen, cli_args=list(words), cli_settings_source=source)
+    return command
+
+
+def _config_file(words: Sequence[str]) -> Path | None:
+    """The file that --config names: it must be known before the other values are read."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == "--config" or word.startswith("--config="):
+            file = Path(word.partition("=")[2] or following)
+            if not file.is_file():
+                raise ValueError(f"--config: there is no file {file}")
+            return file
+    return None
+
+
+def explain(error: ValidationError) -> str:
+    """A line a problem, in terms of flags."""
+    problems = []
+    for problem in error.errors():
+        flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        problems.append(f"{flag}: {problem['msg']}" if problem["loc"] else problem["msg"])
+    return "\n  ".join(problems)

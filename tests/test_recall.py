@@ -1,0 +1,182 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from index.build import build_index
+from model.artifact import ArtifactError, new_bundle, publish, read_item_vectors
+from model.data import Dataset, test_split
+from model.evaluate import DenseRecall, evaluate
+from model.gpt import GPT
+from model.rollout import RecallConfig
+from service.merge import POPULAR
+from service.offline import service_recall
+from service.recall import Candidates, Query, Recaller
+
+RECALL = RecallConfig(interests=3, first_share=0.6)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return tiny.walks(tmp_path_factory.mktemp("recall"))
+
+
+@pytest.fixture(scope="module")
+def model(dataset: Dataset) -> GPT:
+    return tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
+
+
+@pytest.fixture(scope="module")
+def artifacts(dataset: Dataset, model: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("artifacts")
+    with new_bundle(folder, dataset, model, RECALL, {}, "0.1") as (bundle, version):
+        build_index(read_item_vectors(bundle), bundle)
+    publish(folder, version)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recaller(artifacts: Path) -> Recaller:
+    return Recaller.load(artifacts, "cpu")
+
+
+def history_of(dataset: Dataset, user: int) -> list[str]:
+    return [dataset.item_ids[row] for row in dataset.history(user)]
+
+
+def one(recaller: Recaller, query: Query) -> Candidates:
+    answers, _ = recaller.recall([query])
+    return answers[0]
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_equals_the_trainers_reference(
+    recaller: Recaller, model: GPT, dataset: Dataset, k: int
+) -> None:
+    split = test_split(dataset)
+    histories = [
+        dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
+    ]
+    served = service_recall(recaller, dataset)(histories, split.users, k)
+    trained = DenseRecall(model, RECALL)(histories, split.users, k)
+    assert served.tolist() == trained.tolist()
+
+
+def test_equals_the_trainers_figures(recaller: Recaller, model: GPT, dataset: Dataset) -> None:
+    split = test_split(dataset)
+    served = evaluate(service_recall(recaller, dataset), dataset, split, deep=(20,))
+    trained = evaluate(DenseRecall(model, RECALL), dataset, split, deep=(20,))
+    assert served == trained
+    assert served["HR@20"] > 0
+
+
+def test_a_batch_of_unlike_queries_equals_them_one_by_one(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    queries = [
+        Query("u0", history_of(dataset, 0), k=10),
+        Query("nobody", history_of(dataset, 1)[:1], k=3, interests=1),
+        Query("u2", [], k=5),
+        Query("u3", history_of(dataset, 3), exclude=history_of(dataset, 4), k=30, interests=4),
+        Query("u5", ["unheard-of"], k=4),
+    ]
+    together, seconds = recaller.recall(queries)
+    for query, answer in zip(queries, together, strict=True):
+        alone = one(recaller, query)
+        assert answer.item_ids == alone.item_ids
+        assert answer.interests == alone.interests
+        assert answer.scores == pytest.approx(alone.scores, abs=1e-5)
+    assert set(seconds) == {"model", "search", "merge"}
+    assert min(seconds.values()) > 0
+
+
+def test_history_and_exclude_are_never_returned(recaller: Recaller, dataset: Dataset) -> None:
+    history, exclude = history_of(dataset, 0), dataset.item_ids[10:20]
+    answer = one(recaller, Query("u0", history, exclude, k=2000))
+    assert set(answer.item_ids) == set(dataset.item_ids) - set(history) - set(exclude)
+    assert len(answer.item_ids) == len(set(answer.item_ids))
+
+
+def test_the_whole_history_is_closed_not_only_what_the_model_reads(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    history = dataset.item_ids[:30]  # the model reads 8
+    answer = one(recaller, Query("u0", history, k=100))
+    assert set(answer.item_ids) == set(dataset.item_ids[30:])
+
+
+def test_scores_are_inner_products_that_fall_within_an_interest(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    answer = one(recaller, Query("u0", history_of(dataset, 0), k=20))
+    assert sorted(set(answer.interests)) == [0, 1, 2]
+    assert answer.interests.count(0) == 12
+    for interest in range(3):
+        scores = [s for s, i in zip(answer.scores, answer.interests, strict=True) if i == interest]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_an_unknown_user_with_a_history_gets_the_learned_default(
+    recaller: Recaller, model: GPT, dataset: Dataset
+) -> None:
+    history = dataset.history(0)
+    expected = DenseRecall(model, RECALL)([history], np.array([-1]), 10)[0]
+    answer = one(recaller, Query("stranger", history_of(dataset, 0), k=10))
+    assert answer.rows == expected.tolist()
+    assert not answer.cold
+    assert answer.rows != one(recaller, Query("u0", history_of(dataset, 0), k=10)).rows
+
+
+@pytest.mark.parametrize("history", [[], ["unheard-of", "neither"]])
+def test_without_a_known_item_popular_ones_are_given(
+    recaller: Recaller, dataset: Dataset, history: list[str]
+) -> None:
+    answer = one(recaller, Query("u0", history, exclude=[dataset.item_ids[0]], k=6))
+    assert answer.cold
+    assert answer.unknown == len(history)
+    assert set(answer.interests) == {POPULAR}
+    assert dataset.item_ids[0] not in answer.item_ids
+    assert answer.item_ids == recaller.popular(Query("", [], [dataset.item_ids[0]], 6)).item_ids
+    assert len(answer.item_ids) == 6
+
+
+def test_unknown_items_are_skipped_and_counted(recaller: Recaller, dataset: Dataset) -> None:
+    known = history_of(dataset, 0)
+    mixed = [known[0], "unheard-of", *known[1:], "neither"]
+    answer = one(recaller, Query("u0", mixed, k=10))
+    assert answer.unknown == 2
+    assert answer.rows == one(recaller, Query("u0", known, k=10)).rows
+
+
+def test_interests_are_bounded_by_the_artifact(recaller: Recaller, dataset: Dataset) -> None:
+    answer = one(recaller, Query("u0", history_of(dataset, 0), k=20, interests=8))
+    assert max(answer.interests) < tiny.CONFIG.max_interests
+    single = one(recaller, Query("u0", history_of(dataset, 0), k=20, interests=1))
+    assert set(single.interests) == {0}
+
+
+def test_everything_seen_leaves_an_empty_list(recaller: Recaller, dataset: Dataset) -> None:
+    answer = one(recaller, Query("u0", dataset.item_ids, k=10))
+    assert answer.item_ids == []
+    assert not answer.cold
+
+
+def test_an_index_of_other_vectors_is_refused(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
+    with new_bundle(tmp_path, dataset, model, RECALL, {}, "0.1") as (bundle, version):
+        build_index(read_item_vectors(bundle) + 1, bundle)
+    with pytest.raises(ArtifactError, match="built from other item vectors"):
+        Recaller.load(tmp_path / version, "cpu")
+
+
+def test_a_bundle_without_an_index_is_refused(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
+    with new_bundle(tmp_path, dataset, model, RECALL, {}, "0.1") as (_, version):
+        pass
+    with pytest.raises(ArtifactError, match="index"):
+        Recaller.load(tmp_path / version, "cpu")
+
+
+def test_service_recall_refuses_another_data_set(recaller: Recaller, tmp_path: Path) -> None:
+    other = tiny.walks(tmp_path, items=20)
+    with pytest.raises(ValueError, match="another data set"):
+        service_recall(recaller, other)
