@@ -11,9 +11,6 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 
 from pydantic import Field, ValidationError
-from service.history import HistoryStore
-from service.server import serve
-from service.settings import ServeSettings
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command import Command, explain, parse
@@ -29,8 +26,11 @@ from model.pretrain import PretrainConfig
 from model.rollout import RecallConfig
 from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
 from model.tune import TuneConfig
+from service.history import HistoryStore
 from service.offline import service_recall
 from service.recall import Recaller
+from service.server import serve
+from service.settings import ServeSettings
 
 log = logging.getLogger("recgpt")
 
@@ -270,7 +270,7 @@ def _load_history(dataset: Dataset, url: str, overwrite: bool) -> None:
     """Fill a store with the whole histories of a data set."""
 
     async def load() -> int:
-        store = await HistoryStore.open(url)
+        store = HistoryStore.open(url, timeout_ms=10_000)
         try:
             histories = (
                 (user, [dataset.item_ids[row] for row in dataset.history(i)])

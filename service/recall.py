@@ -77,7 +77,8 @@ class Recaller:
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
         self._user_rows = {user: row for row, user in enumerate(artifact.user_ids)}
-        self._metadata = artifact.items.drop("item_id", "count", strict=False)
+        columns = artifact.items.drop("item_id", "count", strict=False)
+        self._metadata = columns.to_dict(as_series=False)
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
 
     @classmethod
@@ -125,7 +126,7 @@ class Recaller:
 
     def metadata(self, row: int) -> dict[str, Any]:
         """Title and attributes of an item, as far as the artifact has them."""
-        return {name: v for name, v in self._metadata.row(row, named=True).items() if v is not None}
+        return {name: v for name, of in self._metadata.items() if (v := of[row]) is not None}
 
     @torch.inference_mode()
     def _roll_out(self, warm: Sequence[_Case], hits: "_Hits") -> None:

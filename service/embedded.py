@@ -1,0 +1,84 @@
+"""The embedded store's file: burner-redis keeps everything in memory, this makes it durable.
+
+burner-redis saves in place, only on request and when it is dropped, and starts empty over a file
+that it cannot read. So it works on a copy, and a snapshot reaches PATH beside, synced and renamed,
+under a header with its checksum. `PATH.lock` keeps a second process out.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
+from burner_redis import BurnerRedis
+
+from model.files import new_file
+
+MAGIC = b"recgpt histories 1 "
+
+
+class EmbeddedStore:
+    """An in-process Redis whose snapshots survive a crash."""
+
+    def __init__(self, path: str) -> None:
+        """Open, or begin, the store at `path`. Raises ValueError where it can't be used."""
+        if not path:
+            raise ValueError("--store: embedded: needs a file, as in embedded:store/histories")
+        self._path = Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
+        self._scratch = Path(tempfile.mkdtemp(prefix="recgpt-"))
+        if self._path.exists():
+            (self._scratch / "live").write_bytes(_read(self._path))
+        self.client: Any = BurnerRedis(persistence_path=str(self._scratch / "live"))
+        self._changes = self._kept = 0
+        self._saving = asyncio.Lock()
+
+    async def keep(self) -> None:
+        """Return when all that was changed before the call is on disk.
+
+        Calls that come while a snapshot is written share the next one.
+        """
+        self._changes += 1
+        wanted = self._changes
+        async with self._saving:
+            if self._kept >= wanted:
+                return
+            covered = self._changes
+            await self.client.save(str(self._scratch / "snapshot"))
+            await asyncio.to_thread(self._seal)
+            self._kept = covered
+
+    def close(self) -> None:
+        """Let another process have the file."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._lock.close()
+
+    def _seal(self) -> None:
+        payload = (self._scratch / "snapshot").read_bytes()
+        with new_file(self._path) as beside:
+            digest = hashlib.sha256(payload).hexdigest().encode()
+            beside.write_bytes(MAGIC + digest + b"\n" + payload)
+
+
+def _read(path: Path) -> bytes:
+    header, _, payload = path.read_bytes().partition(b"\n")
+    if header != MAGIC + hashlib.sha256(payload).hexdigest().encode():
+        raise ValueError(
+            f"{path} is damaged or not a store of histories: restore it from a backup, "
+            "or move it away and fill a new one with `recgpt history load`"
+        )
+    return payload
+
+
+def _lock(path: Path) -> IO[bytes]:
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ValueError(f"{path} is held: another process uses this embedded store") from None
+    return file

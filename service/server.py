@@ -1,0 +1,50 @@
+"""Run the service: load, listen, drain on SIGTERM."""
+
+import logging
+import socket
+
+import uvicorn
+
+from service.app import create_app
+from service.history import HistoryStore
+from service.logs import configure_logs
+from service.recall import Recaller
+from service.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: ServeSettings) -> None:
+    """Serve until SIGTERM or SIGINT; requests under way are finished.
+
+    Raises ArtifactError for an unusable artifact, ValueError for an unusable store or port.
+    """
+    configure_logs(settings.log_level)
+    recaller = Recaller.load(settings.artifacts, settings.device)
+    store = HistoryStore.open(
+        settings.store,
+        settings.history_limit,
+        settings.store_connections,
+        settings.store_timeout_ms,
+    )
+    listener = _listen(settings.host, settings.port)
+    log.info("listening", extra={"host": settings.host, "port": listener.getsockname()[1]})
+    config = uvicorn.Config(
+        create_app(settings, recaller, store),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.drain_seconds,
+        lifespan="on",
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ValueError(
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"
+        ) from error

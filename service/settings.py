@@ -1,0 +1,29 @@
+"""What the service is started with."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class ServeSettings(BaseModel, frozen=True):
+    """Settings of `recgpt serve`."""
+
+    artifacts: Path = Field(description="folder of the bundles; `current` in it is served")
+    store: str = Field(description="histories: redis://host:port/db or embedded:PATH")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    history_limit: int = Field(
+        1000, ge=1, le=100_000, description="newest items of a user that are kept and read"
+    )
+    max_batch: int = Field(64, ge=1, le=4096, description="most recalls in one batch")
+    queue_limit: int = Field(1024, ge=1, description="recalls that may wait; above: 429")
+    deadline_ms: int = Field(1000, ge=1, description="a recall that waits longer gets 504")
+    body_limit: int = Field(4 << 20, ge=1024, description="largest request body in bytes")
+    store_connections: int = Field(8, ge=1, le=1000, description="connections to Redis")
+    store_timeout_ms: int = Field(200, ge=1, description="longest wait for Redis")
+    drain_seconds: int = Field(20, ge=0, description="after SIGTERM, for requests under way")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="ids of users appear at debug only"
+    )
