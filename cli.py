@@ -300,8 +300,8 @@ def _demo_training(data: Path, run: Path) -> TrainConfig:
         data=data,
         out=run,
         resume=True,
-        pretrain=PretrainConfig(sampling="windows", batch_size=16),
-        tune=TuneConfig(sampling="windows", batch_size=16),
+        pretrain=PretrainConfig(sampling="windows", batch_size=16, epochs=30),
+        tune=TuneConfig(sampling="windows", batch_size=16, epochs=4),
     )
 
 

@@ -5,6 +5,7 @@
 import inspect
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -72,7 +73,7 @@ def parse(given: type[Command], name: str, words: Sequence[str]) -> Command:
 
 def _config_file(words: Sequence[str]) -> Path | None:
     """The file that --config names: it must be known before the other values are read."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word == "--config" or word.startswith("--config="):
             file = Path(word.partition("=")[2] or following)
             if not file.is_file():

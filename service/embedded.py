@@ -31,8 +31,12 @@ class EmbeddedStore:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
         self._scratch = Path(tempfile.mkdtemp(prefix="recgpt-"))
-        if self._path.exists():
-            (self._scratch / "live").write_bytes(_read(self._path))
+        try:
+            if self._path.exists():
+                (self._scratch / "live").write_bytes(_read(self._path))
+        except Exception:
+            self.close()
+            raise
         self.client: Any = BurnerRedis(persistence_path=str(self._scratch / "live"))
         self._changes = self._kept = 0
         self._saving = asyncio.Lock()

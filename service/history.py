@@ -54,7 +54,7 @@ class HistoryStore:
             socket_connect_timeout=seconds,
             retry=Retry(NoBackoff(), 1),  # once, at once: a connection that Redis closed meanwhile
         )
-        return cls(aioredis.Redis(connection_pool=pool), limit)
+        return cls(aioredis.Redis.from_pool(pool), limit)  # closes the pool with it
 
     async def read(self, users: Sequence[str]) -> list[list[str]]:
         """Histories of the users, in order; empty where nothing is known.

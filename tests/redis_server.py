@@ -1,0 +1,68 @@
+"""A real redis-server on a free port, started and stopped by the tests."""
+
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Self
+
+import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class RedisServer:
+    """redis-server without persistence, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        if not shutil.which("redis-server"):
+            pytest.skip("no redis-server on PATH: `make test` installs it, or says how to")
+        self._folder = folder
+        self._port = free_port()
+        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        command = ["redis-server", "--port", str(self._port), "--bind", "127.0.0.1"]
+        command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        with self._client() as client:
+            client.ping()
+
+    def stop(self) -> None:
+        """Stop it, and wait until it is gone."""
+        self.process.terminate()
+        self.process.wait(timeout=10)
+
+    def flush(self) -> None:
+        """Empty it."""
+        with self._client() as client:
+            client.flushall()
+
+    def command(self, *words: str) -> str:
+        """What redis-cli would print, a line a value."""
+        with self._client() as client:
+            answer = client.execute_command(*words)
+        values = answer if isinstance(answer, list) else [answer]
+        return "\n".join(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _client(self) -> redis.Redis:
+        patience = Retry(ConstantBackoff(0.05), 100)
+        return redis.Redis(port=self._port, retry=patience, retry_on_error=[redis.ConnectionError])
