@@ -22,16 +22,6 @@ from model.gpt import GPT
 from model.rollout import RecallConfig
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny.walks(tmp_path_factory.mktemp("artifact"))
-
-
-@pytest.fixture
-def model(dataset: Dataset) -> GPT:
-    return tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
-
-
 @pytest.fixture
 def folder(dataset: Dataset, model: GPT, tmp_path: Path) -> Path:
     figures = {"recgpt": {"HR@10": 0.5}}

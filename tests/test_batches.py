@@ -8,11 +8,6 @@ from model.batches import by_length, plain, prefixes, read_windows, windows
 from model.data import Dataset, training_lengths
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny.walks(tmp_path_factory.mktemp("batches"))
-
-
 def test_prefixes_are_all_prefixes(dataset: Dataset) -> None:
     samples = prefixes(dataset, max_history=4)
     got = sorted(zip(samples.users_N, samples.starts_N, samples.lengths_N, strict=True))

@@ -20,11 +20,6 @@ from model.evaluate import (
 from model.rollout import RecallConfig
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny.walks(tmp_path_factory.mktemp("evaluate"))
-
-
 def test_ranks_and_ndcg() -> None:
     found = ranks(np.array([[4, 2, 9], [1, 2, 3], [7, 8, -1]]), np.array([2, 5, 7]))
     assert found.tolist() == [2, 0, 1]

@@ -3,37 +3,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from tiny import RECALL
 
 from index.build import build_index
-from model.artifact import ArtifactError, new_bundle, publish, read_item_vectors
+from model.artifact import ArtifactError, new_bundle, read_item_vectors
 from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
-from model.rollout import RecallConfig
 from service.merge import POPULAR
 from service.offline import service_recall
 from service.recall import Candidates, Query, Recaller
-
-RECALL = RecallConfig(interests=3, first_share=0.6)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return tiny.walks(tmp_path_factory.mktemp("recall"))
-
-
-@pytest.fixture(scope="module")
-def model(dataset: Dataset) -> GPT:
-    return tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
-
-
-@pytest.fixture(scope="module")
-def artifacts(dataset: Dataset, model: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifacts")
-    with new_bundle(folder, dataset, model, RECALL, {}, "0.1") as (bundle, version):
-        build_index(read_item_vectors(bundle), bundle)
-    publish(folder, version)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,10 @@ import torch
 from model.data import Dataset
 from model.gpt import GPT, GPTConfig
 from model.prepare import PrepareConfig, prepare
+from model.rollout import RecallConfig
 
 CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)
+RECALL = RecallConfig(interests=3, first_share=0.6)
 
 
 def walks(folder: Path, users: int = 60, items: int = 40, seed: int = 0) -> Dataset:

@@ -1,0 +1,208 @@
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from service.engine import STORE_PAUSE, Engine
+from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
+from service.history import HistoryStore, StoreUnavailable
+from service.metrics import Metrics
+from service.recall import Candidates, Query, Recaller, StageSeconds
+from service.schemas import RecallRequest
+from service.settings import ServeSettings
+
+pytestmark = pytest.mark.anyio
+
+
+class Worker:
+    """Stands in for the Recaller where a test must hold it up, or make it fail."""
+
+    version = "v1"
+
+    def __init__(self, refuse: Callable[[Query], bool] = lambda query: False) -> None:
+        self.batches: list[list[str]] = []
+        self.threads: set[str] = set()
+        self.go = threading.Event()
+        self.go.set()
+        self._refuse = refuse
+
+    def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+        self.batches.append([query.user_id for query in queries])
+        self.threads.add(threading.current_thread().name)
+        assert self.go.wait(10)
+        if any(map(self._refuse, queries)):
+            raise RuntimeError("poison")
+        answers = [
+            Candidates(list(q.history), [], [], [], unknown=0, cold=not q.history) for q in queries
+        ]
+        return answers, {"model": 0.001, "search": 0.001, "merge": 0.001}
+
+
+class Store:
+    """Stands in for the HistoryStore: counts its reads, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.reads: list[list[str]] = []
+        self.failing = False
+
+    async def read(self, users: Sequence[str]) -> list[list[str]]:
+        self.reads.append(list(users))
+        if self.failing:
+            raise StoreUnavailable("gone")
+        return [[f"item of {user}"] for user in users]
+
+
+@asynccontextmanager
+async def engine(
+    worker: object, store: object, **settings: int
+) -> AsyncIterator[tuple[Engine, Metrics]]:
+    metrics = Metrics()
+    chosen = ServeSettings(artifacts=Path("."), store="", **settings)
+    running = Engine(worker, store, metrics, chosen)  # type: ignore[arg-type]
+    running.start()
+    yield running, metrics
+    await running.drain()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def users(count: int) -> list[RecallRequest]:
+    return [RecallRequest(user_id=f"u{i}") for i in range(count)]
+
+
+async def test_what_waits_becomes_one_batch_with_one_read() -> None:
+    worker, store = Worker(), Store()
+    async with engine(worker, store) as (running, metrics):
+        worker.go.clear()
+        calls = [asyncio.create_task(running.recall(r)) for r in users(1)]
+        await until(lambda: worker.batches)
+        calls += [asyncio.create_task(running.recall(r)) for r in users(9)[1:]]
+        await until(lambda: len(store.reads) == 2)
+        worker.go.set()
+        answers = await asyncio.gather(*calls)
+    assert [a.candidates.item_ids for a in answers] == [[f"item of u{i}"] for i in range(9)]
+    assert worker.batches == [["u0"], [f"u{i}" for i in range(1, 9)]]
+    assert store.reads == worker.batches
+    assert len(worker.threads) == 1
+    assert threading.current_thread().name not in worker.threads
+    assert metrics.registry.get_sample_value("recgpt_batch_size_sum") == 9
+    assert set(answers[0].seconds) == {"queue", "store", "model", "search", "merge"}
+
+
+async def test_batches_are_bounded() -> None:
+    worker, store = Worker(), Store()
+    async with engine(worker, store, max_batch=4) as (running, _):
+        await asyncio.gather(*map(running.recall, users(10)))
+    assert [len(batch) for batch in worker.batches] == [4, 4, 2]
+
+
+async def test_a_history_in_the_request_needs_no_store() -> None:
+    store = Store()
+    async with engine(Worker(), store) as (running, _):
+        given = RecallRequest(user_id="ann", history=["a", "b"])
+        empty = RecallRequest(user_id="bob", history=[])
+        answers = [await running.recall(given), await running.recall(empty)]
+    assert store.reads == []
+    assert [a.candidates.item_ids for a in answers] == [["a", "b"], []]
+    assert [a.degraded_reason for a in answers] == [None, "no_history"]
+
+
+async def test_a_store_that_fails_degrades_only_those_who_need_it() -> None:
+    store = Store()
+    store.failing = True
+    async with engine(Worker(), store) as (running, metrics):
+        needs, given = await asyncio.gather(
+            running.recall(RecallRequest(user_id="ann")),
+            running.recall(RecallRequest(user_id="bob", history=["b"])),
+        )
+        assert needs.degraded_reason == "store_unavailable"
+        assert given.degraded_reason is None
+        again = await running.recall(RecallRequest(user_id="ann"))
+        assert again.degraded_reason == "store_unavailable"
+        assert len(store.reads) == 1  # left alone for a while
+        store.failing = False
+        await asyncio.sleep(STORE_PAUSE)
+        recovered = await running.recall(RecallRequest(user_id="ann"))
+    assert recovered.degraded_reason is None
+    labels = {"reason": "store_unavailable"}
+    assert metrics.registry.get_sample_value("recgpt_fallbacks_total", labels) == 2
+
+
+async def test_one_bad_query_does_not_fail_its_neighbours() -> None:
+    worker = Worker(refuse=lambda query: query.user_id == "u3")
+    async with engine(worker, Store()) as (running, _):
+        outcomes = await asyncio.gather(*map(running.recall, users(6)), return_exceptions=True)
+        assert running.alive()
+    failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
+    assert failed == [3]
+    assert type(outcomes[3]) is ServiceError
+
+
+async def test_more_than_the_queue_holds_is_refused() -> None:
+    worker = Worker()
+    async with engine(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
+        worker.go.clear()
+        calls = [asyncio.create_task(running.recall(r)) for r in users(2)]
+        await until(lambda: worker.batches and not running.queue_length())
+        calls += [asyncio.create_task(running.recall(r)) for r in users(2)]
+        await until(lambda: running.queue_length() == 2)
+        with pytest.raises(QueueFull):
+            await running.recall(RecallRequest(user_id="late"))
+        worker.go.set()
+        assert len(await asyncio.gather(*calls)) == 4
+
+
+async def test_who_waits_too_long_is_told_and_not_computed() -> None:
+    worker = Worker()
+    async with engine(worker, Store(), deadline_ms=50, max_batch=1) as (running, _):
+        worker.go.clear()
+        outcomes = await asyncio.gather(*map(running.recall, users(4)), return_exceptions=True)
+        assert all(isinstance(outcome, DeadlinePassed) for outcome in outcomes)
+        worker.go.set()
+    assert worker.batches == [["u0"]]
+
+
+async def test_drain_answers_what_was_accepted() -> None:
+    worker = Worker()
+    async with engine(worker, Store(), max_batch=2) as (running, _):
+        worker.go.clear()
+        calls = [asyncio.create_task(running.recall(r)) for r in users(7)]
+        await until(lambda: worker.batches)
+        draining = asyncio.create_task(running.drain())
+        await until(lambda: running.draining)
+        with pytest.raises(NotReady):
+            await running.recall(RecallRequest(user_id="late"))
+        worker.go.set()
+        await draining
+        assert len([await call for call in calls]) == 7
+        assert not running.alive()
+
+
+async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Path) -> None:
+    recaller = Recaller.load(artifacts, "cpu")
+    store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
+    known, other = recaller.item_ids[:2], recaller.item_ids[2]
+    await store.append([("u1", known[0]), ("u1", known[1]), ("u2", "unheard-of")])
+    async with engine(recaller, store) as (running, metrics):
+        warm, unknown, new = await asyncio.gather(
+            *(running.recall(RecallRequest(user_id=u, k=40)) for u in ("u1", "u2", "u3"))
+        )
+        await store.append([("u1", other)])
+        after = await running.recall(RecallRequest(user_id="u1", k=40))
+    assert set(warm.candidates.item_ids) == set(recaller.item_ids) - set(known)
+    assert other in warm.candidates.item_ids
+    assert other not in after.candidates.item_ids
+    assert [a.degraded_reason for a in (warm, unknown, new)] == [
+        None,
+        "unknown_items",
+        "no_history",
+    ]
+    assert metrics.registry.get_sample_value("recgpt_unknown_items_total") == 1
+    await store.close()
