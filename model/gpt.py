@@ -34,9 +34,9 @@ class GPTConfig(BaseModel, frozen=True):
     max_interests: int = Field(4, ge=1, le=8, description="interests that can be generated")
     dropout: float = Field(0.5, ge=0, lt=1, description="on embeddings and residual branches")
     attention_dropout: float = Field(0.5, ge=0, lt=1, description="on attention weights")
-    user_rank: int = Field(16, ge=0, description="rank of the user table; 0 = no user module")
+    user_rank: int = Field(8, ge=0, description="rank of the user table; 0 = no user module")
     user_dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of samples trained as the unknown user"
+        0.9, ge=0, lt=1, description="share of samples trained as the unknown user"
     )
 
     @model_validator(mode="after")

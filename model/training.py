@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
+RATE = "samples_per_second"
+
 
 class FitConfig(BaseModel, frozen=True):
     """Optimisation of one stage."""
@@ -135,7 +137,7 @@ def _train_epoch(
         if steps % 20 == 0:
             bar.set_postfix(loss=f"{total / steps:.4f}")
     seconds = time.perf_counter() - started
-    return {"loss": total / max(1, steps), "samples_per_second": len(samples) / seconds}
+    return {"loss": total / max(1, steps), RATE: len(samples) / seconds}
 
 
 def batch_loss(model: GPT, batch: Batch) -> Tensor:
@@ -167,8 +169,8 @@ def _finish_epoch(
         save_weights(folder / "best.safetensors", model)
         note = "  best"
     save_checkpoint(folder / "last.safetensors", model, optimizer, progress)
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if value < 1000)
-    rate = f"  {metrics.get('samples_per_second', 0):,.0f} samples/s" if figures else ""
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != RATE)
+    rate = f"  {metrics.get(RATE, 0):,.0f} samples/s" if figures else ""
     log.info("%s epoch %d  %s%s%s", stage.name, progress.epoch, shown, rate, note)
     return metrics
 

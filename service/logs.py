@@ -3,6 +3,7 @@
 import logging
 import sys
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 
@@ -13,6 +14,7 @@ def configure_logs(level: str) -> None:
         JsonFormatter(
             "{asctime}{levelname}{name}{message}",
             style="{",
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],  # uvicorn's, for terminals
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger"},
         )
     )

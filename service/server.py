@@ -1,7 +1,9 @@
 """Run the service: load, listen, drain on SIGTERM."""
 
 import logging
+import signal
 import socket
+import sys
 
 import uvicorn
 
@@ -20,6 +22,8 @@ def serve(settings: ServeSettings) -> None:
     Raises ArtifactError for an unusable artifact, ValueError for an unusable store or port.
     """
     configure_logs(settings.log_level)
+    # uvicorn raises the signal again after it has drained: let that be an orderly end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     recaller = Recaller.load(settings.artifacts, settings.device)
     store = HistoryStore.open(
         settings.store,

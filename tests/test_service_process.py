@@ -1,0 +1,187 @@
+"""The real server in a process of its own, over real sockets."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from redis_server import RedisServer, free_port
+
+from model.data import Dataset
+
+
+class Service:
+    """`recgpt serve` on a free port; logs to a file."""
+
+    def __init__(self, artifacts: Path, store: str, folder: Path, **environment: str) -> None:
+        self.log = folder / "service.log"
+        self.port = free_port()
+        command = [sys.executable, "-m", "cli", "serve", "--artifacts", str(artifacts)]
+        command += ["--store", store, "--port", str(self.port), "--device", "cpu"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env=os.environ | environment)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        self._wait()
+
+    def _wait(self) -> None:
+        for _ in range(600):
+            if self.process.poll() is not None:
+                raise AssertionError(f"the service ended: {self.log.read_text()}")
+            try:
+                if self.client.get("/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise AssertionError(f"the service does not answer: {self.log.read_text()}")
+
+    def recall(self, **body: object) -> dict[str, object]:
+        answer = self.client.post("/recall", json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, object] = answer.json()
+        return found
+
+    def ready(self) -> int:
+        return self.client.get("/readyz").status_code
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> int:
+        self.client.close()
+        self.process.send_signal(with_signal)
+        return self.process.wait(timeout=60)
+
+    def records(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@contextmanager
+def service(artifacts: Path, store: str, folder: Path, **environment: str) -> Iterator[Service]:
+    running = Service(artifacts, store, folder, **environment)
+    try:
+        yield running
+    finally:
+        running.client.close()
+        running.process.kill()
+        running.process.wait()
+
+
+def test_sigterm_drains_and_ends_well(artifacts: Path, dataset: Dataset, tmp_path: Path) -> None:
+    """Requests that were under way when the signal came are all answered."""
+    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
+        body = {"user_id": "u0", "history": dataset.item_ids[:3], "k": 20}
+
+        async def load() -> list[int]:
+            url = f"http://127.0.0.1:{running.port}/recall/batch"
+            async with httpx.AsyncClient(timeout=60) as client:
+                posts = [
+                    asyncio.create_task(client.post(url, json={"requests": [body] * 100}))
+                    for _ in range(8)
+                ]
+                await asyncio.sleep(0.3)  # connected and accepted
+                running.process.terminate()
+                return [answer.status_code for answer in await asyncio.gather(*posts)]
+
+        assert asyncio.run(load()) == [200] * 8
+        assert running.process.wait(timeout=60) == 0
+        assert "drained" in [record["message"] for record in running.records()]
+        assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
+
+
+def test_an_acknowledged_event_survives_kill_9(
+    artifacts: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    store = f"embedded:{tmp_path / 'store'}"
+    item = dataset.item_ids[7]
+    with service(artifacts, store, tmp_path) as running:
+        event = {"user_id": "ann", "item_id": item}
+        assert running.client.post("/events", json={"events": [event]}).status_code == 200
+        assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+    with service(artifacts, store, tmp_path) as running:
+        answer = running.recall(user_id="ann", k=2000)
+        assert not answer["degraded"]
+        items = answer["items"]
+        assert isinstance(items, list)
+        assert item not in [found["item_id"] for found in items]
+
+
+def test_redis_may_be_absent_and_come_and_go(
+    artifacts: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    redis = RedisServer(tmp_path)
+    history = dataset.item_ids[:3]
+    event = {"events": [{"user_id": "ann", "item_id": history[0]}]}
+    patient = {"RECGPT_STORE_TIMEOUT_MS": "2000", "RECGPT_DEADLINE_MS": "30000"}
+    with service(artifacts, redis.url, tmp_path, **patient) as running:
+        for _ in range(2):
+            assert running.ready() == 503
+            assert running.recall(user_id="ann")["degraded_reason"] == "store_unavailable"
+            assert not running.recall(user_id="ann", history=history)["degraded"]
+            refused = running.client.post("/events", json=event)
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            redis.start()
+            assert running.ready() == 200
+            assert running.client.post("/events", json=event).status_code == 200
+            time.sleep(0.6)  # the store is left alone for a moment after it failed
+            assert not running.recall(user_id="ann")["degraded"]
+            redis.stop()
+        assert not [r for r in running.records() if r["level"] == "ERROR"]
+
+
+def test_a_body_of_ten_megabytes_is_refused(artifacts: Path, tmp_path: Path) -> None:
+    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
+        for content in (b"a" * 10_000_000, iter([b"a" * 100_000] * 100)):  # known length, chunked
+            answer = running.client.post("/recall", content=content)
+            assert answer.status_code == 413
+            assert answer.headers["content-type"] == "application/problem+json"
+        assert running.recall(user_id="ann")["degraded"]
+
+
+def test_logs_are_json_with_request_ids(artifacts: Path, tmp_path: Path) -> None:
+    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
+        answer = running.recall(user_id="private-user")
+        assert running.stop() == 0
+        records = running.records()
+    assert answer["request_id"] in [record.get("request_id") for record in records]
+    assert "private-user" not in running.log.read_text()
+
+
+def start(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", "serve", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_taken_port_is_said(artifacts: Path, tmp_path: Path) -> None:
+    store = f"embedded:{tmp_path / 'store'}"
+    with service(artifacts, store, tmp_path) as running:
+        words = ("--artifacts", str(artifacts), "--store", f"{store}2")
+        second = start(*words, "--port", str(running.port))
+    assert second.returncode == 1
+    assert "choose another --port" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_an_unusable_artifact_is_said(artifacts: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "artifacts"
+    bundle.mkdir()
+    for file in (artifacts / "current").iterdir():
+        (bundle / file.name).write_bytes(file.read_bytes())
+    damaged = bundle / "index.faiss"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    ended = start("--artifacts", str(bundle), "--store", f"embedded:{tmp_path / 'store'}")
+    assert ended.returncode == 1
+    assert "index.faiss" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("store", ["memcached://x", "embedded:"])
+def test_an_unusable_store_is_said(artifacts: Path, store: str) -> None:
+    ended = start("--artifacts", str(artifacts), "--store", store)
+    assert ended.returncode == 1
+    assert "--store" in ended.stderr
