@@ -244,7 +244,7 @@ async def test_an_error_of_ours_is_logged_and_hidden(
     def broken(*_: object) -> None:
         raise RuntimeError("internal secret")
 
-    monkeypatch.setattr("service.app._json", broken)
+    monkeypatch.setattr("service.routes._json", broken)
     answer = await client.post("/recall", json={"user_id": "u0"})
     assert answer.status_code == 500
     assert "internal secret" not in answer.text

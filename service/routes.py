@@ -1,0 +1,172 @@
+"""The operations of the HTTP API: bytes to checked fields, the engine or the store, and back."""
+
+import asyncio
+import logging
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import pydantic_core
+from fastapi import Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+
+from service.engine import Answer, Engine
+from service.errors import (
+    Invalid,
+    NotReady,
+    ServiceError,
+    StoreFailed,
+    TooLarge,
+    invalid,
+    problem_response,
+    service_error_response,
+)
+from service.history import HistoryStore, StoreUnavailable
+from service.metrics import EVENT_TYPES, Metrics
+from service.schemas import BatchRequest, Event, EventsRequest, RecallRequest
+from service.settings import ServeSettings
+
+log = logging.getLogger(__name__)
+
+B = TypeVar("B", bound=BaseModel)
+
+
+class Routes:
+    """The operations. They read bodies themselves: one pass from bytes to checked fields."""
+
+    def __init__(
+        self, settings: ServeSettings, engine: Engine, store: HistoryStore, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._store = store
+        self._metrics = metrics
+
+    async def recall(self, request: Request) -> Response:
+        """Several interests are generated from the user's history; each recalls its share."""
+        body = await self._body(request, RecallRequest)
+        self._check_interests([body])
+        answer = await self._engine.recall(body)
+        timing = ", ".join(f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items())
+        return _json(self._result(request, body, answer), {"server-timing": timing})
+
+    async def recall_batch(self, request: Request) -> Response:
+        """Like /recall, for up to 256 users; the answers stand in the order of the requests."""
+        body = await self._body(request, BatchRequest)
+        self._check_interests(body.requests)
+        answers = await asyncio.gather(*map(self._engine.recall, body.requests))
+        results = [
+            self._result(request, one, answer)
+            for one, answer in zip(body.requests, answers, strict=True)
+        ]
+        return _json({"results": results})
+
+    async def events(self, request: Request) -> Response:
+        """Appended to the users' histories, in order of time where every event has one.
+
+        An answer means that they are stored; after a 503 send them again.
+        """
+        body = await self._body(request, EventsRequest)
+        events = body.events
+        if all(event.timestamp is not None for event in events):
+            events = sorted(events, key=_seconds)
+        kept = [(event.user_id, event.item_id) for event in events if event.type != "impression"]
+        try:
+            await self._store.append(kept)
+        except StoreUnavailable as error:
+            log.warning("events not stored: %s", error)
+            raise StoreFailed("the events could not be stored: send them again") from error
+        for event in events:
+            kind = event.type if event.type in EVENT_TYPES else "other"
+            self._metrics.events[kind].inc()
+        return _json({"accepted": len(events), "stored": len(kept)})
+
+    async def healthz(self) -> Response:
+        """The process works. When it doesn't, restart it."""
+        if not self._engine.alive():
+            raise NotReady("the engine has stopped: restart the service")
+        return _json({"alive": True})
+
+    async def readyz(self) -> Response:
+        """Recalls are answered in full: artifact loaded, store reachable, not going down."""
+        if problem := await self._missing():
+            raise NotReady(problem)
+        return _json({"ready": True, "version": self._engine.recaller.version})
+
+    async def metrics(self) -> Response:
+        """All metrics of this process."""
+        self._metrics.ready.set(0 if await self._missing() else 1)
+        return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
+
+    async def on_service_error(self, request: Request, error: ServiceError) -> Response:
+        """An error that has an answer of its own."""
+        self._metrics.failures.labels(type(error).__name__).inc()
+        return service_error_response(error, request.state.request_id)
+
+    async def on_http_error(self, request: Request, error: HTTPException) -> Response:
+        """No such path, or another method."""
+        self._metrics.failures.labels(f"HTTP{error.status_code}").inc()
+        detail = f"{error.detail}: /docs lists what there is"
+        headers = dict(error.headers or {})
+        return problem_response(
+            error.status_code, detail, request.state.request_id, headers=headers
+        )
+
+    async def _missing(self) -> str:
+        """What keeps the service from answering in full; empty when nothing does."""
+        if self._engine.draining or not self._engine.alive():
+            return "the service is starting or going down"
+        try:
+            await self._store.ping()
+        except StoreUnavailable:
+            return "the store of histories does not answer; recalls with a history still work"
+        return ""
+
+    async def _body(self, request: Request, kind: type[B]) -> B:
+        """Read and check a body of bounded size."""
+        limit = self._settings.body_limit
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise TooLarge(f"the body has more than {limit} bytes: send less at once")
+        try:
+            return kind.model_validate_json(bytes(body))
+        except ValidationError as error:
+            raise invalid(error) from None
+
+    def _check_interests(self, requests: list[RecallRequest]) -> None:
+        most = self._engine.recaller.max_interests
+        if any((request.interests or 0) > most for request in requests):
+            raise Invalid(f"interests: this artifact generates at most {most}")
+
+    def _result(self, request: Request, body: RecallRequest, answer: Answer) -> dict[str, Any]:
+        found = answer.candidates
+        items: list[dict[str, Any]] = [
+            {"item_id": item, "score": score, "interest": interest}
+            for item, score, interest in zip(
+                found.item_ids, found.scores, found.interests, strict=True
+            )
+        ]
+        if body.with_metadata:
+            for item, row in zip(items, found.rows, strict=True):
+                item["metadata"] = self._engine.recaller.metadata(row)
+        return {
+            "request_id": request.state.request_id,
+            "version": answer.version,
+            "items": items,
+            "degraded": answer.degraded_reason is not None,
+            "degraded_reason": answer.degraded_reason,
+            "unknown_items": found.unknown,
+        }
+
+
+def _json(content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return Response(pydantic_core.to_json(content), headers=headers, media_type="application/json")
+
+
+def _seconds(event: Event) -> float:
+    moment = event.timestamp
+    if isinstance(moment, datetime):
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return moment or 0.0
