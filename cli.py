@@ -301,7 +301,9 @@ def _demo_training(data: Path, run: Path) -> TrainConfig:
         out=run,
         resume=True,
         pretrain=PretrainConfig(sampling="windows", batch_size=16, epochs=30),
-        tune=TuneConfig(sampling="windows", batch_size=16, epochs=4),
+        tune=TuneConfig(
+            form="interleaved", sampling="windows", batch_size=16, epochs=4, learning_rate=2e-4
+        ),
     )
 
 

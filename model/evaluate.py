@@ -8,7 +8,6 @@ Shapes: B batch, K candidates, V catalogue, D width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -156,10 +155,13 @@ def format_figures(figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def pad(histories: Sequence[IntArray], max_history: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The newest items of each history, padded on the right: rows B L and lengths B, int64."""
-    lengths_B = np.array([min(len(h), max_history) for h in histories], dtype=np.int64)
-    history_BL = np.zeros((len(histories), int(lengths_B.max(initial=1))), dtype=np.int64)
-    for row_L, history, length in zip(history_BL, histories, lengths_B, strict=True):
-        row_L[:length] = history[len(history) - length :]
+def pad(
+    histories: Sequence[IntArray | list[int]], max_history: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The newest items of each history, padded on the right: rows B L and lengths B."""
+    newest = [history[-max_history:] for history in histories]
+    lengths_B = np.array([len(history) for history in newest], dtype=np.int64)
+    real_BL = np.arange(lengths_B.max(initial=1)) < lengths_B[:, None]
+    history_BL = np.zeros(real_BL.shape, dtype=np.int64)
+    history_BL[real_BL] = np.concatenate(newest)
     return history_BL, lengths_B

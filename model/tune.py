@@ -17,10 +17,10 @@ class TuneConfig(FitConfig, frozen=True):
 
     epochs: int = Field(20, ge=0, description="most epochs of the stage")
     patience: int = Field(3, ge=1, description="epochs without a better NDCG@20 before it stops")
-    learning_rate: float = Field(2e-4, gt=0, description="of Adam")
+    learning_rate: float = Field(1e-4, gt=0, description="of Adam")
     sampling: Sampling = Field("prefixes", description="see pre-training")
     form: Literal["tail", "interleaved"] = Field(
-        "interleaved",
+        "tail",
         description="tail: the last items give way to offers; interleaved: an offer behind "
         "every item",
     )

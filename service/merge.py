@@ -1,70 +1,95 @@
-"""Several interests' hits into one list: quotas, no duplicates, nothing seen, back-fill.
+"""Several interests' hits into one list a user: quotas, no duplicates, nothing seen, back-fill.
 
-Shapes: M interests, F fetched hits an interest, K candidates.
+Whole batches at a time, pure numpy. Shapes: B users of the batch, W some of them, F hits,
+V catalogue, K candidates.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+Ints = NDArray[np.integer[Any]]
+
 POPULAR = -1  # the "interest" of a back-filled item
+CLOSED, GIVEN, OFFERED = 1, 2, 4  # what is known of a user and an item
 
 
 class Merged(NamedTuple):
     """One user's candidates, best first."""
 
-    rows_K: NDArray[np.int64]
-    scores_K: NDArray[np.float32]
-    interests_K: NDArray[np.int64]
+    rows: list[int]
+    scores: list[float]
+    interests: list[int]
 
 
-def merge(
-    rows_MF: Sequence[NDArray[np.int64]],
-    scores_MF: Sequence[NDArray[np.float32]],
-    closed: NDArray[np.int64],
-    quotas_M: Sequence[int],
-) -> Merged:
-    """Interest i gives its best `quotas_M[i]` hits that are neither closed nor given before.
-
-    Where the interests' hits run short of their quotas, the rest of the hits fills the list, in
-    the order of the interests. The list is shorter than the quotas' sum only when hits run out.
-    """
-    k = sum(quotas_M)
-    sizes_M = [len(rows_F) for rows_F in rows_MF]
-    rows = np.concatenate(rows_MF)
-    interests = np.repeat(np.arange(len(rows_MF)), sizes_M)
-    open_hits = np.flatnonzero((rows >= 0) & ~np.isin(rows, closed))
-    given: list[NDArray[np.int64]] = []
-    for interest, quota in enumerate(quotas_M):
-        own = open_hits[interests[open_hits] == interest]
-        if given:
-            own = own[~np.isin(rows[own], rows[np.concatenate(given)])]
-        given.append(own[:quota])
-    picked = np.concatenate(given)
-    if len(picked) < k:
-        rest = open_hits[~np.isin(rows[open_hits], rows[picked])]
-        _, first = np.unique(rows[rest], return_index=True)
-        picked = np.concatenate([picked, rest[np.sort(first)][: k - len(picked)]])
-    return Merged(rows[picked], np.concatenate(scores_MF)[picked], interests[picked])
+class _Taken(NamedTuple):
+    users: Ints
+    rows: Ints
+    scores: NDArray[np.float32]
+    interest: int
 
 
-def backfill(
-    merged: Merged, popular_V: NDArray[np.int64], closed: NDArray[np.int64], k: int
-) -> Merged:
-    """Fill a list up to k with the most popular items that are neither closed nor in it.
+class Merge:
+    """Lists that grow; each knows what it must not hold."""
 
-    They carry the score 0 and the interest `POPULAR`. Where the catalogue ends, so does the list.
-    """
-    missing = k - len(merged.rows_K)
-    if missing <= 0:
-        return merged
-    closed = np.concatenate([closed, merged.rows_K])
-    first = popular_V[: missing + len(closed)]
-    extra = first[~np.isin(first, closed)][:missing]
-    return Merged(
-        np.concatenate([merged.rows_K, extra]),
-        np.concatenate([merged.scores_K, np.zeros(len(extra), dtype=np.float32)]),
-        np.concatenate([merged.interests_K, np.full(len(extra), POPULAR)]),
-    )
+    def __init__(self, flags_BV: NDArray[np.uint8], closed: Sequence[Sequence[int]]) -> None:
+        """`closed` holds each user's rows; `flags_BV` is lent: zeros, and again after `finish`."""
+        self._flags_BV = flags_BV
+        self._taken: list[_Taken] = []
+        users_N = np.repeat(np.arange(len(closed)), [len(rows) for rows in closed])
+        rows_N = np.fromiter(chain.from_iterable(closed), np.int64, len(users_N))
+        self._touched: list[tuple[Ints, Ints]] = [(users_N, rows_N)]
+        flags_BV[users_N, rows_N] = CLOSED
+        self.sizes_B = np.zeros(len(closed), dtype=np.int64)
+        """How many candidates each user has so far."""
+
+    def take(
+        self,
+        users_W: Ints,
+        rows_WF: Ints,
+        scores_WF: NDArray[np.float32],
+        quotas_W: Ints,
+        interest: int,
+    ) -> None:
+        """Append each user's best hits, up to the quota, that are not closed and not yet given."""
+        open_WF = (self._flags_BV[users_W[:, None], rows_WF] & (CLOSED | GIVEN)) == 0
+        taken_WF = open_WF & (open_WF.cumsum(axis=1) <= quotas_W[:, None])
+        which_N, _ = taken_WF.nonzero()
+        users_N, rows_N = users_W[which_N], rows_WF[taken_WF]
+        self._flags_BV[users_N, rows_N] |= GIVEN
+        self._touched.append((users_N, rows_N))
+        self._taken.append(_Taken(users_N, rows_N, scores_WF[taken_WF], interest))
+        self.sizes_B += np.bincount(users_N, minlength=len(self.sizes_B))
+
+    def offer(self, users_W: Ints, rows_WF: Ints) -> Ints:
+        """Each user's best hit that is neither closed nor offered before; it is offered now.
+
+        The best of all where none is left.
+        """
+        free_WF = (self._flags_BV[users_W[:, None], rows_WF] & (CLOSED | OFFERED)) == 0
+        best_W: Ints = rows_WF[np.arange(len(rows_WF)), free_WF.argmax(axis=1)]
+        self._flags_BV[users_W, best_W] |= OFFERED
+        self._touched.append((users_W, best_W))
+        return best_W
+
+    def finish(self) -> list[Merged]:
+        """The lists, in the order of what was taken; the flags are given back."""
+        for users_N, rows_N in self._touched:
+            self._flags_BV[users_N, rows_N] = 0
+        if not self._taken:
+            return [Merged([], [], []) for _ in self.sizes_B]
+        users_N = np.concatenate([taken.users for taken in self._taken])
+        order_N = users_N.argsort(kind="stable")
+        rows = np.concatenate([taken.rows for taken in self._taken])[order_N].tolist()
+        scores = np.concatenate([taken.scores for taken in self._taken])[order_N].tolist()
+        counts = [len(taken.users) for taken in self._taken]
+        interests_N = np.repeat([taken.interest for taken in self._taken], counts)
+        interests = interests_N[order_N].tolist()
+        ends = self.sizes_B.cumsum().tolist()
+        return [
+            Merged(rows[start:end], scores[start:end], interests[start:end])
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]

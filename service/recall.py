@@ -2,7 +2,7 @@
 
 The service answers with it and `recgpt evaluate` measures it: what is measured is what is served.
 
-Shapes: B batch, L length, M interests, D width, F fetched hits, K candidates.
+Shapes: B batch, W those of it who have a history, L length, M interests, D width, F fetched hits.
 """
 
 import time
@@ -18,11 +18,10 @@ from torch import Tensor
 
 from index.search import ItemIndex
 from model.artifact import Artifact, ArtifactError, find_bundle, load_artifact
-from model.batches import IntArray
 from model.evaluate import pad
 from model.rollout import quotas, rollout
 from model.run import choose_device
-from service.merge import Merged, backfill, merge
+from service.merge import POPULAR, Merge, Merged
 
 StageSeconds = dict[str, float]
 """Seconds a batch spent in "model", "search" and "merge"."""
@@ -56,10 +55,9 @@ class _Case:
     """A query in rows."""
 
     user: int
-    history: IntArray
-    closed: NDArray[np.int64]  # rows that must not be returned
-    k: int
-    interests: int
+    history: list[int]
+    closed: list[int]  # rows that must not be returned
+    quotas: list[int]  # candidates of each interest
     unknown: int
 
 
@@ -80,6 +78,7 @@ class Recaller:
         columns = artifact.items.drop("item_id", "count", strict=False)
         self._metadata = columns.to_dict(as_series=False)
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
+        self._flags_BV = np.zeros((0, self.catalogue_size), dtype=np.uint8)
 
     @classmethod
     def load(cls, artifacts: Path, device: str = "auto") -> Self:
@@ -102,27 +101,24 @@ class Recaller:
         """Answer a batch of queries, in order; blocks."""
         started = time.perf_counter()
         cases = [self._case(query) for query in queries]
-        warm = [case for case in cases if len(case.history)]
-        hits = _Hits(self._index, warm)
-        if warm:
-            self._roll_out(warm, hits)
+        if len(self._flags_BV) < len(cases):
+            self._flags_BV = np.zeros((len(cases), self.catalogue_size), dtype=np.uint8)
+        merge = Merge(self._flags_BV, [case.closed for case in cases])
+        hits = _Hits(self._index, merge, cases)
+        rolling = time.perf_counter()
+        if len(hits.users_W):
+            self._roll_out([cases[user] for user in hits.users_W], hits)
         rolled_out = time.perf_counter()
-        merged = iter([self._merge(case, *hits.of(i)) for i, case in enumerate(warm)])
+        hits.fill(self._popular_V)
         answers = [
-            self._answer(case, next(merged) if len(case.history) else self._popular(case))
-            for case in cases
+            self._answer(case, merged) for case, merged in zip(cases, merge.finish(), strict=True)
         ]
         finished = time.perf_counter()
         return answers, {
-            "model": rolled_out - started - hits.seconds,
-            "search": hits.seconds,
-            "merge": finished - rolled_out,
+            "model": rolled_out - rolling - hits.search_seconds - hits.merge_seconds,
+            "search": hits.search_seconds,
+            "merge": finished - rolled_out + hits.merge_seconds + rolling - started,
         }
-
-    def popular(self, query: Query) -> Candidates:
-        """Popular items the user has not seen: the answer without a usable history. Cheap."""
-        case = self._case(query)
-        return self._answer(case, self._popular(case), cold=True)
 
     def metadata(self, row: int) -> dict[str, Any]:
         """Title and attributes of an item, as far as the artifact has them."""
@@ -136,79 +132,79 @@ class Recaller:
             torch.from_numpy(history_BL).to(self._device),
             torch.from_numpy(lengths_B).to(self._device),
             torch.tensor([case.user for case in warm], device=self._device),
-            max(case.interests for case in warm),
+            max(len(case.quotas) for case in warm),
             hits.search,
         )
 
     def _case(self, query: Query) -> _Case:
-        history = [self._item_rows.get(item, -1) for item in query.history]
-        known = np.array([row for row in history if row >= 0], dtype=np.int64)
-        excluded = [row for item in query.exclude if (row := self._item_rows.get(item)) is not None]
+        rows = self._item_rows
+        history = [row for item in query.history if (row := rows.get(item)) is not None]
+        excluded = [row for item in query.exclude if (row := rows.get(item)) is not None]
+        interests = min(query.interests or self.manifest.recall.interests, self.max_interests)
         return _Case(
             user=self._user_rows.get(query.user_id, -1),
-            history=known,
-            closed=np.unique(np.concatenate([known, np.array(excluded, dtype=np.int64)])),
-            k=query.k,
-            interests=min(query.interests or self.manifest.recall.interests, self.max_interests),
-            unknown=len(history) - len(known),
+            history=history,
+            closed=history + excluded,
+            quotas=quotas(query.k, interests, self.manifest.recall.first_share),
+            unknown=len(query.history) - len(history),
         )
 
-    def _merge(
-        self, case: _Case, rows: list[NDArray[np.int64]], scores: list[NDArray[np.float32]]
-    ) -> Merged:
-        shares = quotas(case.k, case.interests, self.manifest.recall.first_share)
-        merged = merge(rows, scores, case.closed, shares)
-        return backfill(merged, self._popular_V, case.closed, case.k)
-
-    def _popular(self, case: _Case) -> Merged:
-        nothing = Merged(np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64))
-        return backfill(nothing, self._popular_V, case.closed, case.k)
-
-    def _answer(self, case: _Case, merged: Merged, cold: bool = False) -> Candidates:
-        rows = merged.rows_K.tolist()
+    def _answer(self, case: _Case, merged: Merged) -> Candidates:
+        ids = self.item_ids
         return Candidates(
-            item_ids=[self.item_ids[row] for row in rows],
-            scores=merged.scores_K.tolist(),
-            interests=merged.interests_K.tolist(),
-            rows=rows,
+            item_ids=[ids[row] for row in merged.rows],
+            scores=merged.scores,
+            interests=merged.interests,
+            rows=merged.rows,
             unknown=case.unknown,
-            cold=cold or not len(case.history),
+            cold=not case.history,
         )
 
 
 class _Hits:
     """The hits of every step of a rollout: candidates of that interest, and the next token."""
 
-    def __init__(self, index: ItemIndex, cases: Sequence[_Case]) -> None:
+    def __init__(self, index: ItemIndex, merge: Merge, cases: Sequence[_Case]) -> None:
         self._index = index
-        self._cases = cases
-        # Whatever is closed or given by another interest may stand before the wanted hits.
-        self._fetch = max((case.k + len(case.closed) for case in cases), default=0)
-        self._rows: list[NDArray[np.int64]] = []  # a step each, B F
-        self._scores: list[NDArray[np.float32]] = []
-        self._offered: list[NDArray[np.int64]] = []  # a step each, B
-        self.seconds = 0.0
+        self._merge = merge
+        self.users_W = np.flatnonzero([bool(case.history) for case in cases])
+        """Who has a history: the others are not rolled out."""
+        self._wanted_B = np.array([sum(case.quotas) for case in cases])
+        most = max(len(case.quotas) for case in cases)
+        self._quotas_BM = np.array(
+            [case.quotas + [0] * (most - len(case.quotas)) for case in cases]
+        )
+        # Whatever is closed, given or offered may stand before the wanted hits.
+        self._fetch = max(sum(case.quotas) + len(case.closed) for case in cases) + most
+        self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
+        self.search_seconds = self.merge_seconds = 0.0
 
-    def search(self, interest_BD: Tensor) -> Tensor:
+    def search(self, interest_WD: Tensor) -> Tensor:
         """See `model.rollout.Search`."""
-        queries_BD = interest_BD.cpu().numpy()
+        queries_WD = interest_WD.cpu().numpy()
         started = time.perf_counter()
-        fetch = self._fetch + len(self._offered)
-        rows_BF, scores_BF = self._index.search(queries_BD, fetch)
-        self._rows.append(rows_BF)
-        self._scores.append(scores_BF)
-        best_B = np.array([self._best(i, rows_F) for i, rows_F in enumerate(rows_BF)])
-        self._offered.append(best_B)
-        self.seconds += time.perf_counter() - started
-        return torch.from_numpy(best_B).to(interest_BD.device)
+        rows_WF, scores_WF = self._index.search(queries_WD, self._fetch)
+        found = time.perf_counter()
+        step = len(self._found)
+        self._found.append((rows_WF, scores_WF))
+        quotas_W = self._quotas_BM[self.users_W, step]
+        self._merge.take(self.users_W, rows_WF, scores_WF, quotas_W, step)
+        best_W = self._merge.offer(self.users_W, rows_WF)
+        self.search_seconds += found - started
+        self.merge_seconds += time.perf_counter() - found
+        return torch.from_numpy(best_W).to(interest_WD.device)
 
-    def of(self, i: int) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32]]]:
-        """The hits of case i, for as many interests as it asked for."""
-        steps = slice(self._cases[i].interests)
-        return [rows[i] for rows in self._rows[steps]], [s[i] for s in self._scores[steps]]
-
-    def _best(self, i: int, rows_F: NDArray[np.int64]) -> int:
-        """The best hit that is open and was not offered; the best of all when none is left."""
-        open_F = rows_F[~np.isin(rows_F, self._cases[i].closed)]
-        offered = [best_B[i] for best_B in self._offered]
-        return int(next((row for row in open_F if row not in offered), rows_F[0]))
+    def fill(self, popular_V: NDArray[np.int64]) -> None:
+        """Lists that are still short: what the interests have left, then popular items."""
+        for step, (rows_WF, scores_WF) in enumerate(self._found):
+            missing_W = (self._wanted_B - self._merge.sizes_B)[self.users_W]
+            if missing_W.any():
+                asked_W = np.where(self._quotas_BM[self.users_W, step] > 0, missing_W, 0)
+                self._merge.take(self.users_W, rows_WF, scores_WF, asked_W, step)
+        missing_B = self._wanted_B - self._merge.sizes_B
+        short_S = np.flatnonzero(missing_B)
+        if len(short_S):
+            first_F = popular_V[: self._fetch]
+            first_SF = np.broadcast_to(first_F, (len(short_S), len(first_F)))
+            nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
+            self._merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)

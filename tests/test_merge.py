@@ -1,78 +1,95 @@
 import numpy as np
 import pytest
 
-from service.merge import POPULAR, Merged, backfill, merge
+from service.merge import POPULAR, Merge, Merged
 
-NOTHING = np.array([], dtype=np.int64)
+CATALOGUE = 40
 
 
-def hits(*rows: int) -> tuple[np.ndarray, np.ndarray]:
+def hits(*lists: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Rows and falling scores, as a search returns them."""
-    return np.array(rows, dtype=np.int64), np.linspace(1, 0.5, len(rows), dtype=np.float32)
+    rows = np.array(lists)
+    return rows, np.tile(np.linspace(1, 0.5, rows.shape[1], dtype=np.float32), (len(rows), 1))
 
 
-def merged(*lists: tuple[int, ...], closed: tuple[int, ...] = (), quotas: list[int]) -> Merged:
-    rows, scores = zip(*(hits(*rows) for rows in lists), strict=True)
-    return merge(rows, scores, np.array(closed, dtype=np.int64), quotas)
+def merged(*lists: list[int], closed: list[int] | None = None, quotas: list[int]) -> Merged:
+    """One user's list: a list of hits and a quota an interest."""
+    merge = Merge(np.zeros((1, CATALOGUE), np.uint8), [closed or []])
+    for interest, (rows, quota) in enumerate(zip(lists, quotas, strict=True)):
+        merge.take(np.array([0]), *hits(rows), np.array([quota]), interest)
+    (result,) = merge.finish()
+    return result
 
 
 def test_each_interest_gives_its_quota_in_order() -> None:
-    result = merged((5, 6, 7, 8), (9, 10, 11, 12), quotas=[3, 1])
-    assert result.rows_K.tolist() == [5, 6, 7, 9]
-    assert result.interests_K.tolist() == [0, 0, 0, 1]
-    assert result.scores_K.tolist() == pytest.approx([1, 5 / 6, 4 / 6, 1])
+    result = merged([5, 6, 7, 8], [9, 10, 11, 12], quotas=[3, 1])
+    assert result.rows == [5, 6, 7, 9]
+    assert result.interests == [0, 0, 0, 1]
+    assert result.scores == pytest.approx([1, 5 / 6, 4 / 6, 1])
 
 
 def test_later_interests_skip_what_earlier_ones_gave() -> None:
-    result = merged((5, 6, 7), (6, 5, 8, 7), (8, 7, 9), quotas=[2, 1, 1])
-    assert result.rows_K.tolist() == [5, 6, 8, 7]
-    assert result.interests_K.tolist() == [0, 0, 1, 2]
+    result = merged([5, 6, 7], [6, 5, 8], [8, 7, 9], quotas=[2, 1, 1])
+    assert result.rows == [5, 6, 8, 7]
+    assert result.interests == [0, 0, 1, 2]
 
 
-def test_closed_and_missing_rows_are_never_given() -> None:
-    result = merged((5, -1, 6, 7), (5, 8), closed=(5, 7), quotas=[2, 1])
-    assert result.rows_K.tolist() == [6, 8]
+def test_closed_rows_are_never_given() -> None:
+    assert merged([5, 6, 7], [5, 8], closed=[5, 7], quotas=[2, 1]).rows == [6, 8]
 
 
-def test_a_short_interest_is_filled_from_the_others() -> None:
-    result = merged((5,), (5, 6, 7, 8), quotas=[3, 1])
-    assert result.rows_K.tolist() == [5, 6, 7, 8]
-    assert result.interests_K.tolist() == [0, 1, 1, 1]
+def test_a_second_take_goes_on_where_the_first_ended() -> None:
+    assert merged([5, 6, 7, 8], [5, 6, 7, 8], quotas=[1, 2]).rows == [5, 6, 7]
 
 
-def test_the_first_interests_further_hits_come_before_the_others() -> None:
-    result = merged((5, 6, 7), (5, 6, 7), quotas=[1, 2])
-    assert sorted(result.rows_K.tolist()) == [5, 6, 7]
-    result = merged((5, 6, 7, 8), (5,), quotas=[2, 2])
-    assert result.rows_K.tolist() == [5, 6, 7, 8]
+def test_nobody_gets_a_neighbours_items() -> None:
+    merge = Merge(np.zeros((3, CATALOGUE), np.uint8), [[1], [], [2, 3]])
+    merge.take(np.array([0, 2]), *hits([1, 2, 3, 4], [1, 2, 3, 4]), np.array([2, 5]), 0)
+    merge.take(np.array([1]), *hits([9, 8]), np.array([1]), POPULAR)
+    assert merge.sizes_B.tolist() == [2, 1, 2]
+    assert [one.rows for one in merge.finish()] == [[2, 3], [9], [1, 4]]
 
 
-def test_backfill_gives_popular_items_that_are_open() -> None:
-    some = merged((5, 6), quotas=[4])
-    full = backfill(some, np.array([6, 1, 2, 3, 4]), np.array([2]), 4)
-    assert full.rows_K.tolist() == [5, 6, 1, 3]
-    assert full.interests_K.tolist() == [0, 0, POPULAR, POPULAR]
-    assert full.scores_K.tolist()[2:] == [0, 0]
+def test_an_offer_is_open_and_new_each_time() -> None:
+    merge = Merge(np.zeros((2, CATALOGUE), np.uint8), [[5], []])
+    users, (rows, scores) = np.array([0, 1]), hits([5, 6, 7], [5, 6, 7])
+    merge.take(users, rows, scores, np.array([1, 1]), 0)
+    assert merge.offer(users, rows).tolist() == [6, 5]  # a candidate may be offered
+    assert merge.offer(users, rows).tolist() == [7, 6]
+    assert merge.offer(users, rows).tolist() == [5, 7]  # none left for the first: its best
 
 
-def test_backfill_ends_with_the_catalogue() -> None:
-    full = backfill(merged((0,), quotas=[5]), np.array([0, 1, 2]), NOTHING, 5)
-    assert full.rows_K.tolist() == [0, 1, 2]
+def test_the_lent_flags_are_given_back_clean() -> None:
+    flags = np.zeros((2, CATALOGUE), np.uint8)
+    merge = Merge(flags, [[1, 2, 2], [3]])
+    rows, scores = hits([1, 4, 5], [6, 7, 8])
+    merge.take(np.array([0, 1]), rows, scores, np.array([2, 2]), 0)
+    merge.offer(np.array([0, 1]), rows)
+    assert flags.any()
+    merge.finish()
+    assert not flags.any()
 
 
-def test_a_full_list_is_left_alone() -> None:
-    some = merged((5, 6), quotas=[2])
-    assert backfill(some, np.array([1, 2]), NOTHING, 2) is some
+def test_nothing_taken_gives_empty_lists() -> None:
+    assert Merge(np.zeros((2, CATALOGUE), np.uint8), [[], [1]]).finish() == [
+        Merged([], [], []),
+        Merged([], [], []),
+    ]
 
 
-def test_random_lists_keep_the_rules() -> None:
+def test_random_lists_equal_the_plain_algorithm() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        interests, size = rng.integers(1, 5), rng.integers(1, 30)
-        lists = [tuple(rng.permutation(40)[:size].tolist()) for _ in range(interests)]
-        closed = tuple(rng.permutation(40)[: rng.integers(0, 30)].tolist())
-        quotas = rng.integers(0, 8, interests).tolist()
-        rows = merged(*lists, closed=closed, quotas=quotas).rows_K.tolist()
-        available = {row for rows_F in lists for row in rows_F} - set(closed)
-        assert len(rows) == len(set(rows)) == min(sum(quotas), len(available))
-        assert set(rows) <= available
+    for _ in range(100):
+        users, interests, size = rng.integers(1, 6), rng.integers(1, 5), rng.integers(1, 30)
+        closed = [rng.permutation(CATALOGUE)[: rng.integers(0, 30)].tolist() for _ in range(users)]
+        quotas = rng.integers(0, 8, (interests, users))
+        merge = Merge(np.zeros((users, CATALOGUE), np.uint8), closed)
+        expected: list[list[int]] = [[] for _ in range(users)]
+        for interest in range(interests):
+            rows = np.array([rng.permutation(CATALOGUE)[:size] for _ in range(users)])
+            scores = np.zeros(rows.shape, np.float32)
+            merge.take(np.arange(users), rows, scores, quotas[interest], interest)
+            for user in range(users):
+                fresh = [r for r in rows[user].tolist() if r not in closed[user] + expected[user]]
+                expected[user] += fresh[: quotas[interest, user]]
+        assert [one.rows for one in merge.finish()] == expected
