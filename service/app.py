@@ -13,7 +13,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from service.engine import Engine
-from service.errors import ServiceError, error_responses
+from service.errors import Problem, ServiceError, error_responses
 from service.history import HistoryStore
 from service.metrics import Metrics
 from service.middleware import Observed
@@ -50,7 +50,11 @@ def create_app(settings: ServeSettings, recaller: Recaller, store: HistoryStore)
         log.info("drained")
 
     app = FastAPI(
-        title="RecGPT recall", version=package_version("recgpt"), lifespan=lifespan, redoc_url=None
+        title="RecGPT recall",
+        version=package_version("recgpt"),
+        lifespan=lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     app.add_middleware(Observed, metrics=metrics)
     _route(app, Routes(settings, engine, store, metrics))
@@ -70,7 +74,7 @@ def _route(app: FastAPI, routes: Routes) -> None:
             path,
             response_model=gives,
             summary=summary,
-            responses=error_responses(400, 413, 422, 429, 503, 504),
+            responses=error_responses(400, 408, 413, 422, 429, 503, 504),
             openapi_extra=_takes(takes),
         )(operation)
     unready = error_responses(503)
@@ -91,7 +95,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     if not app.openapi_schema:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, bodies = models_json_schema(
-            [(kind, "validation") for kind in (RecallRequest, BatchRequest, EventsRequest)],
+            [
+                (kind, "validation")
+                for kind in (RecallRequest, BatchRequest, EventsRequest, Problem)
+            ],
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"] |= bodies["$defs"]

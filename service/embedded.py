@@ -30,7 +30,11 @@ class EmbeddedStore:
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
-        self._scratch = Path(tempfile.mkdtemp(prefix="recgpt-"))
+        scratch = self._path.with_name(f".{self._path.name}.scratch")
+        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+        scratch.mkdir()
+        # Every opening has a folder of its own: a client writes once more when it is dropped.
+        self._scratch = Path(tempfile.mkdtemp(dir=scratch))
         try:
             if self._path.exists():
                 (self._scratch / "live").write_bytes(_read(self._path))
@@ -58,7 +62,7 @@ class EmbeddedStore:
 
     def close(self) -> None:
         """Let another process have the file."""
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self._scratch.parent, ignore_errors=True)
         self._lock.close()
 
     def _seal(self) -> None:

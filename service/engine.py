@@ -8,9 +8,10 @@ One thread owns model and index; the event loop never runs torch.
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
@@ -22,7 +23,7 @@ from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-STORE_PAUSE = 0.5  # seconds for which a store that failed is left alone
+STORE_PAUSE = 0.5  # seconds between two looks whether a store that failed is back
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +62,14 @@ class Engine:
         self._store = store
         self._metrics = metrics
         self._settings = settings
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: OrderedDict[_Waiting, None] = OrderedDict()  # first come, first served
         self._arrived = asyncio.Event()
         self._slot = asyncio.Semaphore(1)
         self._ready: asyncio.Queue[list[_Waiting]] = asyncio.Queue()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="recall")
         self._unanswered: set[asyncio.Future[Answer]] = set()
         self._tasks: list[asyncio.Task[None]] = []
-        self._store_rests_until = 0.0
+        self._absence: asyncio.Task[None] | None = None  # runs while the store fails
         self.draining = False
 
     def start(self) -> None:
@@ -87,7 +88,10 @@ class Engine:
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._unanswered.add(answer)
         answer.add_done_callback(self._unanswered.discard)
-        self._waiting.append(_Waiting(request, answer))
+        waiting = _Waiting(request, answer)
+        self._waiting[waiting] = None
+        # Whoever gave up leaves the queue at once, and makes room for another.
+        answer.add_done_callback(lambda _: self._waiting.pop(waiting, None))
         self._arrived.set()
         try:
             async with asyncio.timeout(self._settings.deadline_ms / 1000):
@@ -110,9 +114,10 @@ class Engine:
         self.draining = True
         if self._unanswered:
             await asyncio.wait(set(self._unanswered))
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._absence] if self._absence else [])]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._worker.shutdown()
 
     async def _prepare(self) -> None:
@@ -139,7 +144,7 @@ class Engine:
         batch: list[_Waiting] = []
         now = time.perf_counter()
         while self._waiting and len(batch) < self._settings.max_batch:
-            waiting = self._waiting.popleft()
+            waiting, _ = self._waiting.popitem(last=False)
             if not waiting.answer.done():
                 waiting.seconds["queue"] = now - waiting.since
                 batch.append(waiting)
@@ -150,18 +155,28 @@ class Engine:
         absent = [waiting for waiting in batch if waiting.request.history is None]
         started = time.perf_counter()
         found: Sequence[Sequence[str]] = []
-        if absent and started >= self._store_rests_until:
+        if absent and (self._absence is None or self._absence.done()):
             try:
                 found = await self._store.read([w.request.user_id for w in absent])
-            except StoreUnavailable as error:
-                log.warning("the store failed, popular items are given: %s", error)
-                self._store_rests_until = time.perf_counter() + STORE_PAUSE
+            except Exception as error:  # whatever it is, it must not end the engine
+                bug = not isinstance(error, StoreUnavailable)
+                log.warning("store failed, popular items are given: %s", error, exc_info=bug)
+                self._absence = asyncio.create_task(self._until_store_is_back())
         for waiting, history in zip(absent, found, strict=False):
             waiting.history = history
         for waiting in batch:
             waiting.history = waiting.request.history or waiting.history
             waiting.store_failed = waiting.request.history is None and not found
             waiting.seconds["store"] = time.perf_counter() - started
+
+    async def _until_store_is_back(self) -> None:
+        """Ask the store in place of the recalls, so that none but the first waits for it."""
+        while True:
+            await asyncio.sleep(STORE_PAUSE)
+            with suppress(Exception):
+                await self._store.ping()
+                log.info("the store is back")
+                return
 
     def _answer(self, batch: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
         """In the worker thread: recall, and hand the answers back to the loop."""

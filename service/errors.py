@@ -2,6 +2,8 @@
 
     ServiceError              500
     ├── BadRequest            400  not JSON, not UTF-8, no body
+    ├── ClientGone            400  left before body or answer was complete; metrics and log see it
+    ├── TooSlow               408  the body did not come in time
     ├── TooLarge              413  more bytes than the limit
     ├── Invalid               422  JSON, but not what the operation takes
     ├── QueueFull             429  more recalls wait than the limit; Retry-After
@@ -19,6 +21,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
 
 PROBLEM_TYPE = "application/problem+json"
+SHOWN = 10  # things wrong with a body that are told one by one
+COUNTED = 1000  # above that many, a body is not worth the time to tell them apart
 
 
 class ServiceError(Exception):
@@ -38,6 +42,18 @@ class BadRequest(ServiceError):
     """The body is not what any operation could read."""
 
     status = HTTPStatus.BAD_REQUEST
+
+
+class ClientGone(ServiceError):
+    """The client left before its body, or the answer, was complete."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class TooSlow(ServiceError):
+    """The body did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
 
 
 class TooLarge(ServiceError):
@@ -124,18 +140,22 @@ def service_error_response(error: ServiceError, request_id: str) -> JSONResponse
 
 def invalid(error: ValidationError) -> ServiceError:
     """What pydantic found wrong, as an error of ours, without the input."""
+    if error.error_count() > COUNTED:
+        return Invalid(f"{error.error_count()} things to correct: /docs describes the body")
     found = error.errors(include_url=False, include_context=False, include_input=False)
     for problem in found:
         if problem["type"] == "json_invalid":
             return BadRequest(f"the body is not JSON: {problem['msg']}")
-    problems = [
-        FieldProblem(where=".".join(map(str, p["loc"])) or "body", problem=p["msg"])
-        for p in found[:10]
-    ]
+    problems = [FieldProblem(where=_path(p["loc"]), problem=p["msg"]) for p in found[:SHOWN]]
     detail = f"{len(found)} thing(s) to correct: " + "; ".join(
         f"{p.where}: {p.problem}" for p in problems[:3]
     )
     return Invalid(detail, problems)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """Where in the body. The name of an unknown field is the client's own: only its beginning."""
+    return ".".join(str(step)[:40] for step in location) or "body"
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -143,8 +163,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": HTTPStatus(status).phrase,
-            "model": Problem,
-            "content": {PROBLEM_TYPE: {}},
+            "content": {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
         for status in statuses
     }

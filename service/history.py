@@ -13,6 +13,7 @@ from typing import Any, Self
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from service.embedded import EmbeddedStore
@@ -46,14 +47,20 @@ class HistoryStore:
         if not url.startswith(("redis://", "rediss://")):
             raise ValueError("--store: give redis://host:port/db or embedded:PATH")
         seconds = timeout_ms / 1000
-        pool = aioredis.BlockingConnectionPool.from_url(
+        pool: Any = aioredis.BlockingConnectionPool.from_url(
             url,
             max_connections=connections,
             timeout=seconds,  # for a free connection
             socket_timeout=seconds,
             socket_connect_timeout=seconds,
-            retry=Retry(NoBackoff(), 1),  # once, at once: a connection that Redis closed meanwhile
+            # Once, at once, for a connection that Redis closed meanwhile; a slow Redis is not asked
+            # again.
+            retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
         )
+        try:
+            pool.make_connection()  # checks the URL's options; connects nowhere
+        except TypeError:
+            raise ValueError("--store: the URL has an option that Redis does not take") from None
         return cls(aioredis.Redis.from_pool(pool), limit)  # closes the pool with it
 
     async def read(self, users: Sequence[str]) -> list[list[str]]:
@@ -135,7 +142,9 @@ class HistoryStore:
         try:
             yield
         except (TimeoutError, RedisError, OSError) as error:
-            raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+            # redis-py puts the command, that is ids of users, before the server's own words.
+            words = str(error).rpartition("caused error: ")[2]
+            raise StoreUnavailable(f"{type(error).__name__}: {words}") from None
 
 
 def _key(user: str) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -9,14 +10,17 @@ import pydantic_core
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service.engine import Answer, Engine
 from service.errors import (
+    ClientGone,
     Invalid,
     NotReady,
     ServiceError,
     StoreFailed,
     TooLarge,
+    TooSlow,
     invalid,
     problem_response,
     service_error_response,
@@ -28,7 +32,10 @@ from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
+BODY_SECONDS = 10.0  # for a whole body to come
+
 B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
 
 
 class Routes:
@@ -46,7 +53,7 @@ class Routes:
         """Several interests are generated from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
         self._check_interests([body])
-        answer = await self._engine.recall(body)
+        answer = await _while_connected(request, self._engine.recall(body))
         timing = ", ".join(f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items())
         return _json(self._result(request, body, answer), {"server-timing": timing})
 
@@ -54,7 +61,7 @@ class Routes:
         """Like /recall, for up to 256 users; the answers stand in the order of the requests."""
         body = await self._body(request, BatchRequest)
         self._check_interests(body.requests)
-        answers = await asyncio.gather(*map(self._engine.recall, body.requests))
+        answers = await _while_connected(request, self._recall_all(body.requests))
         results = [
             self._result(request, one, answer)
             for one, answer in zip(body.requests, answers, strict=True)
@@ -124,16 +131,35 @@ class Routes:
 
     async def _body(self, request: Request, kind: type[B]) -> B:
         """Read and check a body of bounded size."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._read(request)
+        except ClientDisconnect:
+            raise ClientGone("the body ended too early: send all of it") from None
+        except TimeoutError:
+            raise TooSlow(f"the body did not come within {BODY_SECONDS:g} s") from None
+        try:
+            return kind.model_validate_json(body)
+        except ValidationError as error:
+            raise invalid(error) from None
+
+    async def _read(self, request: Request) -> bytearray:
         limit = self._settings.body_limit
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
             if len(body) > limit:
                 raise TooLarge(f"the body has more than {limit} bytes: send less at once")
+        return body
+
+    async def _recall_all(self, requests: list[RecallRequest]) -> list[Answer]:
+        """All answers, in order; when one fails, the others are given up."""
+        recalls = [asyncio.create_task(self._engine.recall(request)) for request in requests]
         try:
-            return kind.model_validate_json(bytes(body))
-        except ValidationError as error:
-            raise invalid(error) from None
+            return await asyncio.gather(*recalls)
+        finally:
+            for recall in recalls:
+                recall.cancel()
 
     def _check_interests(self, requests: list[RecallRequest]) -> None:
         most = self._engine.recaller.max_interests
@@ -161,8 +187,28 @@ class Routes:
         }
 
 
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work, but give it up when the client leaves. The body must have been read."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client left before the answer")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
 def _json(content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(pydantic_core.to_json(content), headers=headers, media_type="application/json")
+    body = pydantic_core.to_json(content, inf_nan_mode="null")  # metadata may hold a NaN
+    return Response(body, headers=headers, media_type="application/json")
 
 
 def _seconds(event: Event) -> float:

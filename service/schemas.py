@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_ITEMS = 2000
 MAX_BATCH = 256
-MAX_BATCH_ITEMS = 20_000
+MAX_BATCH_ITEMS = 25_600  # a full batch with the default k
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 DegradedReason = Literal["no_history", "unknown_items", "store_unavailable"]

@@ -1,16 +1,20 @@
+import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+import math
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message
 
 from service.app import create_app
 from service.history import HistoryStore, StoreUnavailable
-from service.recall import Recaller
+from service.recall import Candidates, Query, Recaller, StageSeconds
 from service.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio
@@ -154,6 +158,106 @@ async def test_metadata_is_given_on_request(client: httpx.AsyncClient, recaller:
     assert all(item["metadata"] == {} for item in with_it["items"])  # walks have no titles
 
 
+async def test_metadata_without_a_value_is_still_json(
+    client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recaller, "metadata", lambda row: {"price": math.nan, "year": 1999})
+    answer = await client.post("/recall", json={"user_id": "u0", "k": 1, "with_metadata": True})
+    found = json.loads(answer.content, parse_constant=lambda name: pytest.fail(name))
+    assert found["items"][0]["metadata"] == {"price": None, "year": 1999}
+
+
+async def exchange(app: Any, path: str, messages: list[Message]) -> list[Message]:
+    """One request, message by message: what a client that behaves oddly sends, and is sent."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    return sent
+
+
+def body(content: bytes, more_body: bool = False) -> Message:
+    return {"type": "http.request", "body": content, "more_body": more_body}
+
+
+LEAVE = {"type": "http.disconnect"}
+
+
+async def test_a_client_that_leaves_early_is_no_error_of_ours(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = client._transport.app  # type: ignore[attr-defined]
+    sent = await exchange(app, "/recall", [body(b'{"user', more_body=True), LEAVE])
+    assert sent[0]["status"] == 400
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    metrics = (await client.get("/metrics")).text
+    assert sample(metrics, "recgpt_failures_total", reason="ClientGone") == 1
+
+
+@pytest.mark.parametrize("path", ["/recall", "/recall/batch"])
+async def test_who_left_is_not_computed(
+    client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    go, real, computed = threading.Event(), recaller.recall, []
+
+    def held(queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+        computed.extend(query.user_id for query in queries)
+        assert go.wait(10)
+        return real(queries)
+
+    monkeypatch.setattr(recaller, "recall", held)
+    first = asyncio.create_task(recall(client, user_id="first"))
+    while not computed:
+        await asyncio.sleep(0.001)
+    content: dict[str, Any] = {"user_id": "gone"}
+    if path == "/recall/batch":
+        content = {"requests": [content]}
+    app = client._transport.app  # type: ignore[attr-defined]
+    sent = await exchange(app, path, [body(json.dumps(content).encode()), body(b""), LEAVE])
+    assert sent[0]["status"] == 400
+    go.set()
+    await first
+    await recall(client, user_id="last")
+    assert computed == ["first", "last"]
+
+
+async def test_a_body_that_does_not_come_is_not_waited_for(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.routes.BODY_SECONDS", 0.05)
+    app = client._transport.app  # type: ignore[attr-defined]
+    sent = await exchange(app, "/recall", [body(b'{"user', more_body=True)])
+    assert sent[0]["status"] == 408
+
+
+async def test_a_batch_that_fails_leaves_nothing_behind(
+    client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, computed = recaller.recall, []
+
+    def picky(queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+        computed.extend(query.user_id for query in queries)
+        if any(query.user_id == "u0" for query in queries):
+            raise RuntimeError("poison")
+        return real(queries)
+
+    monkeypatch.setattr(recaller, "recall", picky)
+    requests = [{"user_id": f"u{i}"} for i in range(256)]
+    answer = await client.post("/recall/batch", json={"requests": requests})
+    assert answer.status_code == 500
+    monkeypatch.undo()
+    await recall(client, user_id="last")
+    assert len(set(computed)) < 256
+
+
 RECALL: dict[str, Any] = {"user_id": "u0"}
 EVENT: dict[str, Any] = {"user_id": "u0", "item_id": "a"}
 
@@ -184,10 +288,17 @@ BAD = {
     "interests beyond the artifact": ("/recall", RECALL | {"interests": 8}, 422, "at most 4"),
     "unknown field": ("/recall", RECALL | {"kk": 5}, 422, "kk"),
     "too large": ("/recall", RECALL | {"exclude": ["a" * 200] * 600}, 413, "100000 bytes"),
+    "many unknown fields": (
+        "/recall",
+        RECALL | {f"a{i}": 1 for i in range(5000)},
+        422,
+        "5000 things",
+    ),
+    "unknown field with a long name": ("/recall", RECALL | {"x" * 9000: 1}, 422, "x" * 40 + ": "),
     "deep nesting": ("/recall", b"[" * 50_000, 400, "not JSON"),
     "empty batch": ("/recall/batch", {"requests": []}, 422, "requests"),
     "large batch": ("/recall/batch", {"requests": [RECALL] * 257}, 422, "requests"),
-    "much in a batch": ("/recall/batch", {"requests": [RECALL | {"k": 2000}] * 11}, 422, "20000"),
+    "much in a batch": ("/recall/batch", {"requests": [RECALL | {"k": 2000}] * 13}, 422, "25600"),
     "bad in a batch": ("/recall/batch", {"requests": [RECALL, {}]}, 422, "requests.1.user_id"),
     "no events": ("/events", {"events": []}, 422, "events"),
     "many events": ("/events", {"events": [EVENT] * 1001}, 422, "events"),
@@ -214,7 +325,7 @@ async def test_bad_input_is_a_problem_document(client: httpx.AsyncClient, case: 
     assert problem["status"] == status
     assert hint in problem["detail"]
     assert problem["request_id"] == answer.headers["x-request-id"]
-    if status == 422 and "at most 4" not in hint:
+    if status == 422 and "at most 4" not in hint and "5000" not in hint:
         assert problem["errors"][0].keys() == {"where", "problem"}
     assert len(answer.content) < 3000
 
@@ -226,7 +337,8 @@ async def test_the_input_is_not_repeated(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status"), [("GET", "/nowhere", 404), ("GET", "/recall", 405)]
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/recall", 405), ("POST", "/recall/", 404)],
 )
 async def test_other_errors_have_the_same_shape(
     client: httpx.AsyncClient, method: str, path: str, status: int
@@ -331,4 +443,7 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
     body = document["components"]["schemas"]["RecallRequest"]["properties"]
     assert set(body) == {"user_id", "k", "history", "exclude", "interests", "with_metadata"}
     assert set(document["paths"]["/recall"]["post"]["responses"]) >= {"200", "422", "429", "504"}
+    problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    refused = document["paths"]["/recall"]["post"]["responses"]["422"]
+    assert refused["content"] == {"application/problem+json": problem}
     assert "swagger" in (await client.get("/docs")).text

@@ -78,6 +78,13 @@ async def test_a_key_of_another_type_harms_nobody_else(
     assert "ann" not in caplog.text
 
 
+async def test_errors_name_no_user(store: HistoryStore) -> None:
+    await store._client.set("h:ann", "not a list")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE") as failed:
+        await store.append([("ann", "a")])
+    assert "ann" not in str(failed.value)
+
+
 async def test_nothing_to_append_is_fine(store: HistoryStore) -> None:
     await store.append([])
     await store.ping()
@@ -163,6 +170,8 @@ async def test_what_the_embedded_store_acknowledged_survives_kill_9(tmp_path: Pa
     (history,) = await store.read(["ann"])
     assert history[: len(acknowledged)] == acknowledged
     await store.close()
+    left = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".part")}
+    assert left == {"histories", "histories.lock"}
 
 
 async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
@@ -194,7 +203,9 @@ async def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path, damage: 
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("url", ["", "memcached://x", "localhost:6379", "embedded:"])
+@pytest.mark.parametrize(
+    "url", ["", "memcached://x", "localhost:6379", "embedded:", "redis://h/0?foo=1"]
+)
 async def test_other_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="--store"):
         HistoryStore.open(url)

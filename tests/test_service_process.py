@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -141,6 +142,20 @@ def test_a_body_of_ten_megabytes_is_refused(artifacts: Path, tmp_path: Path) -> 
             assert answer.status_code == 413
             assert answer.headers["content-type"] == "application/problem+json"
         assert running.recall(user_id="ann")["degraded"]
+
+
+def test_clients_that_leave_are_no_errors_of_ours(artifacts: Path, tmp_path: Path) -> None:
+    head = b"POST /recall HTTP/1.1\r\nHost: test\r\nContent-Length: 16\r\n\r\n"
+    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
+        for content in (b'{"user', b'{"user_id":"ann"}'[:16], b'{"user_id":"a"} '):
+            with socket.create_connection(("127.0.0.1", running.port)) as client:
+                client.sendall(head + content)
+        assert running.recall(user_id="ann")["degraded"]
+        with socket.create_connection(("127.0.0.1", running.port)) as client:
+            client.sendall(head + b'{"user_id":"a"} ')  # and one that stays is answered
+            assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert running.stop() == 0
+        assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
 
 
 def test_logs_are_json_with_request_ids(artifacts: Path, tmp_path: Path) -> None:
