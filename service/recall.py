@@ -120,6 +120,12 @@ class Recaller:
             "merge": finished - rolled_out + hits.merge_seconds + rolling - started,
         }
 
+    def warm_up(self) -> None:
+        """Do the first, slow batches before a user waits for them."""
+        history = self.item_ids[: self._model.config.max_history]
+        for size in (1, 8):
+            self.recall([Query("", history)] * size)
+
     def metadata(self, row: int) -> dict[str, Any]:
         """Title and attributes of an item, as far as the artifact has them."""
         return {name: v for name, of in self._metadata.items() if (v := of[row]) is not None}

@@ -30,6 +30,7 @@ def serve(settings: ServeSettings) -> None:
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
     recaller = Recaller.load(settings.artifacts, settings.device)
+    recaller.warm_up()
     store = HistoryStore.open(
         settings.store,
         settings.history_limit,
