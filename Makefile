@@ -8,29 +8,44 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types e2e load clean
+.PHONY: help setup demo test redis lint types e2e bench bench-engine load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv and install the project with its tools (a second call does nothing)
 
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo 'Python >= 3.11 is needed: make PYTHON=/path/to/it …' >&2; exit 1; }
-	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@test -x $(BIN)/pip || "$(PYTHON)" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	@echo 'installing into $(VENV), a minute or two …'
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[cpu,dev]'
 	@touch $@
 
 demo: setup ## train on MovieLens 100K and serve on port 8000 (ARGS=--no-serve, ARGS="--port N")
 	$(BIN)/recgpt demo --dir demo $(ARGS)
 
-test: setup ## run the tests (ARGS="tests/test_deploy.py -x")
+test: setup redis ## run the tests (ARGS="tests/test_deploy.py -x")
 	$(BIN)/python -m pytest $(ARGS)
+
+# The tests start a redis-server of their own. RUNLEVEL=1 keeps Debian from starting another one.
+redis:
+	@command -v redis-server >/dev/null || { \
+	  if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	    echo 'installing redis-server, which the tests use'; \
+	    apt-get update -qq >/dev/null && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends redis-server >/dev/null; \
+	  else \
+	    echo 'The tests need redis-server on PATH: install Redis (Debian, Ubuntu: redis-server;' \
+	         'Fedora, macOS with Homebrew: redis), then make test again.' >&2; \
+	    exit 1; \
+	  fi; }
 
 lint: setup ## check style and format
 	$(BIN)/ruff check
@@ -38,13 +53,21 @@ lint: setup ## check style and format
 
 types: setup ## check types
 	$(BIN)/mypy
-	$(BIN)/mypy loadtest/locustfile.py .ci/e2e.py
+	$(BIN)/mypy .ci/compose.py .ci/e2e.py
 
 e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Docker engine)
 	$(BIN)/python .ci/e2e.py
 
+bench: setup redis ## measure ours beside a naive service, in one run (ARGS="--rounds 1"; needs make demo first)
+	$(BIN)/python -m loadtest.bench --artifacts $(BENCH)/artifacts --data $(BENCH)/data \
+	  --out docs/results $(ARGS)
+
+bench-engine: setup ## the engine without HTTP against the floor of this machine's arithmetic
+	$(BIN)/python -m loadtest.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
+
 load: setup ## 60 s of recalls and events against URL=http://127.0.0.1:8000 (ARGS="-u 50 -t 5m")
-	$(BIN)/locust -f loadtest/locustfile.py --host $(URL) --data demo/data --headless -u 20 -r 20 -t 60s $(ARGS)
+	$(BIN)/locust -f loadtest/locustfile.py --host $(URL) --data demo/data --headless \
+	  -u 20 -r 20 -t 60s $(ARGS)
 
 clean: ## remove what make made: .venv, demo, caches
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache

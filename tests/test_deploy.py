@@ -205,7 +205,7 @@ def test_compose_starts_the_commands_as_they_are(monkeypatch: pytest.MonkeyPatch
 
 def make_targets() -> dict[str, str]:
     """Targets for people, and what `make help` says of them."""
-    found = re.findall(r"^([a-z0-9]+):.*?## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    found = re.findall(r"^([a-z0-9-]+):.*?## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     return dict(found)
 
 

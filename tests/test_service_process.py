@@ -74,7 +74,8 @@ def service(artifacts: Path, store: str, folder: Path, **environment: str) -> It
 
 def test_sigterm_drains_and_ends_well(artifacts: Path, dataset: Dataset, tmp_path: Path) -> None:
     """Requests that were under way when the signal came are all answered."""
-    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
+    patient = {"RECGPT_DEADLINE_MS": "30000"}
+    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path, **patient) as running:
         body = {"user_id": "u0", "history": dataset.item_ids[:3], "k": 20}
 
         async def load() -> list[int]:

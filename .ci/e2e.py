@@ -1,0 +1,224 @@
+"""Bring docker-compose.yml up on a Docker engine, check it from outside, take it down again.
+
+    make e2e
+
+Uses the engine and client of the environment (DOCKER_HOST, PATH), a project name and an image tag
+of its own, and ports that the engine chooses: it meets nothing else that runs there. Everything is
+removed at the end, except what the builder cached. Exits with 1 where a check fails.
+"""
+
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from compose import Failed, Project
+
+USER = "196"
+BUILD_AND_TRAIN_SECONDS = 45 * 60
+COMPLAINT = re.compile(
+    r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL|FATAL)\b|\blevel=(error|fatal)\b"
+)
+"""What a log must not hold, in the words of Python, Redis and Prometheus."""
+
+
+def recall(service: str) -> dict[str, Any]:
+    """A recall for the user, checked as far as it always holds."""
+    body = {"user_id": USER, "k": 10, "with_metadata": True}
+    response = httpx.post(f"{service}/recall", json=body, timeout=10)
+    if response.status_code != 200:
+        raise Failed(f"POST /recall: {response.status_code} {response.text[:500]}")
+    answer: dict[str, Any] = response.json()
+    if answer["degraded"]:
+        raise Failed(f"the answer is degraded: {answer}")
+    return answer
+
+
+def check_started(project: Project) -> None:
+    """Healthy without any other step; training ended well."""
+    for service in ("redis", "recall", "prometheus"):
+        deadline = time.monotonic() + 120
+        while (health := project.state(service)["State"]["Health"]["Status"]) != "healthy":
+            if time.monotonic() > deadline:
+                raise Failed(f"{service} is {health}")
+            time.sleep(1)
+    code = project.state("train")["State"]["ExitCode"]
+    if code != 0:
+        raise Failed(f"train ended with exit code {code}")
+
+
+def check_recall(project: Project) -> None:
+    """Ten films, with titles, that the user has not seen."""
+    items = recall(project.url("recall", 8000))["items"]
+    offered = [item["item_id"] for item in items]
+    if len(set(offered)) != 10:
+        raise Failed(f"ten different items wanted, got {offered}")
+    untitled = [i["item_id"] for i in items if not (i["metadata"] or {}).get("title")]
+    if untitled:
+        raise Failed(f"no title: {untitled}")
+    seen = history(project)
+    if not seen:
+        raise Failed(f"Redis has no history of user {USER}")
+    if set(seen) & set(offered):
+        raise Failed(f"seen already: {set(seen) & set(offered)}")
+
+
+def history(project: Project) -> list[str]:
+    """The user's history as Redis has it, newest first."""
+    words = ("exec", "-T", "redis", "redis-cli", "--raw", "LRANGE", f"h:{USER}", "0", "-1")
+    return project.compose(*words).split()
+
+
+def check_events(project: Project) -> None:
+    """An event changes the next recall, which does not offer that item again."""
+    service = project.url("recall", 8000)
+    before = [item["item_id"] for item in recall(service)["items"]]
+    event = {"user_id": USER, "item_id": before[0], "type": "click"}
+    response = httpx.post(f"{service}/events", json={"events": [event]}, timeout=10)
+    if not response.is_success:
+        raise Failed(f"POST /events: {response.status_code} {response.text[:500]}")
+    after = [item["item_id"] for item in recall(service)["items"]]
+    if before[0] in after:
+        raise Failed(f"{before[0]} was clicked and is offered again: {after}")
+    if len(after) != 10 or after == before:
+        raise Failed(f"the recall did not change: {before}, {after}")
+    if history(project)[0] != before[0]:
+        raise Failed(f"{before[0]} is not the newest item in Redis: {history(project)[:3]}")
+
+
+def check_confined(project: Project) -> None:
+    """The service has no root, no place to write to and no capability."""
+    config = project.state("recall")["Config"]
+    if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", config["User"]):
+        raise Failed(f"the image's user is {config['User']!r}, not a number above 0")
+    probe = (
+        "import os, pathlib; status = pathlib.Path('/proc/1/status').read_text().split('\\n')\n"
+        "print(*(line for line in status if line.startswith(('Uid', 'CapBnd', 'NoNewPrivs'))))\n"
+        "print(*(f for f in ('/', '/data', '/opt/recgpt') if os.access(f, os.W_OK)), sep=',')\n"
+    )
+    lines = project.compose("exec", "-T", "recall", "python", "-c", probe).splitlines()
+    words = lines[0].split()
+    if words[:2] == ["Uid:", "0"] or int(words[words.index("CapBnd:") + 1], 16) != 0:
+        raise Failed(f"process 1 has rights it does not need: {lines[0]}")
+    if words[-1] != "1" or lines[1]:
+        raise Failed(f"new privileges possible, or writable: {lines}")
+
+
+def check_prometheus(project: Project) -> None:
+    """Prometheus scrapes the service, sees the recalls' histograms and likes its rules."""
+    url = project.url("prometheus", 9090)
+    deadline = time.monotonic() + 60
+    wanted = {
+        'up{job="recgpt"}': 1.0,
+        "recgpt_ready": 1.0,
+        'recgpt_requests_total{route="/recall",status="200"}': 3.0,
+        'recgpt_request_seconds_count{route="/recall"}': 3.0,
+        'recgpt_request_seconds_bucket{route="/recall",le="+Inf"}': 3.0,
+        'recgpt_stage_seconds_count{stage="model"}': 1.0,
+        'recgpt_stage_seconds_count{stage="search"}': 1.0,
+    }
+    while missing := {q: v for q, least in wanted.items() if (v := value(url, q)) < least}:
+        if time.monotonic() > deadline:
+            raise Failed(f"less than expected: {missing}, wanted {wanted}")
+        time.sleep(1)
+    groups = httpx.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    bad = [rule["name"] for rule in rules if rule["health"] == "err" or rule["state"] == "firing"]
+    if not rules or bad:
+        raise Failed(f"{len(rules)} alert rules, broken or firing: {bad}")
+
+
+def value(url: str, query: str) -> float:
+    """The one value of a query, -1 where there is none."""
+    response = httpx.get(f"{url}/api/v1/query", params={"query": query}, timeout=10).json()
+    result = response["data"]["result"]
+    return float(result[0]["value"][1]) if result else -1.0
+
+
+def check_second_up(project: Project) -> None:
+    """A second `up` trains nothing anew and keeps what the users did."""
+    version, newest = recall(project.url("recall", 8000))["version"], history(project)[0]
+    project.compose("up", "-d", timeout=300)
+    check_started(project)
+    if recall(project.url("recall", 8000))["version"] != version:
+        raise Failed("the second `up` made another artifact")
+    if history(project)[0] != newest:
+        raise Failed("the second `up` replaced the stored history")
+
+
+def check_stop(project: Project) -> None:
+    """Everything ends by itself, and well; nobody complained all the while."""
+    project.compose("stop", "--timeout", "40", timeout=200)
+    codes = {s: project.state(s)["State"]["ExitCode"] for s in ("train", "recall", "redis")}
+    codes["prometheus"] = project.state("prometheus")["State"]["ExitCode"]
+    bad = {s: code for s, code in codes.items() if code not in ((0,) if s == "train" else (0, 143))}
+    if bad:
+        raise Failed(f"exit codes: {bad}")
+    lines = project.compose("logs", "--no-color").splitlines()
+    complaints = [line for line in lines if COMPLAINT.search(line)]
+    if complaints or not any("recall" in line for line in lines):
+        raise Failed(f"{len(lines)} lines of logs, complaints:\n" + "\n".join(complaints[:20]))
+
+
+CHECKS: tuple[Callable[[Project], None], ...] = (
+    check_started,
+    check_recall,
+    check_events,
+    check_confined,
+    check_prometheus,
+    check_second_up,
+    check_stop,
+)
+
+
+def main() -> int:
+    """Bring up, check, take down; the exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    project = Project()
+    failed = 0
+    try:
+        start(project)
+        for check in CHECKS:
+            began = time.monotonic()
+            try:
+                check(project)
+            except (Failed, httpx.HTTPError, KeyError, IndexError, ValueError) as error:
+                failed += 1
+                print(
+                    f"FAILED  {check.__doc__}\n        {type(error).__name__}: {error}", flush=True
+                )
+            else:
+                print(f"ok      {check.__doc__}  ({time.monotonic() - began:.0f} s)", flush=True)
+        if failed:
+            print(project.compose("logs", "--no-color", "--tail", "40"))
+    except Failed as error:
+        failed += 1
+        print(f"FAILED  {error}", flush=True)
+    finally:
+        project.down()
+    print(f"{len(CHECKS) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def start(project: Project) -> None:
+    """`docker-compose up -d --build`, and nothing else. Raises Failed with logs."""
+    project.compose("config", "-q")
+    began = time.monotonic()
+    print("building, training, starting: some minutes …", flush=True)
+    project.compose("build", timeout=BUILD_AND_TRAIN_SECONDS)
+    built = time.monotonic()
+    try:
+        project.compose("up", "-d", timeout=BUILD_AND_TRAIN_SECONDS)
+    except Failed as error:
+        logs = project.compose("logs", "--no-color", "--tail", "40")
+        raise Failed(f"{error}\n{logs}") from error
+    print(
+        f"built in {built - began:.0f} s, up in {time.monotonic() - built:.0f} s more", flush=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
