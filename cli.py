@@ -14,20 +14,16 @@ from pydantic import Field, ValidationError
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command import Command, explain, parse
-from index.build import build_index
-from model.artifact import new_bundle, publish, read_item_vectors
 from model.data import Dataset, test_split
-from model.evaluate import Figures, evaluate, format_figures, popular_recall, popularity
+from model.evaluate import check_equal, evaluate, format_figures, popular_recall, popularity
 from model.fetch import fetch_ml_100k
 from model.files import write_json
-from model.gpt import GPT
 from model.prepare import PrepareConfig, prepare
 from model.pretrain import PretrainConfig
-from model.rollout import RecallConfig
 from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
 from model.tune import TuneConfig
-from service.history import HistoryStore
-from service.offline import service_recall
+from service.history import StoreUnavailable
+from service.offline import export_bundle, load_histories, service_recall
 from service.recall import Recaller
 from service.server import serve
 from service.settings import ServeSettings
@@ -90,7 +86,7 @@ class Export(Command):
         """See `model.artifact`."""
         config, dataset, model = load_run(self.run_dir)
         figures = read_figures(self.run_dir)
-        folder = _export(self.artifacts, dataset, model, config.recall, figures)
+        folder = export_bundle(self.artifacts, dataset, model, config.recall, figures)
         print(f"{folder} is the served version now")
 
 
@@ -117,14 +113,16 @@ class Evaluate(Command):
         if self.run_dir:
             _, _, model = load_run(self.run_dir, stage="pretrain")
             with tempfile.TemporaryDirectory() as folder:
-                bundle = _export(Path(folder), dataset, model, ONE_INTEREST, {})
+                bundle = export_bundle(Path(folder), dataset, model, ONE_INTEREST, {})
                 baseline = service_recall(Recaller.load(bundle, self.device), dataset)
                 figures["pre-trained, one interest"] = evaluate(baseline, dataset, split)
         figures["recgpt"] = evaluate(service_recall(recaller, dataset), dataset, split)
         print(format_figures(figures))
         if self.out:
             write_json(self.out, {"version": recaller.version, "figures": figures})
-        _compare(figures, recaller.manifest.metrics)
+        check_equal(figures, recaller.manifest.metrics)
+        if recaller.manifest.metrics:
+            print("equal to the trainer's figures to four decimals")
 
 
 class Serve(Command, ServeSettings):
@@ -152,7 +150,9 @@ class LoadHistory(Command):
 
     def run(self) -> None:
         """See `service.history`."""
-        _load_history(Dataset.load(self.data), self.store, self.overwrite)
+        dataset = Dataset.load(self.data)
+        stored = asyncio.run(load_histories(dataset, self.store, self.overwrite))
+        print(f"histories: {stored:,} stored, {dataset.users - stored:,} kept as they were")
 
 
 class Demo(Command):
@@ -188,7 +188,7 @@ class Demo(Command):
             Evaluate(artifacts=artifacts, data=data, run_dir=run_dir, out=table).run()
         else:
             print(format_figures(json.loads(table.read_text(encoding="utf-8"))["figures"]))
-        _load_history(Dataset.load(data), store, overwrite=False)
+        LoadHistory(data=data, store=store).run()
         if not self.serve:
             print(f"ready: recgpt serve --artifacts {artifacts} --store {store}")
             return
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValidationError as error:
         print(f"recgpt {name}: {explain(error)}", file=sys.stderr)
         sys.exit(2)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StoreUnavailable) as error:
         log.debug("failed", exc_info=True)
         print(f"recgpt {name}: {error}", file=sys.stderr)
         sys.exit(1)
@@ -239,49 +239,6 @@ def _overview() -> str:
         for name, command in COMMANDS.items()
     ]
     return "\n".join([*lines, "", "`recgpt COMMAND --help` lists the options of a command."])
-
-
-def _export(
-    artifacts: Path, dataset: Dataset, model: GPT, recall: RecallConfig, figures: Figures
-) -> Path:
-    """Write and publish a bundle; returns its folder."""
-    code = package_version("recgpt")
-    with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
-        build_index(read_item_vectors(folder), folder)
-    publish(artifacts, version)
-    return artifacts / version
-
-
-def _compare(figures: Figures, trainer: Figures) -> None:
-    """The served recall must be the trained one. Raises ValueError where it isn't."""
-    for name in figures.keys() & trainer.keys():
-        for metric, value in figures[name].items():
-            expected = trainer[name].get(metric)
-            if expected is not None and abs(value - expected) >= 5e-5:
-                raise ValueError(
-                    f"{name}: {metric} is {value:.5f} here, but was {expected:.5f} in training: "
-                    "is --data what the artifact was trained on?"
-                )
-    if trainer:
-        print("equal to the trainer's figures to four decimals")
-
-
-def _load_history(dataset: Dataset, url: str, overwrite: bool) -> None:
-    """Fill a store with the whole histories of a data set."""
-
-    async def load() -> int:
-        store = HistoryStore.open(url, timeout_ms=10_000)
-        try:
-            histories = (
-                (user, [dataset.item_ids[row] for row in dataset.history(i)])
-                for i, user in enumerate(dataset.user_ids)
-            )
-            return await store.load(histories, overwrite)
-        finally:
-            await store.close()
-
-    stored = asyncio.run(load())
-    print(f"histories: {stored:,} stored, {dataset.users - stored:,} kept as they were")
 
 
 def _demo_data(raw: Path, data: Path) -> PrepareConfig:

@@ -143,6 +143,18 @@ def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
     return recall
 
 
+def check_equal(figures: Figures, trainer: Figures) -> None:
+    """Raises ValueError where what is served and what was trained differ in the fourth decimal."""
+    for name in figures.keys() & trainer.keys():
+        for metric in figures[name].keys() & trainer[name].keys():
+            found, expected = figures[name][metric], trainer[name][metric]
+            if abs(found - expected) >= 5e-5:
+                raise ValueError(
+                    f"{name}: {metric} is {found:.5f} here, but was {expected:.5f} in training: "
+                    "is --data what the artifact was trained on?"
+                )
+
+
 def format_figures(figures: Figures) -> str:
     """A table for people: a line a model, a column a metric."""
     if not figures:

@@ -1,16 +1,51 @@
-"""The service's own recall as something `model.evaluate` can measure.
+"""What is done for the service offline: bundles with their index, histories, and its own recall
+as something that `model.evaluate` can measure.
 
 Shapes: B batch, K candidates.
 """
 
 from collections.abc import Sequence
+from importlib.metadata import version as package_version
+from pathlib import Path
 
 import numpy as np
 
+from index.build import build_index
+from model.artifact import new_bundle, publish, read_item_vectors
 from model.batches import IntArray
 from model.data import Dataset
-from model.evaluate import Recall
+from model.evaluate import Figures, Recall
+from model.gpt import GPT
+from model.rollout import RecallConfig
+from service.history import HistoryStore
 from service.recall import Query, Recaller
+
+
+def export_bundle(
+    artifacts: Path, dataset: Dataset, model: GPT, recall: RecallConfig, figures: Figures
+) -> Path:
+    """Write a bundle with its index and make it the served one; returns its folder."""
+    code = package_version("recgpt")
+    with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
+        build_index(read_item_vectors(folder), folder)
+    publish(artifacts, version)
+    return artifacts / version
+
+
+async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:
+    """Fill a store with the whole histories of a data set; returns how many were stored.
+
+    Raises StoreUnavailable, and ValueError for an unusable store.
+    """
+    store = HistoryStore.open(url, timeout_ms=10_000)
+    try:
+        histories = (
+            (user, [dataset.item_ids[row] for row in dataset.history(i)])
+            for i, user in enumerate(dataset.user_ids)
+        )
+        return await store.load(histories, overwrite)
+    finally:
+        await store.close()
 
 
 def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:

@@ -5,10 +5,9 @@ import pytest
 import tiny
 from redis_server import RedisServer
 
-from index.build import build_index
-from model.artifact import new_bundle, publish, read_item_vectors
 from model.data import Dataset
 from model.gpt import GPT
+from service.offline import export_bundle
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +30,7 @@ def model(dataset: Dataset) -> GPT:
 def artifacts(dataset: Dataset, model: GPT, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one published bundle of the model."""
     folder = tmp_path_factory.mktemp("artifacts")
-    with new_bundle(folder, dataset, model, tiny.RECALL, {}, "0.1") as (bundle, version):
-        build_index(read_item_vectors(bundle), bundle)
-    publish(folder, version)
+    export_bundle(folder, dataset, model, tiny.RECALL, {})
     return folder
 
 

@@ -75,6 +75,14 @@ def test_history_load_keeps_what_is_there(
     assert "60 stored, 0 kept" in capsys.readouterr().out
 
 
+def test_an_absent_redis_is_said(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["history", "load", "--data", f"{world}/data", "--store", "redis://127.0.0.1:1/0"]
+    assert fails(*command) == 1
+    err = capsys.readouterr().err
+    assert "127.0.0.1:1" in err
+    assert "Traceback" not in err
+
+
 def test_values_come_from_flags_then_environment_then_file(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
