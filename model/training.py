@@ -37,7 +37,7 @@ RATE = "samples_per_second"
 class FitConfig(BaseModel, frozen=True):
     """Optimisation of one stage."""
 
-    epochs: int = Field(100, ge=0, description="most epochs of the stage")
+    epochs: int = Field(50, ge=0, description="most epochs of the stage")
     patience: int = Field(8, ge=1, description="epochs without a better NDCG@20 before it stops")
     batch_size: int = Field(256, ge=1, description="samples a step")
     learning_rate: float = Field(1e-3, gt=0, description="of Adam")
