@@ -26,10 +26,10 @@ def serve(settings: ServeSettings) -> None:
     configure_logs(settings.log_level)
     # uvicorn raises the signal again after it has drained: let that be an orderly end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    recaller = Recaller.load(settings.artifacts, settings.device)
     # By default both use every core they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
-    recaller = Recaller.load(settings.artifacts, settings.device)
     recaller.warm_up()
     store = HistoryStore.open(
         settings.store,
