@@ -1,13 +1,21 @@
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from redis_server import RedisServer
 
 from model.data import Dataset
 from model.gpt import GPT
 from service.offline import export_bundle
+
+
+def pytest_configure() -> None:
+    """One thread: tiny models gain nothing from more, and those spin where others use the cores."""
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 
 @pytest.fixture(scope="session")
