@@ -27,6 +27,10 @@ StageSeconds = dict[str, float]
 """Seconds a batch spent in "model", "search" and "merge"."""
 
 
+SHORT = 8  # histories up to this length are run together
+SMALL_BUCKET = 8  # fewer are cheaper as padding than as a run of their own
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """What one user asks for; ids are the caller's own strings."""
@@ -71,6 +75,7 @@ class Recaller:
         self.max_interests = artifact.manifest.model.max_interests
         self._model = artifact.model.to(device)
         self._device = device
+        self._longest = artifact.manifest.model.max_history
         self._index = index
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
@@ -104,25 +109,29 @@ class Recaller:
         if len(self._flags_BV) < len(cases):
             self._flags_BV = np.zeros((len(cases), self.catalogue_size), dtype=np.uint8)
         merge = Merge(self._flags_BV, [case.closed for case in cases])
-        hits = _Hits(self._index, merge, cases)
+        buckets = by_length([min(len(case.history), self._longest) for case in cases])
+        found = [_Hits(self._index, merge, cases, users_W) for users_W in buckets]
         rolling = time.perf_counter()
-        if len(hits.users_W):
+        for hits in found:
             self._roll_out([cases[user] for user in hits.users_W], hits)
         rolled_out = time.perf_counter()
-        hits.fill(self._popular_V)
+        for hits in found:
+            hits.refill()
+        self._backfill(merge, cases)
         answers = [
             self._answer(case, merged) for case, merged in zip(cases, merge.finish(), strict=True)
         ]
-        finished = time.perf_counter()
+        searching = sum(hits.search_seconds for hits in found)
+        merging = sum(hits.merge_seconds for hits in found)
         return answers, {
-            "model": rolled_out - rolling - hits.search_seconds - hits.merge_seconds,
-            "search": hits.search_seconds,
-            "merge": finished - rolled_out + hits.merge_seconds + rolling - started,
+            "model": rolled_out - rolling - searching - merging,
+            "search": searching,
+            "merge": time.perf_counter() - rolled_out + merging + rolling - started,
         }
 
     def warm_up(self) -> None:
         """Do the first, slow batches before a user waits for them."""
-        history = self.item_ids[: self._model.config.max_history]
+        history = self.item_ids[: self._longest]
         for size in (1, 8):
             self.recall([Query("", history)] * size)
 
@@ -132,7 +141,7 @@ class Recaller:
 
     @torch.inference_mode()
     def _roll_out(self, warm: Sequence[_Case], hits: "_Hits") -> None:
-        history_BL, lengths_B = pad([c.history for c in warm], self._model.config.max_history)
+        history_BL, lengths_B = pad([c.history for c in warm], self._longest)
         rollout(
             self._model,
             torch.from_numpy(history_BL).to(self._device),
@@ -155,6 +164,19 @@ class Recaller:
             unknown=len(query.history) - len(history),
         )
 
+    def _backfill(self, merge: Merge, cases: Sequence[_Case]) -> None:
+        """Lists that are still short get popular items."""
+        missing_B = np.array([sum(case.quotas) for case in cases]) - merge.sizes_B
+        short_S = np.flatnonzero(missing_B)
+        if len(short_S):
+            reach = max(
+                sum(cases[user].quotas) + len(cases[user].closed) for user in short_S.tolist()
+            )
+            first_F = self._popular_V[:reach]
+            first_SF = np.broadcast_to(first_F, (len(short_S), len(first_F)))
+            nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
+            merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)
+
     def _answer(self, case: _Case, merged: Merged) -> Candidates:
         ids = self.item_ids
         return Candidates(
@@ -167,21 +189,40 @@ class Recaller:
         )
 
 
-class _Hits:
-    """The hits of every step of a rollout: candidates of that interest, and the next token."""
+def by_length(lengths: Sequence[int]) -> list[NDArray[np.intp]]:
+    """Which histories to run together, so that little is padding; empty ones are left out.
 
-    def __init__(self, index: ItemIndex, merge: Merge, cases: Sequence[_Case]) -> None:
+    A bucket holds lengths up to a power of two, at least `SMALL_BUCKET` of them where the next
+    longer ones could take them in.
+    """
+    lengths_B = np.array(lengths)
+    widths_B = np.ceil(np.log2(np.maximum(lengths_B, SHORT)))
+    buckets: list[NDArray[np.intp]] = []
+    waiting: NDArray[np.intp] = np.array([], dtype=np.intp)
+    for width in np.unique(widths_B[lengths_B > 0]):
+        fitting = np.flatnonzero((widths_B == width) & (lengths_B > 0))
+        waiting = np.concatenate([waiting, fitting])
+        if len(waiting) >= SMALL_BUCKET:
+            buckets.append(waiting)
+            waiting = waiting[:0]
+    return [*buckets, waiting] if len(waiting) else buckets
+
+
+class _Hits:
+    """The hits of every step of a bucket's rollout: candidates, and the next token."""
+
+    def __init__(
+        self, index: ItemIndex, merge: Merge, cases: Sequence[_Case], users_W: NDArray[np.intp]
+    ) -> None:
         self._index = index
         self._merge = merge
-        self.users_W = np.flatnonzero([bool(case.history) for case in cases])
-        """Who has a history: the others are not rolled out."""
-        self._wanted_B = np.array([sum(case.quotas) for case in cases])
-        most = max(len(case.quotas) for case in cases)
-        self._quotas_BM = np.array(
-            [case.quotas + [0] * (most - len(case.quotas)) for case in cases]
-        )
+        self.users_W = users_W
+        warm = [cases[user] for user in users_W]
+        self._wanted_W = np.array([sum(case.quotas) for case in warm])
+        most = max(len(case.quotas) for case in warm)
+        self._quotas_WM = np.array([case.quotas + [0] * (most - len(case.quotas)) for case in warm])
         # Whatever is closed, given or offered may stand before the wanted hits.
-        self._fetch = max(sum(case.quotas) + len(case.closed) for case in cases) + most
+        self._fetch = max(sum(case.quotas) + len(case.closed) for case in warm) + most
         self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
         self.search_seconds = self.merge_seconds = 0.0
 
@@ -193,24 +234,16 @@ class _Hits:
         found = time.perf_counter()
         step = len(self._found)
         self._found.append((rows_WF, scores_WF))
-        quotas_W = self._quotas_BM[self.users_W, step]
-        self._merge.take(self.users_W, rows_WF, scores_WF, quotas_W, step)
+        self._merge.take(self.users_W, rows_WF, scores_WF, self._quotas_WM[:, step], step)
         best_W = self._merge.offer(self.users_W, rows_WF)
         self.search_seconds += found - started
         self.merge_seconds += time.perf_counter() - found
         return torch.from_numpy(best_W).to(interest_WD.device)
 
-    def fill(self, popular_V: NDArray[np.int64]) -> None:
-        """Lists that are still short: what the interests have left, then popular items."""
+    def refill(self) -> None:
+        """Lists that are still short get what the interests have left, in their order."""
         for step, (rows_WF, scores_WF) in enumerate(self._found):
-            missing_W = (self._wanted_B - self._merge.sizes_B)[self.users_W]
+            missing_W = self._wanted_W - self._merge.sizes_B[self.users_W]
             if missing_W.any():
-                asked_W = np.where(self._quotas_BM[self.users_W, step] > 0, missing_W, 0)
+                asked_W = np.where(self._quotas_WM[:, step] > 0, missing_W, 0)
                 self._merge.take(self.users_W, rows_WF, scores_WF, asked_W, step)
-        missing_B = self._wanted_B - self._merge.sizes_B
-        short_S = np.flatnonzero(missing_B)
-        if len(short_S):
-            first_F = popular_V[: self._fetch]
-            first_SF = np.broadcast_to(first_F, (len(short_S), len(first_F)))
-            nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
-            self._merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)

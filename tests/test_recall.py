@@ -12,7 +12,7 @@ from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
 from service.merge import POPULAR
 from service.offline import service_recall
-from service.recall import Candidates, Query, Recaller
+from service.recall import SMALL_BUCKET, Candidates, Query, Recaller, by_length
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +158,30 @@ def test_service_recall_refuses_another_data_set(recaller: Recaller, tmp_path: P
     other = tiny.walks(tmp_path, items=20)
     with pytest.raises(ValueError, match="another data set"):
         service_recall(recaller, other)
+
+
+def test_buckets_hold_every_history_once_and_like_lengths() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        lengths = rng.integers(0, 51, rng.integers(1, 200)).tolist()
+        buckets = by_length(lengths)
+        together = np.concatenate(buckets).tolist() if buckets else []
+        assert sorted(together) == [i for i, length in enumerate(lengths) if length]
+        assert all(len(bucket) >= SMALL_BUCKET for bucket in buckets[:-1])
+    lengths = [3, 12, 30, 45] * 20
+    many = [[lengths[i] for i in bucket] for bucket in by_length(lengths)]
+    assert [set(bucket) for bucket in many] == [{3}, {12}, {30}, {45}]
+    assert by_length([0, 0]) == []
+
+
+def test_a_large_batch_equals_its_queries_one_by_one(recaller: Recaller, dataset: Dataset) -> None:
+    """Every bucket is used, and the order of the answers is that of the queries."""
+    queries = [
+        Query(user, history_of(dataset, i)[: 1 + i % 12], k=7)
+        for i, user in enumerate(dataset.user_ids)
+    ]
+    assert len(by_length([len(query.history) for query in queries])) > 1
+    together, _ = recaller.recall(queries)
+    assert [answer.item_ids for answer in together] == [
+        one(recaller, query).item_ids for query in queries
+    ]
