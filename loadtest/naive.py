@@ -100,6 +100,8 @@ if __name__ == "__main__":
     parser.add_argument("--store", required=True)
     parser.add_argument("--port", type=int, default=8001)
     options = parser.parse_args()
+    torch.set_num_threads(1)  # in its favour: with two it is several times slower beside a client
+    faiss.omp_set_num_threads(1)
     uvicorn.run(
         create_app(options.artifacts, options.store),
         port=options.port,

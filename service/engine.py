@@ -1,6 +1,6 @@
 """Micro-batching: what waits when the worker gets free is the next batch. There is no timer.
 
-    recall() ─► waiting ─► prepare (one store pipeline) ─► ready, one batch ahead ─► worker thread
+    recall() ─► waiting ─► one store pipeline ─► worker thread ─► answers
 
 One thread owns model and index; the event loop never runs torch.
 """
@@ -64,17 +64,15 @@ class Engine:
         self._settings = settings
         self._waiting: OrderedDict[_Waiting, None] = OrderedDict()  # first come, first served
         self._arrived = asyncio.Event()
-        self._slot = asyncio.Semaphore(1)
-        self._ready: asyncio.Queue[list[_Waiting]] = asyncio.Queue()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="recall")
         self._unanswered: set[asyncio.Future[Answer]] = set()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._running: asyncio.Task[None] | None = None
         self._absence: asyncio.Task[None] | None = None  # runs while the store fails
         self.draining = False
 
     def start(self) -> None:
         """Begin to answer; call it on the event loop."""
-        self._tasks = [asyncio.create_task(self._prepare()), asyncio.create_task(self._work())]
+        self._running = asyncio.create_task(self._run())
 
     async def recall(self, request: RecallRequest) -> Answer:
         """Wait in the queue and be answered.
@@ -102,8 +100,8 @@ class Engine:
             ) from None
 
     def alive(self) -> bool:
-        """Whether it can still answer: false when one of its tasks has died of a bug."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        """Whether it can still answer: false when its task has died of a bug."""
+        return self._running is not None and not self._running.done()
 
     def queue_length(self) -> int:
         """Recalls that no batch has taken yet."""
@@ -114,30 +112,21 @@ class Engine:
         self.draining = True
         if self._unanswered:
             await asyncio.wait(set(self._unanswered))
-        tasks = [*self._tasks, *([self._absence] if self._absence else [])]
+        tasks = [task for task in (self._running, self._absence) if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._worker.shutdown()
 
-    async def _prepare(self) -> None:
-        """Keep one batch ready while the worker is busy with another."""
+    async def _run(self) -> None:
+        """One batch after another. Preparing one ahead was measured: smaller batches, slower."""
+        loop = asyncio.get_running_loop()
         while True:
-            await self._slot.acquire()
             while not (batch := self._take()):
                 self._arrived.clear()
                 await self._arrived.wait()
             await self._read_histories(batch)
-            self._ready.put_nowait(batch)
-
-    async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            batch = await self._ready.get()
-            self._slot.release()
-            batch = [waiting for waiting in batch if not waiting.answer.done()]
-            if batch:
-                await loop.run_in_executor(self._worker, self._answer, batch, loop)
+            await loop.run_in_executor(self._worker, self._answer, batch, loop)
 
     def _take(self) -> list[_Waiting]:
         """What waits, up to the largest batch, without what was given up meanwhile."""
