@@ -56,8 +56,9 @@ def interleaved(model: GPT, window: Window, last_only: bool, offer_targets: bool
     positions_BL = model.config.history_positions(window.lengths_B, window.history_BL.shape[1])
     offers_BL = generate_everywhere(model, window, positions_BL)
     feedback_BL = window.next_BL
-    wanted_BL = (offers_BL != feedback_BL) if offer_targets else torch.zeros_like(feedback_BL) > 0
-    at_offers_BL = torch.where(wanted_BL, feedback_BL, -1)
+    at_offers_BL = torch.full_like(feedback_BL, -1)
+    if offer_targets:
+        at_offers_BL = torch.where(offers_BL != feedback_BL, feedback_BL, -1)
     targets_BQ = torch.stack([feedback_BL, at_offers_BL], dim=2).flatten(1)
     at_BQ = None
     if last_only:

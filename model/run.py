@@ -155,8 +155,7 @@ def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> Figures:
     """The run's test figures beside its baselines; written to metrics.json."""
     split = test_split(dataset)
     figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
-    tuned = model.state_dict()
-    tuned = {name: tensor.clone() for name, tensor in tuned.items()}
+    tuned = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     figures["pre-trained, one interest"] = evaluate(
         DenseRecall(model, ONE_INTEREST), dataset, split

@@ -2,7 +2,7 @@
 
 The service answers with it and `recgpt evaluate` measures it: what is measured is what is served.
 
-Shapes: B batch, W those of it who have a history, L length, M interests, D width, F fetched hits.
+Shapes: B batch, W those of it who have a history, L length, F popular items.
 """
 
 import time
@@ -14,21 +14,17 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from index.search import ItemIndex
 from model.artifact import Artifact, ArtifactError, find_bundle, load_artifact
 from model.evaluate import pad
 from model.rollout import quotas, rollout
 from model.run import choose_device
+from service.hits import Case, Hits, by_length
 from service.merge import POPULAR, Merge, Merged
 
 StageSeconds = dict[str, float]
 """Seconds a batch spent in "model", "search" and "merge"."""
-
-
-SHORT = 8  # histories up to this length are run together
-SMALL_BUCKET = 8  # fewer are cheaper as padding than as a run of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +48,6 @@ class Candidates:
     rows: list[int]
     unknown: int  # items of the history that the catalogue does not hold
     cold: bool  # no known item in the history: popular items
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """A query in rows."""
-
-    user: int
-    history: list[int]
-    closed: list[int]  # rows that must not be returned
-    quotas: list[int]  # candidates of each interest
-    unknown: int
 
 
 class Recaller:
@@ -106,11 +91,10 @@ class Recaller:
         """Answer a batch of queries, in order; blocks."""
         started = time.perf_counter()
         cases = [self._case(query) for query in queries]
-        if len(self._flags_BV) < len(cases):
-            self._flags_BV = np.zeros((len(cases), self.catalogue_size), dtype=np.uint8)
-        merge = Merge(self._flags_BV, [case.closed for case in cases])
+        flags_BV = self._lend_flags(len(cases))
+        merge = Merge(flags_BV, [case.closed for case in cases])
         buckets = by_length([min(len(case.history), self._longest) for case in cases])
-        found = [_Hits(self._index, merge, cases, users_W) for users_W in buckets]
+        found = [Hits(self._index, merge, cases, users_W) for users_W in buckets]
         rolling = time.perf_counter()
         for hits in found:
             self._roll_out([cases[user] for user in hits.users_W], hits)
@@ -121,6 +105,7 @@ class Recaller:
         answers = [
             self._answer(case, merged) for case, merged in zip(cases, merge.finish(), strict=True)
         ]
+        self._flags_BV = flags_BV
         searching = sum(hits.search_seconds for hits in found)
         merging = sum(hits.merge_seconds for hits in found)
         return answers, {
@@ -139,8 +124,15 @@ class Recaller:
         """Title and attributes of an item, as far as the artifact has them."""
         return {name: v for name, of in self._metadata.items() if (v := of[row]) is not None}
 
+    def _lend_flags(self, users: int) -> NDArray[np.uint8]:
+        """Zeros for a batch. A batch that fails takes them with it: they may not be zeros then."""
+        flags_BV, self._flags_BV = self._flags_BV, self._flags_BV[:0]
+        if len(flags_BV) < users:
+            return np.zeros((users, self.catalogue_size), dtype=np.uint8)
+        return flags_BV
+
     @torch.inference_mode()
-    def _roll_out(self, warm: Sequence[_Case], hits: "_Hits") -> None:
+    def _roll_out(self, warm: Sequence[Case], hits: "Hits") -> None:
         history_BL, lengths_B = pad([c.history for c in warm], self._longest)
         rollout(
             self._model,
@@ -151,33 +143,32 @@ class Recaller:
             hits.search,
         )
 
-    def _case(self, query: Query) -> _Case:
+    def _case(self, query: Query) -> Case:
         rows = self._item_rows
         history = [row for item in query.history if (row := rows.get(item)) is not None]
         excluded = [row for item in query.exclude if (row := rows.get(item)) is not None]
         interests = min(query.interests or self.manifest.recall.interests, self.max_interests)
-        return _Case(
+        return Case(
             user=self._user_rows.get(query.user_id, -1),
             history=history,
             closed=history + excluded,
+            k=query.k,
             quotas=quotas(query.k, interests, self.manifest.recall.first_share),
             unknown=len(query.history) - len(history),
         )
 
-    def _backfill(self, merge: Merge, cases: Sequence[_Case]) -> None:
+    def _backfill(self, merge: Merge, cases: Sequence[Case]) -> None:
         """Lists that are still short get popular items."""
-        missing_B = np.array([sum(case.quotas) for case in cases]) - merge.sizes_B
+        missing_B = np.array([case.k for case in cases]) - merge.sizes_B
         short_S = np.flatnonzero(missing_B)
         if len(short_S):
-            reach = max(
-                sum(cases[user].quotas) + len(cases[user].closed) for user in short_S.tolist()
-            )
+            reach = max(cases[user].k + len(cases[user].closed) for user in short_S.tolist())
             first_F = self._popular_V[:reach]
             first_SF = np.broadcast_to(first_F, (len(short_S), len(first_F)))
             nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
             merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)
 
-    def _answer(self, case: _Case, merged: Merged) -> Candidates:
+    def _answer(self, case: Case, merged: Merged) -> Candidates:
         ids = self.item_ids
         return Candidates(
             item_ids=[ids[row] for row in merged.rows],
@@ -187,63 +178,3 @@ class Recaller:
             unknown=case.unknown,
             cold=not case.history,
         )
-
-
-def by_length(lengths: Sequence[int]) -> list[NDArray[np.intp]]:
-    """Which histories to run together, so that little is padding; empty ones are left out.
-
-    A bucket holds lengths up to a power of two, at least `SMALL_BUCKET` of them where the next
-    longer ones could take them in.
-    """
-    lengths_B = np.array(lengths)
-    widths_B = np.ceil(np.log2(np.maximum(lengths_B, SHORT)))
-    buckets: list[NDArray[np.intp]] = []
-    waiting: NDArray[np.intp] = np.array([], dtype=np.intp)
-    for width in np.unique(widths_B[lengths_B > 0]):
-        fitting = np.flatnonzero((widths_B == width) & (lengths_B > 0))
-        waiting = np.concatenate([waiting, fitting])
-        if len(waiting) >= SMALL_BUCKET:
-            buckets.append(waiting)
-            waiting = waiting[:0]
-    return [*buckets, waiting] if len(waiting) else buckets
-
-
-class _Hits:
-    """The hits of every step of a bucket's rollout: candidates, and the next token."""
-
-    def __init__(
-        self, index: ItemIndex, merge: Merge, cases: Sequence[_Case], users_W: NDArray[np.intp]
-    ) -> None:
-        self._index = index
-        self._merge = merge
-        self.users_W = users_W
-        warm = [cases[user] for user in users_W]
-        self._wanted_W = np.array([sum(case.quotas) for case in warm])
-        most = max(len(case.quotas) for case in warm)
-        self._quotas_WM = np.array([case.quotas + [0] * (most - len(case.quotas)) for case in warm])
-        # Whatever is closed, given or offered may stand before the wanted hits.
-        self._fetch = max(sum(case.quotas) + len(case.closed) for case in warm) + most
-        self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
-        self.search_seconds = self.merge_seconds = 0.0
-
-    def search(self, interest_WD: Tensor) -> Tensor:
-        """See `model.rollout.Search`."""
-        queries_WD = interest_WD.cpu().numpy()
-        started = time.perf_counter()
-        rows_WF, scores_WF = self._index.search(queries_WD, self._fetch)
-        found = time.perf_counter()
-        step = len(self._found)
-        self._found.append((rows_WF, scores_WF))
-        self._merge.take(self.users_W, rows_WF, scores_WF, self._quotas_WM[:, step], step)
-        best_W = self._merge.offer(self.users_W, rows_WF)
-        self.search_seconds += found - started
-        self.merge_seconds += time.perf_counter() - found
-        return torch.from_numpy(best_W).to(interest_WD.device)
-
-    def refill(self) -> None:
-        """Lists that are still short get what the interests have left, in their order."""
-        for step, (rows_WF, scores_WF) in enumerate(self._found):
-            missing_W = self._wanted_W - self._merge.sizes_B[self.users_W]
-            if missing_W.any():
-                asked_W = np.where(self._quotas_WM[:, step] > 0, missing_W, 0)
-                self._merge.take(self.users_W, rows_WF, scores_WF, asked_W, step)

@@ -10,9 +10,10 @@ from model.artifact import ArtifactError, new_bundle, read_item_vectors
 from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
+from service.hits import SMALL_BUCKET, by_length
 from service.merge import POPULAR
 from service.offline import service_recall
-from service.recall import SMALL_BUCKET, Candidates, Query, Recaller, by_length
+from service.recall import Candidates, Query, Recaller
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +159,24 @@ def test_service_recall_refuses_another_data_set(recaller: Recaller, tmp_path: P
     other = tiny.walks(tmp_path, items=20)
     with pytest.raises(ValueError, match="another data set"):
         service_recall(recaller, other)
+
+
+def test_a_batch_that_fails_leaves_nothing_behind(
+    artifacts: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one batch marked as seen must not be missing from another's answers."""
+    recaller = Recaller.load(artifacts, "cpu")
+    query = Query("u0", history_of(dataset, 0), k=10)
+    expected = one(recaller, query).item_ids
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("search failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recaller._index, "search", broken)
+        with pytest.raises(RuntimeError, match="search failed"):
+            recaller.recall([Query("u1", dataset.item_ids[:30], exclude=expected, k=10)])
+    assert one(recaller, query).item_ids == expected
 
 
 def test_buckets_hold_every_history_once_and_like_lengths() -> None:

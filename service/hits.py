@@ -1,0 +1,91 @@
+"""Which histories run together, and what the searches of their rollout find.
+
+Shapes: B batch, W the users of a bucket, M interests, D width, F fetched hits.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index.search import ItemIndex
+from service.merge import Merge
+
+SHORT = 8  # histories up to this length are run together
+SMALL_BUCKET = 8  # fewer are cheaper as padding than as a run of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A query in rows."""
+
+    user: int
+    history: list[int]
+    closed: list[int]  # rows that must not be returned
+    k: int
+    quotas: list[int]  # candidates of each interest: k in all
+    unknown: int
+
+
+def by_length(lengths: Sequence[int]) -> list[NDArray[np.intp]]:
+    """Which histories to run together, so that little is padding; empty ones are left out.
+
+    A bucket holds lengths up to a power of two, at least `SMALL_BUCKET` of them where the next
+    longer ones could take them in.
+    """
+    lengths_B = np.array(lengths)
+    widths_B = np.ceil(np.log2(np.maximum(lengths_B, SHORT)))
+    buckets: list[NDArray[np.intp]] = []
+    waiting: NDArray[np.intp] = np.array([], dtype=np.intp)
+    for width in np.unique(widths_B[lengths_B > 0]):
+        fitting = np.flatnonzero((widths_B == width) & (lengths_B > 0))
+        waiting = np.concatenate([waiting, fitting])
+        if len(waiting) >= SMALL_BUCKET:
+            buckets.append(waiting)
+            waiting = waiting[:0]
+    return [*buckets, waiting] if len(waiting) else buckets
+
+
+class Hits:
+    """The hits of every step of a bucket's rollout: candidates, and the next token."""
+
+    def __init__(
+        self, index: ItemIndex, merge: Merge, cases: Sequence[Case], users_W: NDArray[np.intp]
+    ) -> None:
+        self._index = index
+        self._merge = merge
+        self.users_W = users_W
+        warm = [cases[user] for user in users_W]
+        self._wanted_W = np.array([case.k for case in warm])
+        most = max(len(case.quotas) for case in warm)
+        self._quotas_WM = np.array([case.quotas + [0] * (most - len(case.quotas)) for case in warm])
+        # Whatever is closed, given or offered may stand before the wanted hits.
+        self._fetch = max(case.k + len(case.closed) for case in warm) + most
+        self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
+        self.search_seconds = self.merge_seconds = 0.0
+
+    def search(self, interest_WD: Tensor) -> Tensor:
+        """See `model.rollout.Search`."""
+        queries_WD = interest_WD.cpu().numpy()
+        started = time.perf_counter()
+        rows_WF, scores_WF = self._index.search(queries_WD, self._fetch)
+        found = time.perf_counter()
+        step = len(self._found)
+        self._found.append((rows_WF, scores_WF))
+        self._merge.take(self.users_W, rows_WF, scores_WF, self._quotas_WM[:, step], step)
+        best_W = self._merge.offer(self.users_W, rows_WF)
+        self.search_seconds += found - started
+        self.merge_seconds += time.perf_counter() - found
+        return torch.from_numpy(best_W).to(interest_WD.device)
+
+    def refill(self) -> None:
+        """Lists that are still short get what the interests have left, in their order."""
+        for step, (rows_WF, scores_WF) in enumerate(self._found):
+            missing_W = self._wanted_W - self._merge.sizes_B[self.users_W]
+            if missing_W.any():
+                asked_W = np.where(self._quotas_WM[:, step] > 0, missing_W, 0)
+                self._merge.take(self.users_W, rows_WF, scores_WF, asked_W, step)
