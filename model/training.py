@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.batches import Batch, Samples, Window, by_length, read_windows
 from model.data import Dataset
+from model.evaluate import popularity
 from model.files import new_file
 from model.gpt import GPT
+from model.loss import LossConfig, Objective, batch_loss, objective
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ Metrics = dict[str, float]
 RATE = "samples_per_second"
 
 
-class FitConfig(BaseModel, frozen=True):
+class FitConfig(LossConfig, frozen=True):
     """Optimisation of one stage."""
 
     epochs: int = Field(50, ge=0, description="most epochs of the stage")
@@ -89,12 +90,13 @@ def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume
     else:
         progress = Progress()
         _finish_epoch(model, optimizer, stage, progress, {}, folder)
+    loss_of = objective(stage.config, popularity(dataset), model.items.weight.device)
     with SummaryWriter(
         str(run / "tensorboard" / stage.name), purge_step=progress.epoch + 1
     ) as events:
         while not progress.finished(stage.config):
             progress.epoch += 1
-            figures = _train_epoch(model, optimizer, dataset, stage, progress.epoch, seed)
+            figures = _train_epoch(model, optimizer, loss_of, dataset, stage, progress.epoch, seed)
             metrics = _finish_epoch(model, optimizer, stage, progress, figures, folder)
             for name, value in metrics.items():
                 events.add_scalar(name, value, progress.epoch)
@@ -105,6 +107,7 @@ def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume
 def _train_epoch(
     model: GPT,
     optimizer: torch.optim.Optimizer,
+    loss_of: Objective,
     dataset: Dataset,
     stage: Stage,
     epoch: int,
@@ -129,7 +132,7 @@ def _train_epoch(
     )
     for steps, window in enumerate(bar, start=1):
         batch = stage.batch(model, window.to(device))
-        loss = batch_loss(model, batch)
+        loss = batch_loss(model, batch, loss_of)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -138,18 +141,6 @@ def _train_epoch(
             bar.set_postfix(loss=f"{total / steps:.4f}")
     seconds = time.perf_counter() - started
     return {"loss": total / max(1, steps), RATE: len(samples) / seconds}
-
-
-def batch_loss(model: GPT, batch: Batch) -> Tensor:
-    """Mean softmax cross-entropy over the whole catalogue, at the slots that have a target."""
-    hidden_BQD: Tensor = model(
-        batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
-    )
-    wanted_BQ = batch.targets_BQ >= 0
-    logits_NV = hidden_BQD[wanted_BQ] @ model.items.weight.T
-    if not len(logits_NV):
-        return logits_NV.sum()
-    return F.cross_entropy(logits_NV, batch.targets_BQ[wanted_BQ])
 
 
 def _finish_epoch(

@@ -9,13 +9,12 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from model.batches import Batch
 from model.data import Dataset
 from model.gpt import GPT
 from model.pretrain import PretrainConfig
 from model.rollout import RecallConfig
 from model.run import TrainConfig, choose_device, load_run, read_figures, train
-from model.training import batch_loss, load_checkpoint, load_weights, save_weights
+from model.training import load_checkpoint, load_weights, save_weights
 from model.tune import TuneConfig
 
 
@@ -193,18 +192,6 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
     save_weights(tmp_path / "other.safetensors", tiny.gpt(catalogue=7))
     with pytest.raises(ValueError, match="cannot be loaded into this model"):
         load_weights(tmp_path / "other.safetensors", model)
-
-
-def test_loss_is_the_mean_over_real_targets() -> None:
-    model = tiny.gpt()
-    rows = torch.tensor([[1, 2], [3, 0]])
-    places, users = torch.tensor([[6, 7], [7, 7]]), torch.tensor([0, 1])
-    zeros = torch.zeros_like(rows)
-    batch = Batch(rows, zeros, places, users, None, torch.tensor([[2, 5], [9, -1]]))
-    scores = model(rows, zeros, places, users) @ model.items.weight.T
-    logs = scores.log_softmax(-1)
-    expected = -(logs[0, 0, 2] + logs[0, 1, 5] + logs[1, 0, 9]) / 3
-    torch.testing.assert_close(batch_loss(model, batch), expected)
 
 
 def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

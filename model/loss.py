@@ -1,0 +1,171 @@
+"""The losses: next-item prediction against the whole catalogue, or against sampled negatives.
+
+Shapes: N slots that have a target, C candidates, V catalogue, D width, S negatives.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from model.batches import Batch
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(interests N D, item table V D, target rows N) → the mean loss."""
+
+CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+"""Logits at once. A few MB stay in a CPU's cache; a GPU wants larger matrices."""
+
+LEAST_ROWS = 16
+"""Of a chunk, however many candidates there are: the table is read once a chunk."""
+
+
+class LossConfig(BaseModel, frozen=True):
+    """What a stage minimises."""
+
+    loss: Literal["softmax", "sampled", "bce"] = Field(
+        "softmax",
+        description="softmax: cross-entropy over the whole catalogue; sampled: softmax over "
+        "sampled negatives, for a million items and more; bce: binary cross-entropy (SASRec)",
+    )
+    negatives: int | None = Field(
+        None,
+        ge=1,
+        description="sampled: negatives a step, shared by its samples (default 8192); "
+        "bce: negatives a position (default 1)",
+    )
+    popularity_power: float = Field(
+        0.75, ge=0, le=1, description="sampled: negatives are drawn by popularity to this power"
+    )
+
+
+def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.device) -> Objective:
+    """The loss that the configuration asks for; `counts_V` is each item's popularity."""
+    if config.loss == "softmax":
+        return softmax
+    if config.loss == "bce":
+        return partial(bce, negatives=config.negatives or 1)
+    share_V = (torch.from_numpy(counts_V).double() + 1) ** config.popularity_power
+    share_V = (share_V / share_V.sum()).to(device)
+    cumulative_V = share_V.cumsum(0)
+
+    def sampled(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
+        draws_S = torch.rand(config.negatives or 8192, dtype=torch.double, device=device)
+        rows_S = torch.searchsorted(cumulative_V, draws_S).clamp(max=len(cumulative_V) - 1)
+        return sampled_softmax(hidden_ND, table_VD, targets_N, rows_S, share_V[rows_S])
+
+    return sampled
+
+
+def batch_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
+    """Mean loss at the slots that have a target; 0 where none has."""
+    hidden_BQD: Tensor = model(
+        batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
+    )
+    wanted_BQ = batch.targets_BQ >= 0
+    hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
+    if not len(targets_N):
+        return hidden_ND.sum()
+    table_VD: Tensor = model.items.weight  # type: ignore[union-attr, assignment]
+    return objective(hidden_ND, table_VD, targets_N)
+
+
+def softmax(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """Cross-entropy over the whole catalogue, in bounded memory."""
+    positives_ND = F.embedding(targets_N, table_VD)
+    return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
+        hidden_ND.float(), positives_ND, table_VD, targets_N, None, None
+    )
+
+
+def sampled_softmax(
+    hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, rows_S: Tensor, share_S: Tensor
+) -> Tensor:
+    """Cross-entropy over the target and negatives drawn with replacement by `share_S`.
+
+    A negative's logit is corrected by log(S · share), its expected count among the draws. One that
+    is a sample's own target does not count. The target's own logit needs no correction: the sum
+    over the others is then estimated without bias, and the loss tends to `softmax` with S → ∞.
+    """
+    return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
+        hidden_ND.float(),
+        F.embedding(targets_N, table_VD),
+        F.embedding(rows_S, table_VD),
+        targets_N,
+        rows_S,
+        -(len(rows_S) * share_S).log().float(),
+    )
+
+
+def bce(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, negatives: int) -> Tensor:
+    """Binary cross-entropy of the target against uniform negatives, as SASRec is trained.
+
+    A negative is any item but the target: that it may be another one of the user's history, which
+    SASRec's own code excludes, is as rare as histories are short beside the catalogue.
+    """
+    shape = (len(targets_N), negatives)
+    rows_NS = torch.randint(len(table_VD) - 1, shape, device=targets_N.device)
+    rows_NS += rows_NS >= targets_N[:, None]
+    right_N = (hidden_ND * F.embedding(targets_N, table_VD)).sum(-1)
+    wrong_NS = (hidden_ND[:, None] * F.embedding(rows_NS, table_VD)).sum(-1)
+    return (F.softplus(-right_N) + F.softplus(wrong_NS).sum(-1)).mean()
+
+
+class _CandidateSoftmax(torch.autograd.Function):
+    """Mean of -log(e^p / (e^p + Σ_c e^(h·t_c + b_c))), p = h · positive, c ≠ the target.
+
+    Rows go through one buffer in chunks, and the gradients are made in the same pass: no second
+    matrix of the logits' size is ever written, and what is N x C large stays in the cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        positives_ND: Tensor,
+        table_CD: Tensor,
+        targets_N: Tensor,
+        rows_C: Tensor | None,  # the candidates' item rows; None: all items in order
+        bias_C: Tensor | None,
+    ) -> Tensor:
+        count, candidates = len(hidden_ND), len(table_CD)
+        size = max(LEAST_ROWS, CHUNK_BYTES[hidden_ND.device.type] // (4 * candidates))
+        buffer = hidden_ND.new_empty(min(size, count), candidates)
+        to_hidden, to_positives = torch.empty_like(hidden_ND), torch.empty_like(hidden_ND)
+        to_table = torch.zeros_like(table_CD)
+        total = hidden_ND.new_zeros(())
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            hidden, positives, targets = hidden_ND[part], positives_ND[part], targets_N[part, None]
+            logits = torch.mm(hidden, table_CD.T, out=buffer[: len(hidden)])
+            if bias_C is not None:
+                logits += bias_C
+            if rows_C is None:
+                logits.scatter_(1, targets, -torch.inf)
+            else:
+                logits.masked_fill_(rows_C == targets, -torch.inf)
+            right = (hidden * positives).sum(1, keepdim=True)
+            top = torch.maximum(logits.amax(1, keepdim=True), right)
+            odds = logits.sub_(top).exp_()  # not yet divided by their sum
+            right_odds = (right - top).exp()
+            sums = odds.sum(1, keepdim=True) + right_odds
+            total += (sums.log() + top - right).sum()
+            scale = 1 / (count * sums)
+            miss = right_odds * scale - 1 / count
+            torch.mm(odds, table_CD, out=to_hidden[part]).mul_(scale).addcmul_(miss, positives)
+            torch.mul(hidden, miss, out=to_positives[part])
+            to_table.addmm_(odds.T, hidden * scale)
+        ctx.save_for_backward(to_hidden, to_positives, to_table)
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return *(gradient * upstream for gradient in ctx.saved_tensors), None, None, None
