@@ -13,7 +13,7 @@ unknown user, and the positions counted from the end are our own choices.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self, cast
+from typing import Literal, Self, cast
 
 import torch
 from pydantic import BaseModel, Field, model_validator
@@ -26,6 +26,9 @@ HISTORY, OFFER = 0, 1  # segments: what the user did, what the model generated
 class GPTConfig(BaseModel, frozen=True):
     """Size and regularisation of the network."""
 
+    network: Literal["gpt", "gru"] = Field(
+        "gpt", description="gpt, or the recurrent network of the peer GRU4Rec (not served)"
+    )
     dim: int = Field(64, ge=1, description="width of an interest vector")
     layers: int = Field(2, ge=1, description="decoder layers")
     heads: int = Field(2, ge=1, description="attention heads; a divisor of dim")

@@ -22,6 +22,7 @@ from model.data import Dataset, Split, test_split, validation_split
 from model.evaluate import DenseRecall, Figures, evaluate, popular_recall, popularity
 from model.files import new_file, write_json
 from model.gpt import GPT, GPTConfig
+from model.gru import new_network
 from model.pretrain import PretrainConfig, pretraining
 from model.rollout import RecallConfig
 from model.training import Progress, fit, load_weights
@@ -40,6 +41,11 @@ class TrainConfig(BaseModel, frozen=True):
     stages: Literal["both", "pretrain", "tune"] = Field(
         "both", description="tune alone starts from the run's own pre-trained weights"
     )
+    peer: str | None = Field(
+        None,
+        description="this configuration is a peer to compare with: its name in metrics.json, "
+        "where its one-interest recall stands alone",
+    )
     resume: bool = Field(False, description="go on after the last complete epoch")
     seed: int = Field(1, ge=0, description="of everything random")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
@@ -54,12 +60,14 @@ class TrainConfig(BaseModel, frozen=True):
 
 def train(config: TrainConfig) -> Figures:
     """Run the stages, then test: figures of each model by name, as in `metrics.json`."""
+    if config.stages != "pretrain" and (config.peer or config.model.network != "gpt"):
+        raise ValueError("a peer has no prompts to be tuned with: say --stages pretrain")
     dataset = Dataset.load(config.data)
     _claim_folder(config, dataset)
     started = time.perf_counter()
     device = choose_device(config.device)
     torch.manual_seed(config.seed)
-    model = GPT(config.model, dataset.catalogue, dataset.users).to(device)
+    model = new_network(config.model, dataset.catalogue, dataset.users).to(device)
     cases = _some_cases(validation_split(dataset), config)
 
     def validator(recall: RecallConfig) -> Any:
@@ -86,7 +94,7 @@ def load_run(
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
     config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
     dataset = Dataset.load(config.data)
-    model = GPT(config.model, dataset.catalogue, dataset.users)
+    model = new_network(config.model, dataset.catalogue, dataset.users)
     if stage is None:
         stage = "tune" if (run / "tune" / "best.safetensors").exists() else "pretrain"
     load_weights(run / stage / "best.safetensors", model)
@@ -155,6 +163,11 @@ def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> Figures:
     """The run's test figures beside its baselines; written to metrics.json."""
     split = test_split(dataset)
     figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
+    if config.peer or config.model.network != "gpt":
+        name = config.peer or config.model.network
+        figures[name] = evaluate(DenseRecall(model, ONE_INTEREST), dataset, split)
+        write_json(config.out / "metrics.json", figures)
+        return figures
     tuned = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     figures["pre-trained, one interest"] = evaluate(

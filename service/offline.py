@@ -24,7 +24,15 @@ from service.recall import Query, Recaller
 def export_bundle(
     artifacts: Path, dataset: Dataset, model: GPT, recall: RecallConfig, figures: Figures
 ) -> Path:
-    """Write a bundle with its index and make it the served one; returns its folder."""
+    """Write a bundle with its index and make it the served one; returns its folder.
+
+    Raises ValueError for the network of a peer.
+    """
+    if model.config.network != "gpt":
+        raise ValueError(
+            f"the {model.config.network} network is a peer to compare with, and can't be served: "
+            "export a run that was trained without --model.network"
+        )
     code = package_version("recgpt")
     with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
         build_index(read_item_vectors(folder), folder)
