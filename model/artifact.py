@@ -156,7 +156,7 @@ def load_artifact(folder: Path) -> Artifact:
             model=_read_model(folder, manifest),
             popularity=np.load(folder / "popularity.npy", allow_pickle=False),
             items=pl.read_parquet(folder / "items.parquet"),
-            user_ids=pl.read_parquet(folder / "users.parquet")["user_id"].to_list(),
+            user_ids=read_user_ids(folder),
         )
     except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
@@ -168,6 +168,12 @@ def read_item_vectors(folder: Path) -> NDArray[np.float32]:
     """The item table of a bundle, V D."""
     vectors: NDArray[np.float32] = np.load(folder / "item_vectors.npy", allow_pickle=False)
     return vectors
+
+
+def read_user_ids(folder: Path) -> list[str]:
+    """The users of a bundle, in row order: U."""
+    ids: list[str] = pl.read_parquet(folder / "users.parquet")["user_id"].to_list()
+    return ids
 
 
 def read_manifest(folder: Path) -> Manifest:

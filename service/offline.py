@@ -4,6 +4,7 @@ as something that `model.evaluate` can measure.
 Shapes: B batch, K candidates.
 """
 
+import logging
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from index.build import build_index
-from model.artifact import new_bundle, publish, read_item_vectors
+from model.artifact import new_bundle, publish, read_item_vectors, read_user_ids
 from model.batches import IntArray
 from model.data import Dataset
 from model.evaluate import Figures, Recall
@@ -19,6 +20,8 @@ from model.gpt import GPT
 from model.rollout import RecallConfig
 from service.history import HistoryStore
 from service.recall import Query, Recaller
+
+log = logging.getLogger(__name__)
 
 
 def export_bundle(
@@ -46,6 +49,19 @@ async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:
         return await store.load(histories, overwrite)
     finally:
         await store.close()
+
+
+def of_trained_users(dataset: Dataset, bundle: Path) -> Dataset:
+    """The data set without the users whom the bundle's run held out of training."""
+    trained = set(read_user_ids(bundle))
+    rows = np.array([row for row, user in enumerate(dataset.user_ids) if user in trained])
+    if len(rows) in (0, dataset.users):  # with none, it is of another data set, which is said later
+        return dataset
+    log.info(
+        "%s users were held out of training and are left out here (`recgpt evaluate new-users`)",
+        f"{dataset.users - len(rows):,}",
+    )
+    return dataset.of_users(rows)
 
 
 def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
