@@ -16,6 +16,7 @@ from pydantic_settings import CliPositionalArg
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command import Command, explain, parse
+from model.additions import AddConfig
 from model.artifact import find_bundle
 from model.data import Dataset, test_split
 from model.evaluate import check_equal, evaluate, format_figures, popular_recall, popularity
@@ -27,7 +28,13 @@ from model.pretrain import PretrainConfig
 from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
 from model.tune import TuneConfig
 from service.history import StoreUnavailable
-from service.offline import export_bundle, load_histories, of_trained_users, service_recall
+from service.offline import (
+    add_items,
+    export_bundle,
+    load_histories,
+    of_trained_users,
+    service_recall,
+)
 from service.recall import Recaller
 from service.server import serve
 from service.settings import ServeSettings
@@ -93,6 +100,28 @@ class Export(Command):
         figures = read_figures(self.run_dir)
         folder = export_bundle(self.artifacts, dataset, model, config.recall, figures)
         print(f"{folder} is the served version now")
+
+
+class AddItems(Command, AddConfig):
+    """Add items that are new since training to the served bundle, without retraining.
+
+    Each gets the mean vector of known items: those that --items names as its `neighbours`, else
+    those beside it in --events, else those with the same attributes or title words.
+
+    examples:
+      recgpt items add --artifacts artifacts --items new.csv
+      recgpt items add --artifacts artifacts --events last-week.parquet
+    """
+
+    out: Path | None = Field(None, description="JSON file for the account of all rows")
+
+    def run(self) -> None:
+        """See `model.additions`."""
+        folder, report = add_items(self)
+        print(report)
+        print(f"{folder} is the served version now")
+        if self.out:
+            write_json(self.out, report.model_dump())
 
 
 class Evaluate(Command):
@@ -233,6 +262,7 @@ COMMANDS: dict[str, type[Command]] = {
     "data prepare": Prepare,
     "train": Train,
     "export": Export,
+    "items add": AddItems,
     "evaluate": Evaluate,
     "evaluate new-users": EvaluateNewUsers,
     "history load": LoadHistory,
