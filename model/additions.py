@@ -55,6 +55,12 @@ class AddConfig(BaseModel, frozen=True):
     min_item_events: int = Field(
         5, ge=1, description="without --items: unknown ids with fewer events are left out"
     )
+    length: float = Field(
+        0.75,
+        gt=0,
+        description="how long a new vector is, its neighbours being 1: the longer, the more often "
+        "new items are recalled, and the less often the others",
+    )
 
 
 class Additions(BaseModel, frozen=True):
@@ -134,7 +140,9 @@ def find_new_items(config: AddConfig, artifact: Artifact) -> NewItems:
     )
     if not tied.height:
         raise ValueError(f"no item can be added\n{report}")
-    vectors_ND = as_vectors(evidence, artifact.model.items.weight.numpy(), new.height)
+    vectors_ND = as_vectors(
+        evidence, artifact.model.items.weight.numpy(), new.height, config.length
+    )
     seen = events.group_by("item_id").agg(count=pl.len().cast(pl.UInt32))
     table = tied.join(seen, on="item_id", how="left", maintain_order="left")
     table = table.with_columns(pl.col("count").fill_null(0))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 REACH = 3
 """Events to either side that count as beside an item, weighted by 1 / distance."""
-MOST_NEIGHBOURS = 20
+MOST_NEIGHBOURS = 10
 """Known items that a vector is made of: those of greatest weight."""
 CHUNK = 256
 """New items compared with the catalogue at a time."""
@@ -79,20 +79,21 @@ def features(items: pl.DataFrame, number: str) -> pl.DataFrame:
         else:
             continue  # a price or a date is shared by chance
         part = items.select(number, feature=value).explode("feature", empty_as_null=True)
-        parts.append(part.drop_nulls().with_columns(pl.lit(f"{name}=") + pl.col("feature")))
+        parts.append(part.drop_nulls().with_columns(feature=pl.lit(f"{name}=") + pl.col("feature")))
     return pl.concat(parts, how="vertical_relaxed").unique()
 
 
 def as_vectors(
-    evidence: pl.DataFrame, vectors_VD: NDArray[np.float32], new: int
+    evidence: pl.DataFrame, vectors_VD: NDArray[np.float32], new: int, length: float
 ) -> NDArray[np.float32]:
-    """Vectors of `new` items, N D: the weighted mean of the neighbours, as long as they are."""
+    """Vectors of `new` items, N D: the weighted mean of the neighbours, `length` times as long as
+    they are on the average."""
     at_E, rows_E = evidence["new"].to_numpy(), evidence["row"].to_numpy()
     sums_N = np.bincount(at_E, weights=evidence["weight"].to_numpy(), minlength=new)
     share_E = evidence["weight"].to_numpy() / sums_N[at_E]
     means_ND = np.zeros((new, vectors_VD.shape[1]))
     np.add.at(means_ND, at_E, share_E[:, None] * vectors_VD[rows_E])
-    lengths_E = np.linalg.norm(vectors_VD[rows_E], axis=1)
+    lengths_E = length * np.linalg.norm(vectors_VD[rows_E], axis=1)
     lengths_N = np.bincount(at_E, weights=share_E * lengths_E, minlength=new)
     scale_N = lengths_N / np.maximum(np.linalg.norm(means_ND, axis=1), 1e-12)
     vectors_ND: NDArray[np.float32] = (means_ND * scale_N[:, None]).astype(np.float32)
