@@ -16,16 +16,25 @@ from pydantic_settings import CliPositionalArg
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command import Command, explain, parse
+from model.additions import AddConfig
+from model.artifact import find_bundle
 from model.data import Dataset, test_split
 from model.evaluate import check_equal, evaluate, format_figures, popular_recall, popularity
 from model.fetch import fetch_ml_100k
 from model.files import write_json
+from model.new_users import compare_new_users
 from model.prepare import PrepareConfig, prepare
 from model.pretrain import PretrainConfig
 from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
 from model.tune import TuneConfig
 from service.history import StoreUnavailable
-from service.offline import export_bundle, load_histories, service_recall
+from service.offline import (
+    add_items,
+    export_bundle,
+    load_histories,
+    of_trained_users,
+    service_recall,
+)
 from service.recall import Recaller
 from service.server import serve
 from service.settings import ServeSettings
@@ -93,6 +102,28 @@ class Export(Command):
         print(f"{folder} is the served version now")
 
 
+class AddItems(Command, AddConfig):
+    """Add items that are new since training to the served bundle, without retraining.
+
+    Each gets the mean vector of known items: those that --items names as its `neighbours`, else
+    those beside it in --events, else those with the same attributes or title words.
+
+    examples:
+      recgpt items add --artifacts artifacts --items new.csv
+      recgpt items add --artifacts artifacts --events last-week.parquet
+    """
+
+    out: Path | None = Field(None, description="JSON file for the account of all rows")
+
+    def run(self) -> None:
+        """See `model.additions`."""
+        folder, report = add_items(self)
+        print(report)
+        print(f"{folder} is the served version now")
+        if self.out:
+            write_json(self.out, report.model_dump())
+
+
 class Evaluate(Command):
     """Measure an exported bundle on the test split with the service's own recall code.
 
@@ -109,14 +140,14 @@ class Evaluate(Command):
 
     def run(self) -> None:
         """Print the table. Raises ValueError where the figures are not the trainer's."""
-        dataset = Dataset.load(self.data)
+        dataset = of_trained_users(Dataset.load(self.data), find_bundle(self.artifacts))
         recaller = Recaller.load(self.artifacts, self.device)
         split = test_split(dataset)
         figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
         if self.run_dir:
-            _, _, model = load_run(self.run_dir, stage="pretrain")
+            _, trained_on, model = load_run(self.run_dir, stage="pretrain")
             with tempfile.TemporaryDirectory() as folder:
-                bundle = export_bundle(Path(folder), dataset, model, ONE_INTEREST, {})
+                bundle = export_bundle(Path(folder), trained_on, model, ONE_INTEREST, {})
                 baseline = service_recall(Recaller.load(bundle, self.device), dataset)
                 figures["pre-trained, one interest"] = evaluate(baseline, dataset, split)
         figures["recgpt"] = evaluate(service_recall(recaller, dataset), dataset, split)
@@ -126,6 +157,33 @@ class Evaluate(Command):
         check_equal(figures, recaller.manifest.metrics)
         if recaller.manifest.metrics:
             print("equal to the trainer's figures to four decimals")
+
+
+class EvaluateNewUsers(Command):
+    """Compare users whom a run held out with the same users in a run that trained with them.
+
+    example:
+      recgpt train --data data --out run
+      recgpt train --data data --out run-without --hold-out-users 0.1
+      recgpt evaluate new-users --without run-without --along run --out new-users.json
+    """
+
+    without: Path = Field(description="run that held users out")
+    along: Path = Field(description="run on the same data that trained with everybody")
+    out: Path | None = Field(None, description="JSON file for the figures")
+
+    def run(self) -> None:
+        """See `model.new_users`."""
+        found = compare_new_users(self.without, self.along)
+        by_history = {f"newest items told: {n}": f for n, f in found["by_history"].items()}
+        print(f"{found['cases']:,} test cases of {found['held_out_users']:,} held-out users")
+        print(format_figures(found["figures"] | by_history))
+        print("new users against the same users with a row of their own, ± standard error:")
+        for name, difference in found["difference"].items():
+            relative, error = difference["relative"], difference["standard_error"]
+            print(f"  {name:<8}{relative:>+8.1%} ± {error:.1%}")
+        if self.out:
+            write_json(self.out, found)
 
 
 class Serve(Command, ServeSettings):
@@ -204,7 +262,9 @@ COMMANDS: dict[str, type[Command]] = {
     "data prepare": Prepare,
     "train": Train,
     "export": Export,
+    "items add": AddItems,
     "evaluate": Evaluate,
+    "evaluate new-users": EvaluateNewUsers,
     "history load": LoadHistory,
     "serve": Serve,
     "demo": Demo,
@@ -214,7 +274,8 @@ COMMANDS: dict[str, type[Command]] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `recgpt`. Exits with 2 on a wrong command line, 1 where a command fails."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    name = next((n for n in COMMANDS if words[: len(n.split())] == n.split()), None)
+    fitting = [n for n in COMMANDS if words[: len(n.split())] == n.split()]
+    name = max(fitting, key=len, default=None)
     if name is None:
         print(_overview(), file=sys.stdout if words in (["--help"], ["-h"]) else sys.stderr)
         sys.exit(0 if words in (["--help"], ["-h"]) else 2)
@@ -238,7 +299,7 @@ def _overview() -> str:
     """What `recgpt --help` prints."""
     lines = [f"recgpt {package_version('recgpt')}: candidate generation for recommenders", ""]
     lines += [
-        f"  recgpt {name:<14}{inspect.cleandoc(command.__doc__ or '').splitlines()[0]}"
+        f"  recgpt {name:<20}{inspect.cleandoc(command.__doc__ or '').splitlines()[0]}"
         for name, command in COMMANDS.items()
     ]
     return "\n".join([*lines, "", "`recgpt COMMAND --help` lists the options of a command."])

@@ -13,60 +13,27 @@ ARTIFACTS/current        link to the version that is served, moved atomically
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, StringConstraints, ValidationError
 from safetensors.torch import load_file, save_file
 
 from model.data import Dataset
 from model.evaluate import popularity
-from model.files import new_folder, write_json
-from model.gpt import GPT, GPTConfig
+from model.files import new_folder
+from model.gpt import GPT
+from model.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
 from model.rollout import RecallConfig
 
-FORMAT = 1
 TABLES = {"items.weight": "item_vectors.npy", "users.weight": "user_table.npy"}
-
-
-class ArtifactError(ValueError):
-    """A bundle that is missing, damaged or of another format; the message names the file."""
-
-
-FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-"""Of a file within the bundle: a manifest may not point outside."""
-
-
-class FileEntry(BaseModel, frozen=True):
-    """What the manifest says of a file."""
-
-    bytes: int
-    sha256: str
-
-
-class Manifest(BaseModel, frozen=True):
-    """The bundle's description of itself."""
-
-    format: Literal[1]
-    version: str
-    created: str
-    code_version: str
-    dataset: dict[str, Any]
-    model: GPTConfig
-    recall: RecallConfig
-    metrics: dict[str, dict[str, float]]
-    vectors_sha256: str
-    files: dict[FileName, FileEntry]
 
 
 @dataclass(frozen=True)
@@ -102,7 +69,6 @@ def new_bundle(
         dataset.items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")
         yield folder, version
-        files = {file.name: _entry(file) for file in sorted(folder.iterdir())}
         manifest = Manifest(
             format=FORMAT,
             version=version,
@@ -117,10 +83,10 @@ def new_bundle(
             model=model.config,
             recall=recall,
             metrics=metrics,
-            vectors_sha256=hashlib.sha256(read_item_vectors(folder).data).hexdigest(),
-            files=files,
+            vectors_sha256=vectors_sha256(read_item_vectors(folder)),
+            files={},
         )
-        write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+        seal(folder, manifest)
 
 
 def publish(artifacts: Path, version: str) -> None:
@@ -148,7 +114,7 @@ def load_artifact(folder: Path) -> Artifact:
     """Read and verify a bundle. Raises ArtifactError that names the file at fault."""
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
-        _verify(folder / name, entry)
+        verify(folder / name, entry)
     try:
         artifact = Artifact(
             manifest=manifest,
@@ -156,7 +122,7 @@ def load_artifact(folder: Path) -> Artifact:
             model=_read_model(folder, manifest),
             popularity=np.load(folder / "popularity.npy", allow_pickle=False),
             items=pl.read_parquet(folder / "items.parquet"),
-            user_ids=pl.read_parquet(folder / "users.parquet")["user_id"].to_list(),
+            user_ids=read_user_ids(folder),
         )
     except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
@@ -170,19 +136,15 @@ def read_item_vectors(folder: Path) -> NDArray[np.float32]:
     return vectors
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest alone. Raises ArtifactError where it cannot be read or has another format."""
-    file = folder / "manifest.json"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("format") != FORMAT:
-            raise ArtifactError(
-                f"{file} has format {content.get('format')}, this version reads {FORMAT}: "
-                "export the artifact again"
-            )
-        return Manifest.model_validate(content)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
-        raise ArtifactError(f"{file} is missing or damaged: {error}") from error
+def vectors_sha256(vectors_VD: NDArray[np.float32]) -> str:
+    """The hash by which manifest and index name the item vectors."""
+    return hashlib.sha256(vectors_VD.data).hexdigest()
+
+
+def read_user_ids(folder: Path) -> list[str]:
+    """The users of a bundle, in row order: U."""
+    ids: list[str] = pl.read_parquet(folder / "users.parquet")["user_id"].to_list()
+    return ids
 
 
 def _write_tensors(model: GPT, folder: Path) -> None:
@@ -210,19 +172,10 @@ def _read_model(folder: Path, manifest: Manifest) -> GPT:
     return model.eval().requires_grad_(False)
 
 
-def _verify(file: Path, entry: FileEntry) -> None:
-    if not file.exists():
-        raise ArtifactError(f"{file} is missing")
-    if file.stat().st_size != entry.bytes:
-        raise ArtifactError(f"{file} has {file.stat().st_size} bytes, not {entry.bytes}")
-    if _entry(file).sha256 != entry.sha256:
-        raise ArtifactError(f"{file} is damaged: its checksum is not the manifest's")
-
-
 def _check_sizes(artifact: Artifact) -> None:
     """The tables count the same items and users, and the vectors are the index's."""
     vectors_VD = artifact.model.items.weight.numpy()
-    if hashlib.sha256(vectors_VD.data).hexdigest() != artifact.manifest.vectors_sha256:
+    if vectors_sha256(vectors_VD) != artifact.manifest.vectors_sha256:
         raise ArtifactError(f"{artifact.folder / 'item_vectors.npy'} is of another export")
     for file, rows in (
         ("items.parquet", artifact.items.height),
@@ -235,12 +188,6 @@ def _check_sizes(artifact: Artifact) -> None:
         if rows != len(artifact.user_ids):
             table = artifact.folder / "user_table.npy"
             raise ArtifactError(f"{table} is of {rows} users, not {len(artifact.user_ids)}")
-
-
-def _entry(file: Path) -> FileEntry:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return FileEntry(bytes=file.stat().st_size, sha256=digest)
 
 
 def _weights_hash(model: GPT) -> str:

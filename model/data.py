@@ -8,7 +8,7 @@ DIRECTORY/offsets.npy      int64 [U + 1]: the events of user u are events[offset
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,21 @@ class Dataset:
         """All item rows of user row `user`, oldest first: a view of `events`."""
         return self.events[self.offsets[user] : self.offsets[user + 1]]
 
+    def of_users(self, rows: NDArray[np.int64]) -> "Dataset":
+        """The whole catalogue with these users' histories alone: `rows` become rows 0, 1, …
+
+        Copies the events.
+        """
+        counts = np.diff(self.offsets)[rows]
+        offsets = np.concatenate(([0], np.cumsum(counts)))
+        from_N = np.repeat(np.asarray(self.offsets)[rows] - offsets[:-1], counts)
+        return replace(
+            self,
+            user_ids=[self.user_ids[row] for row in rows],
+            events=self.events[from_N + np.arange(offsets[-1])],
+            offsets=offsets,
+        )
+
 
 @dataclass(frozen=True)
 class Split:
@@ -91,6 +106,11 @@ class Split:
     """Item row to be recalled: n."""
     lengths: NDArray[np.int64]
     """How many events of the user come before the target: n."""
+
+    def of_users(self, rows: NDArray[np.int64]) -> "Split":
+        """The cases of these users."""
+        kept = np.isin(self.users, rows)
+        return Split(self.users[kept], self.targets[kept], self.lengths[kept])
 
 
 def test_split(dataset: Dataset) -> Split:
@@ -113,6 +133,20 @@ def training_lengths(dataset: Dataset) -> NDArray[np.int64]:
     """
     counts_U = np.asarray(dataset.offsets[1:] - dataset.offsets[:-1])
     return np.where(counts_U >= 3, counts_U - 2, counts_U)
+
+
+def held_out_users(dataset: Dataset, share: float, seed: int) -> NDArray[np.int64]:
+    """Rows, ascending, of the users whom training never sees: `share` of all, drawn by `seed`."""
+    rng = np.random.default_rng([seed, dataset.users])
+    return np.sort(rng.choice(dataset.users, round(dataset.users * share), replace=False))
+
+
+def training_view(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """The data set without its held-out users; their items stay in the catalogue."""
+    if not share:
+        return dataset
+    held_out = held_out_users(dataset, share, seed)
+    return dataset.of_users(np.setdiff1d(np.arange(dataset.users), held_out))
 
 
 def _leave_out(dataset: Dataset, after: int) -> Split:

@@ -6,7 +6,7 @@ lists, asked for on their own, are reported under that name.
 Shapes: B batch, K candidates, V catalogue, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,23 +43,41 @@ def evaluate(
     depths = sorted({max(RANKED_AT), *deep})
     hits = {k: np.zeros(len(split.users), dtype=np.int64) for k in depths}  # rank from 1, 0 = miss
     covered = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
-    for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
-        part = slice(start, start + batch)
-        users_B = split.users[part]
-        histories = [
-            np.asarray(dataset.history(int(u))[:n])
-            for u, n in zip(users_B, split.lengths[part], strict=True)
-        ]
-        known_B = users_B if known_users else np.full_like(users_B, -1)
+    for part, histories, known_B in case_batches(dataset, split, batch, known_users):
         for k in depths:
             rows_BK = recall(histories, known_B, k)
             hits[k][part] = ranks(rows_BK, split.targets[part])
             covered[k][rows_BK[rows_BK >= 0]] = True
-    ranked = hits[max(RANKED_AT)]
-    metrics = {f"HR@{k}": float(((ranked > 0) & (ranked <= k)).mean()) for k in RANKED_AT}
-    metrics |= {f"NDCG@{k}": ndcg(ranked, k) for k in RANKED_AT}
+    metrics = ranking_figures(hits[max(RANKED_AT)])
     metrics |= {f"recall@{k}": float((hits[k] > 0).mean()) for k in deep}
     return metrics | {f"coverage@{k}": float(covered[k].mean()) for k in deep}
+
+
+def case_batches(
+    dataset: Dataset,
+    split: Split,
+    batch: int,
+    known_users: bool = True,
+    newest: int | None = None,
+) -> Iterator[tuple[slice, list[IntArray], IntArray]]:
+    """Which cases, their histories, and their user rows B, -1 where users are to be unknown.
+
+    With `newest`, no more than that many of a history's last items are told.
+    """
+    for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
+        part = slice(start, start + batch)
+        users_B = split.users[part]
+        histories: list[IntArray] = [
+            np.asarray(dataset.history(int(u))[max(0, n - (newest or n)) : n])
+            for u, n in zip(users_B, split.lengths[part], strict=True)
+        ]
+        yield part, histories, users_B if known_users else np.full_like(users_B, -1)
+
+
+def ranking_figures(ranks_N: IntArray) -> dict[str, float]:
+    """HR@ and NDCG@5/10/20 of ranks in lists of 20."""
+    metrics = {f"HR@{k}": float(((ranks_N > 0) & (ranks_N <= k)).mean()) for k in RANKED_AT}
+    return metrics | {f"NDCG@{k}": ndcg(ranks_N, k) for k in RANKED_AT}
 
 
 def ranks(rows_BK: IntArray, targets_B: IntArray) -> IntArray:
@@ -69,9 +87,14 @@ def ranks(rows_BK: IntArray, targets_B: IntArray) -> IntArray:
 
 
 def ndcg(ranks_N: IntArray, k: int) -> float:
-    """NDCG@k with one relevant item: 1 / log2(rank + 1) within the first k."""
-    gains_N = np.where((ranks_N > 0) & (ranks_N <= k), 1 / np.log2(np.maximum(ranks_N, 1) + 1), 0)
-    return float(gains_N.mean())
+    """NDCG@k with one relevant item: the mean of `gains`."""
+    return float(gains(ranks_N, k).mean())
+
+
+def gains(ranks_N: IntArray, k: int) -> NDArray[np.float64]:
+    """What each case adds to NDCG@k: 1 / log2(rank + 1) within the first k, else 0."""
+    found_N = (ranks_N > 0) & (ranks_N <= k)
+    return np.where(found_N, 1 / np.log2(np.maximum(ranks_N, 1) + 1), 0.0)
 
 
 def popularity(dataset: Dataset) -> NDArray[np.int64]:

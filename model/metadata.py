@@ -1,5 +1,6 @@
 """Titles, genres and other attributes of the items, from a file, joined onto the catalogue."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -22,47 +23,63 @@ class MetadataReport(BaseModel, frozen=True):
     """Items of the catalogue that no row describes."""
 
 
+@dataclass(frozen=True)
+class MetadataColumns:
+    """Which columns to read; None finds id and title by their usual names, and no genres."""
+
+    item_id: str | None = None
+    title: str | None = None
+    genres: str | None = None
+
+
 def add_metadata(
-    items: pl.DataFrame,
-    path: Path,
-    scratch: Path,
-    item_id_column: str | None,
-    title_column: str | None,
-    genres_column: str | None,
+    items: pl.DataFrame, path: Path, scratch: Path, columns: MetadataColumns
 ) -> tuple[pl.DataFrame, MetadataReport]:
     """`items` (item_id, count), in the same order, with title, genres and the other columns.
 
-    Text files give strings, Parquet keeps its types; an empty string is null. Raises ValueError
-    where a named column is missing or a column's name is taken.
+    See `read_metadata`.
+    """
+    about, account, repeated = read_metadata(path, scratch, columns, items.lazy().select("item_id"))
+    report = MetadataReport(
+        rows=account.rows,
+        malformed=account.malformed,
+        repeated=repeated,
+        without=items.height - about.height,
+    )
+    return items.join(about, on="item_id", how="left", maintain_order="left"), report
+
+
+def read_metadata(
+    path: Path, scratch: Path, columns: MetadataColumns, wanted: pl.LazyFrame | None = None
+) -> tuple[pl.DataFrame, Account, int]:
+    """The first row of every item (of those `wanted`) in the file's order, an account of the
+    rows, and how many were left out because they repeat an item.
+
+    Columns: item_id, title, genres, then the others. Text files give strings, Parquet keeps its
+    types; an empty string is null. Raises ValueError where a named column is missing or a column's
+    name is taken.
     """
     ((file, kind), *more) = log_files(path, "auto")
     if more or kind == "lines":
         raise ValueError(f"{path}: item metadata is one CSV, TSV or Parquet file")
     table = read_table(file, kind, scratch)
-    names = _names(table, item_id_column, title_column, genres_column)
+    names = _names(table, columns)
     id_at = next(at for at, name in names.items() if name == "item_id")
     id_kind = table.rows.collect_schema()[id_at]
     rows = table.rows.with_columns(item=id_text(pl.col(id_at), id_kind, file))
     rows = rows.with_columns(problem=pl.coalesce("problem", id_problem("item")))
     account = Account()
     account.add(file.name, rows)
-    wanted = items.lazy().select("item_id")
-    about = (
-        rows.filter(pl.col("problem").is_null())
-        .select(pl.col("item").alias("item_id"), *_attributes(table, names))
-        .join(wanted, on="item_id", how="semi", maintain_order="left")
-        .collect(engine="streaming")
+    about = rows.filter(pl.col("problem").is_null()).select(
+        pl.col("item").alias("item_id"), *_attributes(table, names)
     )
-    first = about.unique("item_id", keep="first", maintain_order=True)
-    if genres_column is not None:
+    if wanted is not None:
+        about = about.join(wanted, on="item_id", how="semi", maintain_order="left")
+    found = about.collect(engine="streaming")
+    first = found.unique("item_id", keep="first", maintain_order=True)
+    if columns.genres is not None:
         first = first.with_columns(genres=as_list(first["genres"]))
-    report = MetadataReport(
-        rows=account.rows,
-        malformed=account.malformed,
-        repeated=about.height - first.height,
-        without=items.height - first.height,
-    )
-    return items.join(first, on="item_id", how="left", maintain_order="left"), report
+    return first, account, found.height - first.height
 
 
 def as_list(values: pl.Series) -> pl.Series:
@@ -77,21 +94,20 @@ def as_list(values: pl.Series) -> pl.Series:
     )
 
 
-def _names(
-    table: Table, item_id: str | None, title: str | None, genres: str | None
-) -> dict[str, str]:
+def _names(table: Table, columns: MetadataColumns) -> dict[str, str]:
     """Position → name in the catalogue: the plain name, but for the id, title and genres."""
     names = {str(at): name for at, name in enumerate(table.columns)}
-    id_at = table.find("the item's id", item_id, ITEM_NAMES)
+    id_at = table.find("the item's id", columns.item_id, ITEM_NAMES)
     if id_at is None:
         raise ValueError(
             f"{table.path}: which column is the item's id? Name it with --item-id-column. "
             f"Its columns: {', '.join(table.columns)}"
         )
     names[id_at] = "item_id"
-    if (title_at := table.find("the title", title, TITLE_NAMES)) is not None:
+    if (title_at := table.find("the title", columns.title, TITLE_NAMES)) is not None:
         names[title_at] = "title"
-    if genres is not None and (genres_at := table.find("the genres", genres, ())) is not None:
+    genres_at = table.find("the genres", columns.genres, ()) if columns.genres else None
+    if genres_at is not None:
         names[genres_at] = "genres"
     found = list(names.values())
     taken = sorted({name for name in found if found.count(name) > 1 or name in ("", "count")})

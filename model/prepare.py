@@ -23,7 +23,7 @@ from model.data import FORMAT
 from model.files import new_folder, write_json
 from model.kcore import k_core, number_ids
 from model.logs import Format, log_files
-from model.metadata import MetadataReport, add_metadata
+from model.metadata import MetadataColumns, MetadataReport, add_metadata
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +124,10 @@ def prepare(config: PrepareConfig) -> Report:
         catalogue = pl.DataFrame({"item_id": item_ids.gather(items), "count": counts_V})
         about = None
         if config.items is not None:
-            names = (config.item_id_column, config.title_column, config.genres_column)
-            catalogue, about = add_metadata(catalogue, config.items, scratch, *names)
+            names = MetadataColumns(
+                config.item_id_column, config.title_column, config.genres_column
+            )
+            catalogue, about = add_metadata(catalogue, config.items, scratch, names)
         catalogue.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": user_ids.gather(users)}).write_parquet(folder / "users.parquet")
         shutil.rmtree(scratch)

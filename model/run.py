@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
-from model.data import Dataset, Split, test_split, validation_split
+from model.data import Dataset, Split, test_split, training_view, validation_split
 from model.evaluate import DenseRecall, Figures, evaluate, popular_recall, popularity
 from model.files import new_file, write_json
 from model.gpt import GPT, GPTConfig
@@ -48,6 +48,9 @@ class TrainConfig(BaseModel, frozen=True):
     )
     resume: bool = Field(False, description="go on after the last complete epoch")
     seed: int = Field(1, ge=0, description="of everything random")
+    hold_out_users: float = Field(
+        0.0, ge=0, lt=1, description="share of the users kept out, to measure how new users fare"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     validation_users: int = Field(
         30_000, ge=1, description="most users validated on after an epoch (drawn once)"
@@ -62,7 +65,7 @@ def train(config: TrainConfig) -> Figures:
     """Run the stages, then test: figures of each model by name, as in `metrics.json`."""
     if config.stages != "pretrain" and (config.peer or config.model.network != "gpt"):
         raise ValueError("a peer has no prompts to be tuned with: say --stages pretrain")
-    dataset = Dataset.load(config.data)
+    dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
     _claim_folder(config, dataset)
     started = time.perf_counter()
     device = choose_device(config.device)
@@ -89,11 +92,14 @@ def train(config: TrainConfig) -> Figures:
 def load_run(
     run: Path, stage: Literal["pretrain", "tune"] | None = None
 ) -> tuple[TrainConfig, Dataset, GPT]:
-    """The configuration, data and best weights of a run, on CPU; without `stage`, of the last."""
+    """The configuration, data and best weights of a run, on CPU; without `stage`, of the last.
+
+    Users that the run held out are not in the data.
+    """
     if not (run / "config.json").exists():
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
     config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
-    dataset = Dataset.load(config.data)
+    dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
     model = new_network(config.model, dataset.catalogue, dataset.users)
     if stage is None:
         stage = "tune" if (run / "tune" / "best.safetensors").exists() else "pretrain"
@@ -128,13 +134,14 @@ def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
     if not file.exists():
         write_json(file, wanted)
         return
-    found = json.loads(file.read_text(encoding="utf-8"))
+    recorded = TrainConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    found = recorded.model_dump(mode="json")  # options that are newer than the run: their defaults
     if not config.resume and config.stages != "tune":
         raise ValueError(f"{config.out} holds a run: say --resume, or choose another --out")
     free = {"resume", "stages", "device", "out"}  # these may change without another result
     if config.stages == "tune":
         free |= {"tune", "recall"}
-    changed = [key for key in wanted if key not in free and wanted[key] != found.get(key)]
+    changed = [key for key in wanted if key not in free and wanted[key] != found[key]]
     if changed:
         raise ValueError(
             f"{config.out} was started with another {', '.join(changed)}: "

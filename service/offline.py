@@ -4,6 +4,7 @@ as something that `model.evaluate` can measure.
 Shapes: B batch, K candidates.
 """
 
+import logging
 from collections.abc import Sequence
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -11,7 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from index.build import build_index
-from model.artifact import new_bundle, publish, read_item_vectors
+from model.additions import AddConfig, Additions, extended_bundle, find_new_items
+from model.artifact import (
+    find_bundle,
+    load_artifact,
+    new_bundle,
+    publish,
+    read_item_vectors,
+    read_user_ids,
+)
 from model.batches import IntArray
 from model.data import Dataset
 from model.evaluate import Figures, Recall
@@ -19,6 +28,8 @@ from model.gpt import GPT
 from model.rollout import RecallConfig
 from service.history import HistoryStore
 from service.recall import Query, Recaller
+
+log = logging.getLogger(__name__)
 
 
 def export_bundle(
@@ -40,6 +51,18 @@ def export_bundle(
     return artifacts / version
 
 
+def add_items(config: AddConfig) -> tuple[Path, Additions]:
+    """Write the served bundle anew with more items and make it the served one; see the module."""
+    if not (config.artifacts / "current").exists():
+        raise ValueError(f"{config.artifacts} has no `current`: name the folder of the bundles")
+    artifact = load_artifact(find_bundle(config.artifacts))
+    new = find_new_items(config, artifact)
+    with extended_bundle(config.artifacts, artifact, new) as (folder, version):
+        build_index(read_item_vectors(folder), folder)
+    publish(config.artifacts, version)
+    return config.artifacts / version, new.report
+
+
 async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:
     """Fill a store with the whole histories of a data set; returns how many were stored.
 
@@ -56,12 +79,28 @@ async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:
         await store.close()
 
 
+def of_trained_users(dataset: Dataset, bundle: Path) -> Dataset:
+    """The data set without the users whom the bundle's run held out of training."""
+    trained = set(read_user_ids(bundle))
+    rows = np.array([row for row, user in enumerate(dataset.user_ids) if user in trained])
+    if len(rows) in (0, dataset.users):  # with none, it is of another data set, which is said later
+        return dataset
+    log.info(
+        "%s users were held out of training and are left out here (`recgpt evaluate new-users`)",
+        f"{dataset.users - len(rows):,}",
+    )
+    return dataset.of_users(rows)
+
+
 def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
     """Turn rows of `dataset` into the external ids of a request, and the answer back into rows.
 
-    Raises ValueError where the artifact is of another data set.
+    Items that were added after training and that the data set doesn't know have the row -1. Raises
+    ValueError where the artifact is of another data set.
     """
-    if set(recaller.item_ids) != set(dataset.item_ids):
+    added = sum(addition["added"] for addition in recaller.manifest.additions)
+    unlike = set(recaller.item_ids) ^ set(dataset.item_ids)
+    if not unlike <= set(recaller.item_ids[recaller.catalogue_size - added :]):
         raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
     item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
 
@@ -77,7 +116,7 @@ def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
         answers, _ = recaller.recall(queries)
         rows_BK = np.full((len(queries), k), -1, dtype=np.int64)
         for row_K, answer in zip(rows_BK, answers, strict=True):
-            row_K[: len(answer.item_ids)] = [item_rows[item] for item in answer.item_ids]
+            row_K[: len(answer.item_ids)] = [item_rows.get(item, -1) for item in answer.item_ids]
         return rows_BK
 
     return recall

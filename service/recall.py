@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from index.search import ItemIndex
-from model.artifact import Artifact, ArtifactError, find_bundle, load_artifact
+from model.artifact import Artifact, find_bundle, load_artifact
 from model.evaluate import pad
+from model.manifest import ArtifactError
 from model.rollout import quotas, rollout
 from model.run import choose_device
 from service.hits import Case, Hits, by_length

@@ -8,17 +8,10 @@ import tiny
 import torch
 
 from index.build import build_index
-from model.artifact import (
-    ArtifactError,
-    find_bundle,
-    load_artifact,
-    new_bundle,
-    publish,
-    read_item_vectors,
-    read_manifest,
-)
+from model.artifact import find_bundle, load_artifact, new_bundle, publish, read_item_vectors
 from model.data import Dataset
 from model.gpt import GPT
+from model.manifest import ArtifactError, read_manifest
 from model.rollout import RecallConfig
 
 

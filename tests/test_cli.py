@@ -49,6 +49,21 @@ def test_evaluate_measures_the_service_and_equals_the_trainer(
     assert "equal to the trainer's figures" in capsys.readouterr().out
 
 
+def test_new_users_are_compared_and_an_artifact_without_them_is_evaluated(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run, out = world / "data", tmp_path / "run", tmp_path / "new-users.json"
+    cli.main(["train", "--data", f"{data}", "--out", f"{run}", "--hold-out-users", "0.2", *SMALL])
+    pair = ["--without", f"{run}", "--along", f"{world}/run"]
+    cli.main(["evaluate", "new-users", *pair, "--out", str(out)])
+    assert "12 test cases of 12 held-out users" in capsys.readouterr().out
+    assert json.loads(out.read_text())["figures"].keys() >= {"new: history only"}
+    artifacts = ["--artifacts", f"{tmp_path}/artifacts"]
+    cli.main(["export", "--run-dir", f"{run}", *artifacts])
+    cli.main(["evaluate", *artifacts, "--data", f"{data}", "--run-dir", f"{run}"])
+    assert "equal to the trainer's figures" in capsys.readouterr().out
+
+
 def test_evaluate_refuses_figures_that_are_not_the_trainers(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,7 +5,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from model.data import Dataset, test_split, training_lengths, validation_split
+from model.data import (
+    Dataset,
+    held_out_users,
+    test_split,
+    training_lengths,
+    training_view,
+    validation_split,
+)
 
 HISTORIES = {"ann": [0, 1, 2, 0], "bob": [3, 1], "cy": [2], "dee": [1, 2, 3]}
 
@@ -129,3 +136,30 @@ def test_arrays_are_never_unpickled(directory: Path) -> None:
     np.save(directory / "events.npy", np.array([{}] * 10, dtype=object))
     with pytest.raises(ValueError, match=r"events\.npy is damaged"):
         Dataset.load(directory)
+
+
+def test_some_users_alone_keep_their_histories(directory: Path) -> None:
+    dataset = Dataset.load(directory)
+    part = dataset.of_users(np.array([3, 0]))
+    assert part.user_ids == ["dee", "ann"]
+    assert [part.history(u).tolist() for u in range(2)] == [HISTORIES["dee"], HISTORIES["ann"]]
+    assert part.item_ids == dataset.item_ids
+    assert dataset.of_users(np.array([], dtype=np.int64)).users == 0
+
+
+def test_held_out_users_are_in_no_part_of_training(directory: Path) -> None:
+    dataset = Dataset.load(directory)
+    held_out = held_out_users(dataset, 0.5, seed=1)
+    assert held_out.tolist() == held_out_users(dataset, 0.5, seed=1).tolist()
+    assert len(held_out) == 2
+    view = training_view(dataset, 0.5, seed=1)
+    assert set(view.user_ids) == set(dataset.user_ids) - {dataset.user_ids[u] for u in held_out}
+    assert len(view.events) == sum(len(HISTORIES[user]) for user in view.user_ids)
+    assert training_view(dataset, 0.0, seed=1) is dataset
+    draws = {tuple(held_out_users(dataset, 0.5, seed).tolist()) for seed in range(20)}
+    assert len(draws) > 1
+
+
+def test_a_split_of_some_users(directory: Path) -> None:
+    cases = test_split(Dataset.load(directory)).of_users(np.array([1, 3]))
+    assert (cases.users.tolist(), cases.targets.tolist(), cases.lengths.tolist()) == ([3], [3], [2])

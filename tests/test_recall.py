@@ -6,10 +6,11 @@ import tiny
 from tiny import RECALL
 
 from index.build import build_index
-from model.artifact import ArtifactError, new_bundle, read_item_vectors
+from model.artifact import new_bundle, read_item_vectors
 from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
+from model.manifest import ArtifactError
 from service.hits import SMALL_BUCKET, by_length
 from service.merge import POPULAR
 from service.offline import service_recall
