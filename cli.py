@@ -22,6 +22,7 @@ from model.fetch import fetch_ml_100k
 from model.files import write_json
 from model.prepare import PrepareConfig, prepare
 from model.pretrain import PretrainConfig
+from model.report import write_report
 from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
 from model.tune import TuneConfig
 from service.history import StoreUnavailable
@@ -128,6 +129,24 @@ class Evaluate(Command):
             print("equal to the trainer's figures to four decimals")
 
 
+class Report(Command):
+    """Write a training run as one HTML page: figures, curves, what each interest recalls.
+
+    examples:
+      recgpt report run
+      recgpt report run --out report.html
+    """
+
+    run_dir: CliPositionalArg[Path] = Field(description="folder that `recgpt train` writes")
+    out: Path | None = Field(None, description="the page (default: report.html in the run)")
+
+    def run(self) -> None:
+        """See `model.report`."""
+        out = self.out or self.run_dir / "report.html"
+        write_report(self.run_dir, out)
+        print(f"{out} is ready: open it in a browser")
+
+
 class Serve(Command, ServeSettings):
     """Answer POST /recall over HTTP; the API is described at /docs.
 
@@ -205,6 +224,7 @@ COMMANDS: dict[str, type[Command]] = {
     "train": Train,
     "export": Export,
     "evaluate": Evaluate,
+    "report": Report,
     "history load": LoadHistory,
     "serve": Serve,
     "demo": Demo,
