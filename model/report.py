@@ -87,7 +87,7 @@ def write_report(run: Path, out: Path) -> None:
         depth=_depth_chart(figures),
         examples=examples,
         listed=LISTED,
-        settings=list(_settings(config, None)),
+        settings=list(settings(config)),
     )
     with new_file(out) as beside:
         beside.write_text(page, encoding="utf-8")
@@ -197,13 +197,15 @@ def _depths(metrics: dict[str, float]) -> list[tuple[float, float]]:
     return sorted((int(k), value) for k, value in named.items() if k.isdigit())
 
 
-def _settings(config: BaseModel, usual: BaseModel | None, prefix: str = "") -> Iterator[Setting]:
+def settings(
+    config: BaseModel, usual: BaseModel | None = None, prefix: str = ""
+) -> Iterator[Setting]:
     """The configuration, a line an option, nested ones with a dot as on the command line."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         default = getattr(usual, name) if usual else field.get_default()
         if isinstance(value, BaseModel):
-            yield from _settings(value, default, f"{prefix}{name}.")
+            yield from settings(value, default, f"{prefix}{name}.")
         else:
             changed = value != default and not field.is_required()
             yield Setting(f"{prefix}{name}", str(value), field.description or "", changed)
