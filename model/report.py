@@ -11,18 +11,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from model.charts import Chart, Line, chart
 from model.data import Dataset
-from model.evaluate import Figures
 from model.examples import LISTED, Example, choose_examples
 from model.files import new_file
 from model.gpt import GPT
 from model.run import TrainConfig, load_run
+from model.tables import Table, read_figures_table, read_tables
 from model.training import RATE, Progress
 
+OWN_FILES = ("config.json", "metrics.json")
 STAGES = {"pretrain": "Pre-training", "tune": "Prompt-tuning"}
 HEADLINES = ("HR@10", "NDCG@10", "recall@100")
 
@@ -48,23 +49,13 @@ class StageView:
     kept: int
 
 
-@dataclass(frozen=True)
-class Row:
-    """One metric of every model; `best` is the column of the best."""
-
-    metric: str
-    values: list[float | None]
-    best: int | None
-
-
 def write_report(run: Path, out: Path) -> None:
     """Write the page of `run` to `out`. Raises ValueError where it is no run, or is damaged."""
     config = _read_config(run)
     stages = {name: _read_progress(run / name / "last.safetensors") for name in STAGES}
     progress = {name: found for name, found in stages.items() if found}
-    figures = _read_figures(run / "metrics.json")
+    figures = read_figures_table(run / "metrics.json")
     dataset, model, examples = _recalled(run, config) if progress else (None, None, [])
-    own = figures.get("recgpt", {})
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -77,14 +68,15 @@ def write_report(run: Path, out: Path) -> None:
         dataset=dataset or Dataset.load(config.data),
         config=config,
         parameters=sum(p.numel() for p in model.parameters()) if model else None,
-        state=_state(config, progress, bool(figures)),
-        finished=bool(figures),
+        state=_state(config, progress, figures is not None),
+        finished=figures is not None,
         updated=_updated(run),
-        headlines=[(name, own[name]) for name in HEADLINES if name in own],
+        headlines=[(r.metric, r.values[-1]) for r in figures.rows if r.metric in HEADLINES]
+        if figures
+        else [],
         stages=[_stage(name, found) for name, found in progress.items()],
-        models=list(figures),
-        rows=list(_rows(figures)),
-        depth=_depth_chart(figures),
+        figures=figures,
+        measurements=list(_read_measurements(run)),
         examples=examples,
         listed=LISTED,
         settings=list(settings(config)),
@@ -103,16 +95,11 @@ def _read_config(run: Path) -> TrainConfig:
         raise ValueError(f"{file} is damaged: {error}") from error
 
 
-def _read_figures(file: Path) -> Figures:
-    """The test figures; empty where the run is not finished."""
-    if not file.exists():
-        return {}
-    try:
-        return TypeAdapter(Figures).validate_json(file.read_bytes())
-    except ValidationError as error:
-        raise ValueError(
-            f"{file} is damaged: {error}; delete it, and go on with `recgpt train … --resume`"
-        ) from error
+def _read_measurements(run: Path) -> Iterator[Table]:
+    """What else was measured on the run, and left in its folder."""
+    for file in sorted(run.glob("*.json")):
+        if file.name not in OWN_FILES:
+            yield from read_tables(file)
 
 
 def _read_progress(checkpoint: Path) -> Progress | None:
@@ -174,27 +161,6 @@ def _stage(name: str, progress: Progress) -> StageView:
         epochs=points,
         kept=progress.best_epoch,
     )
-
-
-def _rows(figures: Figures) -> Iterator[Row]:
-    """The figures by metric."""
-    for metric in next(iter(figures.values()), {}):
-        values = [of.get(metric) for of in figures.values()]
-        known = [value for value in values if value is not None]
-        yield Row(metric, values, values.index(max(known)) if known else None)
-
-
-def _depth_chart(figures: Figures) -> Chart | None:
-    """Recall over the length of the list."""
-    lines = [Line(model, _depths(metrics)) for model, metrics in figures.items()]
-    lengths = sorted({k for line in lines for k, _ in line.points})
-    return chart("recall@K", "K", lines, x_at=lengths, from_zero=True)
-
-
-def _depths(metrics: dict[str, float]) -> list[tuple[float, float]]:
-    """(K, recall@K) of one model, shortest list first."""
-    named = {name.removeprefix("recall@"): value for name, value in metrics.items()}
-    return sorted((int(k), value) for k, value in named.items() if k.isdigit())
 
 
 def settings(

@@ -176,6 +176,26 @@ def test_ids_stand_in_for_titles_that_are_missing(dataset: Dataset) -> None:
     assert example.target.about == ""
 
 
+def test_further_measurements_are_shown_whatever_their_form(run: Path, tmp_path: Path) -> None:
+    measured = copy(run, tmp_path / "measured")
+    interests = {
+        str(m): {"recall@20": m / 10, "recall@50": m / 5, "overlap": 0.125} for m in (1, 2)
+    }
+    (measured / "interests.json").write_text(
+        json.dumps({"split": "validation", "cases": 12, "by M": interests, "note": [1, {"x": 2}]})
+    )
+    write_report(measured, tmp_path / "page.html")
+    parsed = Page((tmp_path / "page.html").read_text())
+    assert "interests: by M" in parsed.text
+    assert "overlap 0.1250 0.1250" in parsed.text
+    assert "recall@50 0.2000 0.4000" in parsed.text
+    assert parsed.count("polyline") == 2 * 2 + 3 + 2
+    assert parsed.count("table") == 2 + 1 + 2  # test, these, configuration; epochs of two stages
+    (measured / "interests.json").write_text("{")
+    with pytest.raises(ValueError, match=r"interests.json is damaged"):
+        write_report(measured, tmp_path / "page.html")
+
+
 def test_an_unfinished_run_is_shown_as_far_as_it_is(run: Path, tmp_path: Path) -> None:
     part = copy(run, tmp_path / "part")
     (part / "metrics.json").unlink()
