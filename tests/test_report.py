@@ -68,23 +68,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "data"
 
 
-def config(data: Path, out: Path, **changes: object) -> TrainConfig:
-    base = TrainConfig(
-        data=data,
-        out=out,
-        device="cpu",
-        model=tiny.CONFIG,
-        recall=tiny.RECALL,
-        pretrain=PretrainConfig(epochs=3, batch_size=16, learning_rate=5e-3),
-        tune=TuneConfig(epochs=2, batch_size=16),
-    )
-    return base.model_copy(update=changes)
-
-
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
-    train(config(data, out))
+    first = PretrainConfig(epochs=3, batch_size=16, learning_rate=5e-3)
+    second = TuneConfig(epochs=2, batch_size=16)
+    config = TrainConfig(data=data, out=out, device="cpu", pretrain=first, tune=second)
+    train(config.model_copy(update={"model": tiny.CONFIG, "recall": tiny.RECALL}))
     return out
 
 
