@@ -25,6 +25,7 @@ from model.files import write_json
 from model.new_users import compare_new_users
 from model.prepare import PrepareConfig, prepare
 from model.pretrain import PretrainConfig
+from model.report import write_report
 from model.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
 from model.tune import TuneConfig
 from service.history import StoreUnavailable
@@ -186,6 +187,24 @@ class EvaluateNewUsers(Command):
             write_json(self.out, found)
 
 
+class Report(Command):
+    """Write a training run as one HTML page: figures, curves, what each interest recalls.
+
+    examples:
+      recgpt report run
+      recgpt report run --out report.html
+    """
+
+    run_dir: CliPositionalArg[Path] = Field(description="folder that `recgpt train` writes")
+    out: Path | None = Field(None, description="the page (default: report.html in the run)")
+
+    def run(self) -> None:
+        """See `model.report`."""
+        out = self.out or self.run_dir / "report.html"
+        write_report(self.run_dir, out)
+        print(f"{out} is ready: open it in a browser")
+
+
 class Serve(Command, ServeSettings):
     """Answer POST /recall over HTTP; the API is described at /docs.
 
@@ -265,6 +284,7 @@ COMMANDS: dict[str, type[Command]] = {
     "items add": AddItems,
     "evaluate": Evaluate,
     "evaluate new-users": EvaluateNewUsers,
+    "report": Report,
     "history load": LoadHistory,
     "serve": Serve,
     "demo": Demo,
