@@ -149,6 +149,7 @@ def read_user_ids(folder: Path) -> list[str]:
 
 def _write_tensors(model: GPT, folder: Path) -> None:
     weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    weights["items.weight"] = model.item_vectors().detach().cpu()
     for name, file in TABLES.items():
         if name in weights:
             np.save(folder / file, weights.pop(name).numpy())

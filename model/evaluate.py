@@ -128,9 +128,11 @@ class DenseRecall:
         offered_BV = closed_BV.clone()
         shares = iter(quotas(k, self.config.interests, self.config.first_share))
         lists: list[Tensor] = []
+        with torch.no_grad():
+            table_VD = self.model.item_vectors()
 
         def search(interest_BD: Tensor) -> Tensor:
-            scores_BV = interest_BD @ self.model.items.weight.T
+            scores_BV = interest_BD @ table_VD.T
             wanted = min(next(shares), scores_BV.shape[1])
             top = scores_BV.masked_fill(closed_BV, -torch.inf).topk(wanted, dim=1)
             closed_BV.scatter_(1, top.indices, True)

@@ -6,10 +6,16 @@ mask padding is never seen by a real position, so no padding item exists. Positi
 the end of the history: its last item stands at `max_history - 1`, however long it is, and what the
 model itself appends stands at `max_history`, `max_history + 1`, …
 
+By default the order of items is known to attention alone, as a learned bias for every distance: a
+sample may then be cut anywhere, and one pass over a whole history trains every prefix of it as if
+it stood alone. A causal depth-wise convolution beside attention sees the newest items in their
+order. Items and interests are unit vectors, so that an inner product is a cosine.
+
 Source: METHOD section 1 (arXiv 2404.08675). The low-rank user table, its dropout to a shared
-unknown user, and the positions counted from the end are our own choices.
+unknown user, relative positions (as in T5), the convolution and the cosine are our own choices.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +26,10 @@ from pydantic import BaseModel, Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.dropout import Dropout
+
 HISTORY, OFFER = 0, 1  # segments: what the user did, what the model generated
+FIRST_SCALE = 14.0  # of cosines, before training has found a better one
 
 
 class GPTConfig(BaseModel, frozen=True):
@@ -35,6 +44,14 @@ class GPTConfig(BaseModel, frozen=True):
     feed_forward: int = Field(256, ge=1, description="width of the feed-forward layers")
     max_history: int = Field(50, ge=1, description="newest items of a history that are read")
     max_interests: int = Field(4, ge=1, le=8, description="interests that can be generated")
+    positions: Literal["relative", "absolute"] = Field(
+        "relative",
+        description="relative: attention knows distances; absolute: a vector a position",
+    )
+    local: int = Field(
+        4, ge=0, description="width of the causal convolution beside attention; 0 = none"
+    )
+    cosine: bool = Field(True, description="items and interests are unit vectors, times a scale")
     dropout: float = Field(0.5, ge=0, lt=1, description="on embeddings and residual branches")
     attention_dropout: float = Field(0.5, ge=0, lt=1, description="on attention weights")
     user_rank: int = Field(8, ge=0, description="rank of the user table; 0 = no user module")
@@ -49,10 +66,9 @@ class GPTConfig(BaseModel, frozen=True):
         return self
 
     def history_positions(self, lengths_B: Tensor, length: int) -> Tensor:
-        """Positions B L of right-padded histories; padding gets some valid position."""
+        """Positions B L of right-padded histories; padding gets further ones."""
         slots_L = torch.arange(length, device=lengths_B.device)
-        last = self.max_history - 1
-        return (last + 1 - lengths_B[:, None] + slots_L).clamp(max=last)
+        return self.max_history - lengths_B[:, None] + slots_L
 
 
 @dataclass
@@ -61,7 +77,9 @@ class Cache:
 
     keys: list[Tensor]  # a layer each, B H T d
     values: list[Tensor]
+    recent: list[Tensor]  # a layer each, B C D: what the convolution still needs of the past
     visible_BT: Tensor  # slots that hold a real token
+    places_BT: Tensor  # how-manieth real token each slot holds, from 0
     user_BD: Tensor
     used: int  # slots filled, padding included
     steps: int = 0  # tokens appended since the prefill
@@ -73,7 +91,6 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.attention_dropout = config.attention_dropout
         self.query = nn.Linear(config.dim, config.dim)
         self.key_value = nn.Linear(config.dim, 2 * config.dim)
         self.out = nn.Linear(config.dim, config.dim)
@@ -81,27 +98,44 @@ class Block(nn.Module):
         self.up = nn.Linear(config.dim, config.feed_forward)
         self.down = nn.Linear(config.feed_forward, config.dim)
         self.feed_forward_norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
+        self.attention_dropout = Dropout(config.attention_dropout)
+        if config.positions == "relative":
+            reach = config.max_history + config.max_interests
+            self.distance_bias = nn.Parameter(torch.zeros(config.heads, reach))
+        if config.local:
+            self.local_weight = nn.Parameter(0.02 * torch.randn(config.local, config.dim))
 
     def keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the tokens, each B H L d."""
         keys_BLD, values_BLD = self.key_value(x_BLD).chunk(2, dim=-1)
         return self._split(keys_BLD), self._split(values_BLD)
 
+    def local(self, x_BLD: Tensor) -> Tensor:
+        """Each token beside those just before it, weighted a dimension each: B L D."""
+        if not hasattr(self, "local_weight"):
+            return torch.zeros_like(x_BLD)
+        width, length = len(self.local_weight), x_BLD.shape[1]
+        padded = F.pad(x_BLD, (0, 0, width - 1, 0))
+        parts = (padded[:, j : j + length] * self.local_weight[j] for j in range(width))
+        return torch.stack(list(parts)).sum(dim=0)
+
+    def bias(self, distances: Tensor, visible: Tensor) -> Tensor:
+        """What is added to attention's logits, H … Q L, of distances … Q L; -inf: not visible."""
+        nothing = torch.zeros((), device=visible.device)
+        if hasattr(self, "distance_bias"):
+            nothing = self.distance_bias[:, distances.clamp(0, self.distance_bias.shape[1] - 1)]
+        return torch.where(visible, nothing, -torch.inf)
+
     def forward(
-        self, x_BQD: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+        self, x_BQD: Tensor, local_BQD: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> Tensor:
-        """Update the queries; without a mask, they are the keys' own tokens and attend causally."""
-        attended = F.scaled_dot_product_attention(
-            self._split(self.query(x_BQD)),
-            keys,
-            values,
-            attn_mask=mask,
-            dropout_p=self.attention_dropout if self.training else 0.0,
-            is_causal=mask is None,
-        )
-        attended_BQD = attended.transpose(1, 2).flatten(2)
-        x_BQD = self.attention_norm(x_BQD + self.dropout(self.out(attended_BQD)))
+        """Update the queries; `bias` broadcasts to B H Q L."""
+        queries = self._split(self.query(x_BQD)) * keys.shape[-1] ** -0.5
+        weights = (queries @ keys.transpose(2, 3) + bias).softmax(dim=-1)
+        attended_BQD = (self.attention_dropout(weights) @ values).transpose(1, 2).flatten(2)
+        mixed_BQD = self.dropout(self.out(attended_BQD) + local_BQD)
+        x_BQD = self.attention_norm(x_BQD + mixed_BQD)
         fed_BQD = self.down(F.gelu(self.up(x_BQD)))
         return self.feed_forward_norm(x_BQD + self.dropout(fed_BQD))  # type: ignore[no-any-return]
 
@@ -116,13 +150,16 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.items = nn.Embedding(catalogue, config.dim)
-        self.positions = nn.Embedding(config.max_history + config.max_interests, config.dim)
+        if config.positions == "absolute":
+            self.positions = nn.Embedding(config.max_history + config.max_interests, config.dim)
         self.segments = nn.Embedding(2, config.dim)
         if config.user_rank:
             self.users = nn.Embedding(users + 1, config.user_rank)  # row 0: the unknown user
             self.user_up = nn.Linear(config.user_rank, config.dim, bias=False)
         self.norm = nn.LayerNorm(config.dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
+        if config.cosine:
+            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.apply(_initialise)
         if config.user_rank:  # starts as no user module at all, and has to earn its weight
@@ -134,12 +171,18 @@ class GPT(nn.Module):
         """The decoder layers, first to last."""
         return cast("list[Block]", list(self.blocks))
 
+    def item_vectors(self) -> Tensor:
+        """What interests are compared with: V D, of length 1 where the model uses cosines."""
+        return self._unit(self.items.weight)
+
     def embed(
         self, items_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, user_BD: Tensor
     ) -> Tensor:
-        """Sum of the four embeddings, normalised: B L D."""
-        x_BLD = self.items(items_BL) + self.positions(positions_BL) + self.segments(segments_BL)
-        return self.dropout(self.norm(x_BLD + user_BD[:, None]))  # type: ignore[no-any-return]
+        """Sum of the embeddings, normalised: B L D."""
+        x_BLD = self._unit(self.items(items_BL)) + self.segments(segments_BL) + user_BD[:, None]
+        if self.config.positions == "absolute":
+            x_BLD = x_BLD + self.positions(positions_BL.clamp(max=len(self.positions.weight) - 1))
+        return self.dropout(self.norm(x_BLD))  # type: ignore[no-any-return]
 
     def user(self, users_B: Tensor) -> Tensor:
         """User vectors B D; row -1, or a dropped user in training, is the learned default."""
@@ -160,19 +203,27 @@ class GPT(nn.Module):
     ) -> Tensor:
         """Interest vectors at the slots `at_BQ` (B Q D), or at every slot (B L D).
 
-        The last layer's queries and feed-forward run only for the slots that are asked for.
+        The sequences of a batch have the same distances between slots: rows of `positions_BL`
+        differ by a constant. The last layer's queries and feed-forward run only for the slots that
+        are asked for.
         """
         x_BLD = self.embed(items_BL, segments_BL, positions_BL, self.user(users_B))
+        places_L = positions_BL[0]
+        distances_LL = places_L[:, None] - places_L
+        causal_LL = torch.ones_like(distances_LL, dtype=torch.bool).tril()
         *lower, last = self.layers
         for block in lower:
-            x_BLD = block(x_BLD, *block.keys_values(x_BLD))
+            bias_HLL = block.bias(distances_LL, causal_LL)
+            x_BLD = block(x_BLD, block.local(x_BLD), *block.keys_values(x_BLD), bias_HLL)
         keys, values = last.keys_values(x_BLD)
+        local_BLD = last.local(x_BLD)
         if at_BQ is None:
-            return last(x_BLD, keys, values)  # type: ignore[no-any-return]
-        queries_BQD = x_BLD.gather(1, at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1]))
-        slots_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
-        mask = (slots_L <= at_BQ[..., None])[:, None]  # B 1 Q L
-        return last(queries_BQD, keys, values, mask)  # type: ignore[no-any-return]
+            bias_HLL = last.bias(distances_LL, causal_LL)
+            return self._interest(last(x_BLD, local_BLD, keys, values, bias_HLL))
+        at_BQD = at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1])
+        bias = _batch_first(last.bias(distances_LL[at_BQ], causal_LL[at_BQ]))
+        queries_BQD, local_BQD = x_BLD.gather(1, at_BQD), local_BLD.gather(1, at_BQD)
+        return self._interest(last(queries_BQD, local_BQD, keys, values, bias))
 
     def prefill(
         self, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor, steps: int
@@ -181,24 +232,28 @@ class GPT(nn.Module):
 
         Returns the first interest B D, and a cache with room for `steps` further tokens.
         """
-        batch, length = history_BL.shape
+        length = history_BL.shape[1]
         user_BD = self.user(users_B)
         positions_BL = self.config.history_positions(lengths_B, length)
         segments_BL = torch.full_like(history_BL, HISTORY)
         x_BLD = self.embed(history_BL, segments_BL, positions_BL, user_BD)
         slots_T = torch.arange(length + steps, device=history_BL.device)
         visible_BT = (slots_T < lengths_B[:, None]) | (slots_T >= length)
-        cache = Cache([], [], visible_BT, user_BD, used=length)
-        for depth, block in enumerate(self.layers):
-            keys, values = block.keys_values(x_BLD)
-            cache.keys.append(F.pad(keys, (0, 0, 0, steps)))
-            cache.values.append(F.pad(values, (0, 0, 0, steps)))
-            if depth < self.config.layers - 1:
-                x_BLD = block(x_BLD, keys, values)
-        rows_B = torch.arange(batch, device=history_BL.device)
-        last_B1D = x_BLD[rows_B, lengths_B - 1][:, None]
-        mask = visible_BT[:, None, None, :length]
-        return self.layers[-1](last_B1D, keys, values, mask)[:, 0], cache
+        places_BT = torch.where(slots_T < length, slots_T, slots_T - length + lengths_B[:, None])
+        cache = Cache([], [], [], visible_BT, places_BT, user_BD, used=length)
+        distances_LL = slots_T[:length, None] - slots_T[:length]
+        last_B1 = lengths_B[:, None] - 1
+        *lower, last = self.layers
+        for block in lower:
+            keys, values = self._remember(block, x_BLD, last_B1, cache, steps)
+            bias_HLL = block.bias(distances_LL, distances_LL >= 0)
+            x_BLD = block(x_BLD, block.local(x_BLD), keys, values, bias_HLL)
+        keys, values = self._remember(last, x_BLD, last_B1, cache, steps)
+        distances_B1L = (last_B1 - slots_T[:length])[:, None]
+        bias = _batch_first(last.bias(distances_B1L, distances_B1L >= 0))
+        last_B1D = last_B1[..., None].expand(-1, -1, x_BLD.shape[-1])
+        query_B1D, local_B1D = x_BLD.gather(1, last_B1D), last.local(x_BLD).gather(1, last_B1D)
+        return self._interest(last(query_B1D, local_B1D, keys, values, bias))[:, 0], cache
 
     def step(self, items_B: Tensor, cache: Cache) -> Tensor:
         """Append one generated item to every sequence; returns the next interest B D."""
@@ -210,14 +265,44 @@ class GPT(nn.Module):
             torch.full_like(items_B, position)[:, None],
             cache.user_BD,
         )
-        mask = cache.visible_BT[:, None, None, : slot + 1]
-        for block, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+        places_BT = cache.places_BT[:, : slot + 1]
+        distances_B1T = (places_BT[:, -1:] - places_BT)[:, None]
+        visible_B1T = cache.visible_BT[:, None, : slot + 1]
+        for depth, block in enumerate(self.layers):
+            keys, values = cache.keys[depth], cache.values[depth]
             key, value = block.keys_values(x_B1D)
             keys[:, :, slot], values[:, :, slot] = key[:, :, 0], value[:, :, 0]
-            x_B1D = block(x_B1D, keys[:, :, : slot + 1], values[:, :, : slot + 1], mask)
+            bias_HB1T = block.bias(distances_B1T, visible_B1T)
+            seen = keys[:, :, : slot + 1], values[:, :, : slot + 1]
+            newest_BCD = torch.cat([cache.recent[depth], x_B1D], dim=1)
+            cache.recent[depth] = newest_BCD[:, 1:]
+            local_B1D = block.local(newest_BCD)[:, -1:]
+            x_B1D = block(x_B1D, local_B1D, *seen, _batch_first(bias_HB1T))
         cache.used += 1
         cache.steps += 1
-        return x_B1D[:, 0]
+        return self._interest(x_B1D)[:, 0]
+
+    def _remember(
+        self, block: Block, x_BLD: Tensor, last_B1: Tensor, cache: Cache, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Put into the cache what `steps` further tokens need of this layer; its keys, values."""
+        keys, values = block.keys_values(x_BLD)
+        cache.keys.append(F.pad(keys, (0, 0, 0, steps)))
+        cache.values.append(F.pad(values, (0, 0, 0, steps)))
+        slots_BC = last_B1 - torch.arange(
+            max(self.config.local - 1, 0), device=last_B1.device
+        ).flip(0)
+        rows_B1 = torch.arange(len(x_BLD), device=x_BLD.device)[:, None]
+        recent_BCD = x_BLD[rows_B1, slots_BC.clamp(min=0)]
+        cache.recent.append(recent_BCD * (slots_BC >= 0)[..., None])
+        return keys, values
+
+    def _unit(self, vectors: Tensor) -> Tensor:
+        return F.normalize(vectors, dim=-1) if self.config.cosine else vectors
+
+    def _interest(self, hidden: Tensor) -> Tensor:
+        """Of length `scale`, where the model uses cosines: scores are what softmax takes."""
+        return self._unit(hidden) * self.log_scale.exp() if self.config.cosine else hidden
 
 
 @contextmanager
@@ -229,6 +314,11 @@ def evaluating(model: GPT) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def _batch_first(bias_HBQL: Tensor) -> Tensor:
+    """B H Q L, also where there are no heads yet (B Q L)."""
+    return bias_HBQL.transpose(0, 1) if bias_HBQL.dim() == 4 else bias_HBQL[:, None]
 
 
 def _initialise(module: nn.Module) -> None:

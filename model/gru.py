@@ -47,7 +47,9 @@ class GRU(GPT):
             )
         unused_BL = torch.zeros_like(history_BL)
         interest_B1D = self(history_BL, unused_BL, unused_BL, users_B, (lengths_B - 1)[:, None])
-        return interest_B1D[:, 0], Cache([], [], unused_BL, unused_BL, used=history_BL.shape[1])
+        return interest_B1D[:, 0], Cache(
+            [], [], [], unused_BL, unused_BL, unused_BL, used=history_BL.shape[1]
+        )
 
 
 def new_network(config: GPTConfig, catalogue: int, users: int) -> GPT:

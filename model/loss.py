@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.batches import Batch
+from model.gpt import GPT
 
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(interests N D, item table V D, target rows N) → the mean loss."""
@@ -41,6 +42,11 @@ class LossConfig(BaseModel, frozen=True):
         description="sampled: negatives a step, shared by its samples (default 8192); "
         "bce: negatives a position (default 1)",
     )
+    products: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="what softmax multiplies in; auto: bfloat16 where the hardware does, which is "
+        "three times faster",
+    )
     popularity_power: float = Field(
         0.75, ge=0, le=1, description="sampled: negatives are drawn by popularity to this power"
     )
@@ -49,7 +55,7 @@ class LossConfig(BaseModel, frozen=True):
 def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.device) -> Objective:
     """The loss that the configuration asks for; `counts_V` is each item's popularity."""
     if config.loss == "softmax":
-        return softmax
+        return partial(softmax, dtype=_products(config.products, device))
     if config.loss == "bce":
         return partial(bce, negatives=config.negatives or 1)
     share_V = (torch.from_numpy(counts_V).double() + 1) ** config.popularity_power
@@ -64,7 +70,7 @@ def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.dev
     return sampled
 
 
-def batch_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
+def batch_loss(model: GPT, batch: Batch, objective: Objective) -> Tensor:
     """Mean loss at the slots that have a target; 0 where none has."""
     hidden_BQD: Tensor = model(
         batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
@@ -73,15 +79,29 @@ def batch_loss(model: nn.Module, batch: Batch, objective: Objective) -> Tensor:
     hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
     if not len(targets_N):
         return hidden_ND.sum()
-    table_VD: Tensor = model.items.weight  # type: ignore[union-attr, assignment]
-    return objective(hidden_ND, table_VD, targets_N)
+    return objective(hidden_ND, model.item_vectors(), targets_N)
 
 
-def softmax(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """Cross-entropy over the whole catalogue, in bounded memory."""
+def _products(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def softmax(
+    hidden_ND: Tensor,
+    table_VD: Tensor,
+    targets_N: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Cross-entropy over the whole catalogue, in bounded memory; matrices multiply in `dtype`."""
     positives_ND = F.embedding(targets_N, table_VD)
     return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
-        hidden_ND.float(), positives_ND, table_VD, targets_N, None, None
+        hidden_ND.float(), positives_ND, table_VD, targets_N, None, None, dtype
     )
 
 
@@ -101,6 +121,7 @@ def sampled_softmax(
         targets_N,
         rows_S,
         -(len(rows_S) * share_S).log().float(),
+        torch.float32,
     )
 
 
@@ -134,6 +155,7 @@ class _CandidateSoftmax(torch.autograd.Function):
         targets_N: Tensor,
         rows_C: Tensor | None,  # the candidates' item rows; None: all items in order
         bias_C: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         count, candidates = len(hidden_ND), len(table_CD)
         size = max(LEAST_ROWS, CHUNK_BYTES[hidden_ND.device.type] // (4 * candidates))
@@ -141,10 +163,15 @@ class _CandidateSoftmax(torch.autograd.Function):
         to_hidden, to_positives = torch.empty_like(hidden_ND), torch.empty_like(hidden_ND)
         to_table = torch.zeros_like(table_CD)
         total = hidden_ND.new_zeros(())
+        fast_CD = table_CD.to(dtype)
         for start in range(0, count, size):
             part = slice(start, start + size)
             hidden, positives, targets = hidden_ND[part], positives_ND[part], targets_N[part, None]
-            logits = torch.mm(hidden, table_CD.T, out=buffer[: len(hidden)])
+            logits = buffer[: len(hidden)]
+            if dtype == torch.float32:
+                torch.mm(hidden, table_CD.T, out=logits)
+            else:
+                logits.copy_(hidden.to(dtype) @ fast_CD.T)
             if bias_C is not None:
                 logits += bias_C
             if rows_C is None:
@@ -159,13 +186,14 @@ class _CandidateSoftmax(torch.autograd.Function):
             total += (sums.log() + top - right).sum()
             scale = 1 / (count * sums)
             miss = right_odds * scale - 1 / count
-            torch.mm(odds, table_CD, out=to_hidden[part]).mul_(scale).addcmul_(miss, positives)
+            odds = odds.to(dtype)
+            to_hidden[part] = (odds @ fast_CD).float().mul_(scale).addcmul_(miss, positives)
             torch.mul(hidden, miss, out=to_positives[part])
-            to_table.addmm_(odds.T, hidden * scale)
+            to_table += odds.T @ (hidden * scale).to(dtype)
         ctx.save_for_backward(to_hidden, to_positives, to_table)
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient * upstream for gradient in ctx.saved_tensors), None, None, None
+        return *(gradient * upstream for gradient in ctx.saved_tensors), *[None] * 4

@@ -31,7 +31,7 @@ def tail(model: GPT, window: Window, offers: int) -> Batch:
     is_offer_BL = rank_BL >= 0
     picked_BL = offers_BM.gather(1, rank_BL.clamp(0, offers - 1))
     padded_BL = torch.nn.functional.pad(history_BL, (0, offers))
-    positions_BL = rank_BL.clamp(max=offers - 1) + model.config.max_history
+    positions_BL = rank_BL + model.config.max_history
     last_BQ = torch.stack([kept_B - 1, window.lengths_B - 1], dim=1)
     targets_BQ = window.next_BL.gather(1, last_BQ)
     accepted_B = (offers_BM == targets_BQ[:, 1:]).any(dim=1)
@@ -81,9 +81,11 @@ def generate(
     """What the model recalls first after each history, `offers` times over: rows B M."""
     padding_BL = torch.arange(history_BL.shape[1], device=lengths_B.device) >= lengths_B[:, None]
     seen = [torch.where(padding_BL, history_BL[:, :1], history_BL)]
+    with torch.no_grad():
+        table_VD = model.item_vectors()
 
     def best_unseen(interest_BD: Tensor) -> Tensor:
-        scores_BV = interest_BD @ model.items.weight.T
+        scores_BV = interest_BD @ table_VD.T
         best_B = scores_BV.scatter_(1, torch.cat(seen, dim=1), -torch.inf).argmax(dim=1)
         seen.append(best_B[:, None])
         return best_B
@@ -103,11 +105,12 @@ def generate_everywhere(model: GPT, window: Window, positions_BL: Tensor) -> Ten
     with evaluating(model):
         segments_BL = torch.full_like(history_BL, HISTORY)
         interests_BLD = model(history_BL, segments_BL, positions_BL, window.users_B)
+    table_VD = model.item_vectors()
     offers = []
     # in parts, because scores take B L V floats
     parts = zip(torch.split(interests_BLD, 16), torch.split(history_BL, 16), strict=True)
     for part_BLD, items_BL in parts:
         seen_BLL = torch.where(so_far_LL, items_BL[:, None], items_BL[:, :, None])
-        scores_BLV = part_BLD @ model.items.weight.T
+        scores_BLV = part_BLD @ table_VD.T
         offers.append(scores_BLV.scatter_(2, seen_BLL, -torch.inf).argmax(dim=2))
     return torch.cat(offers)

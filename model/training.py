@@ -38,10 +38,11 @@ RATE = "samples_per_second"
 class FitConfig(LossConfig, frozen=True):
     """Optimisation of one stage."""
 
-    epochs: int = Field(50, ge=0, description="most epochs of the stage")
-    patience: int = Field(8, ge=1, description="epochs without a better NDCG@20 before it stops")
+    epochs: int = Field(15, ge=0, description="most epochs of the stage")
+    patience: int = Field(15, ge=1, description="epochs without a better NDCG@20 before it stops")
     batch_size: int = Field(256, ge=1, description="samples a step")
     learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    decay: bool = Field(True, description="the learning rate falls to zero over the epochs")
     weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW)")
 
 
@@ -131,6 +132,9 @@ def _train_epoch(
         disable=None,  # silent where the output is not a terminal
     )
     for steps, window in enumerate(bar, start=1):
+        if stage.config.decay:
+            left = 1 - (epoch - 1 + steps / len(batches)) / stage.config.epochs
+            optimizer.param_groups[0]["lr"] = stage.config.learning_rate * left
         batch = stage.batch(model, window.to(device))
         loss = batch_loss(model, batch, loss_of)
         optimizer.zero_grad(set_to_none=True)

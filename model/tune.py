@@ -15,8 +15,8 @@ from model.training import FitConfig, Metrics, Stage
 class TuneConfig(FitConfig, frozen=True):
     """Prompt-tuning."""
 
-    epochs: int = Field(20, ge=0, description="most epochs of the stage")
-    patience: int = Field(3, ge=1, description="epochs without a better NDCG@20 before it stops")
+    epochs: int = Field(4, ge=0, description="most epochs of the stage")
+    patience: int = Field(4, ge=1, description="epochs without a better NDCG@20 before it stops")
     learning_rate: float = Field(1e-4, gt=0, description="of Adam")
     sampling: Sampling = Field("prefixes", description="see pre-training")
     form: Literal["tail", "interleaved"] = Field(

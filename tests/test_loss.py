@@ -84,7 +84,7 @@ def test_batch_loss_is_the_mean_over_real_targets() -> None:
     places, users = torch.tensor([[6, 7], [7, 7]]), torch.tensor([0, 1])
     zeros = torch.zeros_like(rows)
     batch = Batch(rows, zeros, places, users, None, torch.tensor([[2, 5], [9, -1]]))
-    scores = model(rows, zeros, places, users) @ model.items.weight.T
+    scores = model(rows, zeros, places, users) @ model.item_vectors().T
     logs = scores.log_softmax(-1)
     expected = -(logs[0, 0, 2] + logs[0, 1, 5] + logs[1, 0, 9]) / 3
     torch.testing.assert_close(batch_loss(model, batch, softmax), expected)

@@ -31,7 +31,7 @@ def offers_after(model: GPT, history: list[int], user: int, count: int) -> list[
         positions = [*range(limit - len(history), limit), *range(limit, limit + len(offers))]
         segments = [HISTORY] * len(history) + [OFFER] * len(offers)
         rows, kinds, places = (torch.tensor([x]) for x in (history + offers, segments, positions))
-        scores = model(rows, kinds, places, torch.tensor([user]))[0, -1] @ model.items.weight.T
+        scores = model(rows, kinds, places, torch.tensor([user]))[0, -1] @ model.item_vectors().T
         scores[history + offers] = -torch.inf
         offers.append(int(scores.argmax()))
     return offers
@@ -59,7 +59,7 @@ def test_generates_what_every_prefix_would_get(window: Window) -> None:
                     places[row : row + 1, :end],
                     torch.tensor([user]),
                 )
-            scores = hidden[0, -1] @ model.items.weight.T
+            scores = hidden[0, -1] @ model.item_vectors().T
             scores[history[:end]] = -torch.inf
             assert offers_BL[row, end - 1] == scores.argmax()
 
