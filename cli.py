@@ -78,12 +78,14 @@ class Train(Command, TrainConfig):
       recgpt train --data data --out run
       recgpt train --data data --out run --resume
       recgpt train --data data --out run --model.dim 128 --pretrain.sampling windows
+      torchrun --nproc-per-node 2 --no-python recgpt train --data data --out run
     """
 
     def run(self) -> None:
         """See `model.run`."""
         figures = train(self)
-        print(format_figures(figures))
+        if figures:  # under torchrun, the first process has them
+            print(format_figures(figures))
 
 
 class Export(Command):

@@ -18,6 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
+from model import processes
 from model.data import Dataset, Split, test_split, training_view, validation_split
 from model.evaluate import DenseRecall, Figures, evaluate, popular_recall, popularity
 from model.files import new_file, write_json
@@ -62,13 +63,21 @@ class TrainConfig(BaseModel, frozen=True):
 
 
 def train(config: TrainConfig) -> Figures:
-    """Run the stages, then test: figures of each model by name, as in `metrics.json`."""
+    """Run the stages, then test: figures of each model by name, as in `metrics.json`.
+
+    Under torchrun the first of the processes has the figures, the others have none.
+    """
     if config.stages != "pretrain" and (config.peer or config.model.network != "gpt"):
         raise ValueError("a peer has no prompts to be tuned with: say --stages pretrain")
+    with processes.joined(choose_device(config.device)) as device:
+        return _train(config, device)
+
+
+def _train(config: TrainConfig, device: torch.device) -> Figures:
     dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
-    _claim_folder(config, dataset)
+    if processes.first():
+        _claim_folder(config, dataset)
     started = time.perf_counter()
-    device = choose_device(config.device)
     torch.manual_seed(config.seed)
     model = new_network(config.model, dataset.catalogue, dataset.users).to(device)
     cases = _some_cases(validation_split(dataset), config)
@@ -84,6 +93,8 @@ def train(config: TrainConfig) -> Figures:
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     if config.stages != "pretrain":
         progress["tune"] = fit(model, dataset, second, config.out, config.seed, config.resume)
+    if not processes.first():
+        return {}
     draw_curves(progress, config.out / "curves.png")
     log.info("trained in %.0f s; now the test split", time.perf_counter() - started)
     return _test(config, dataset, model)

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from model import processes
 from model.batches import Batch, Samples, Window, by_length, read_windows
 from model.data import Dataset
 from model.evaluate import popularity
@@ -32,7 +34,7 @@ log = logging.getLogger(__name__)
 
 Metrics = dict[str, float]
 
-RATE = "samples_per_second"
+RATE, SECONDS = "samples_per_second", "seconds"
 
 
 class FitConfig(LossConfig, frozen=True):
@@ -66,6 +68,14 @@ class Progress:
     best_epoch: int = 0
     curves: list[Metrics] = field(default_factory=list)
 
+    def keep(self, metrics: Metrics) -> bool:
+        """Note the figures of the epoch; whether they are the best so far."""
+        self.curves.append({"epoch": self.epoch, **metrics})
+        if metrics["NDCG@20"] <= self.best:
+            return False
+        self.best, self.best_epoch = metrics["NDCG@20"], self.epoch
+        return True
+
     def finished(self, config: FitConfig) -> bool:
         """No epochs left, or no patience."""
         return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
@@ -85,24 +95,32 @@ def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume
         fused=True,
     )
     last, best = folder / "last.safetensors", folder / "best.safetensors"
-    if resume and last.exists():
+    found = resume and last.exists()
+    processes.wait()  # before the first one may write it
+    if found:
         progress = load_checkpoint(last, model, optimizer)
         log.info("%s: resumed after epoch %d", stage.name, progress.epoch)
     else:
         progress = Progress()
         _finish_epoch(model, optimizer, stage, progress, {}, folder)
     loss_of = objective(stage.config, popularity(dataset), model.items.weight.device)
-    with SummaryWriter(
-        str(run / "tensorboard" / stage.name), purge_step=progress.epoch + 1
-    ) as events:
+    with _events(run / "tensorboard" / stage.name, progress) as events:
         while not progress.finished(stage.config):
             progress.epoch += 1
             figures = _train_epoch(model, optimizer, loss_of, dataset, stage, progress.epoch, seed)
             metrics = _finish_epoch(model, optimizer, stage, progress, figures, folder)
-            for name, value in metrics.items():
-                events.add_scalar(name, value, progress.epoch)
+            if events:
+                for name, value in metrics.items():
+                    events.add_scalar(name, value, progress.epoch)
     load_weights(best, model)
     return progress
+
+
+def _events(folder: Path, progress: Progress) -> AbstractContextManager[SummaryWriter | None]:
+    """The curves for TensorBoard, without what a killed run wrote of the coming epochs."""
+    if not processes.first():
+        return nullcontext()
+    return SummaryWriter(str(folder), purge_step=progress.epoch + 1)
 
 
 def _train_epoch(
@@ -117,21 +135,22 @@ def _train_epoch(
     """One pass over the stage's samples; returns the mean loss and the rate."""
     stage_number = sum(stage.name.encode())  # tells the stages' random streams apart
     rng = np.random.default_rng([seed, stage_number, epoch])
-    torch.manual_seed(int(rng.integers(2**63)))
+    torch.manual_seed(int(rng.integers(2**63)) ^ processes.number())  # dropout of its own
     device = model.items.weight.device
     samples = stage.draw(model, rng)
     batches = by_length(samples, stage.config.batch_size, rng)
     started, total, steps = time.perf_counter(), 0.0, 0
     model.train()
     bar = tqdm(
-        read_windows(dataset, samples, batches),
+        read_windows(dataset, samples, [processes.share(batch) for batch in batches]),
         total=len(batches),
         desc=f"{stage.name} {epoch:3d}/{stage.config.epochs}",
         unit="step",
         leave=False,
-        disable=None,  # silent where the output is not a terminal
+        # silent where the output is not a terminal
+        disable=None if processes.first() else True,
     )
-    for steps, window in enumerate(bar, start=1):
+    for steps, (window, whole) in enumerate(zip(bar, batches, strict=True), start=1):
         if stage.config.decay:
             left = 1 - (epoch - 1 + steps / len(batches)) / stage.config.epochs
             optimizer.param_groups[0]["lr"] = stage.config.learning_rate * left
@@ -139,12 +158,18 @@ def _train_epoch(
         loss = batch_loss(model, batch, loss_of)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        targets = (batch.targets_BQ >= 0).sum() * processes.counts(whole)
+        mean = processes.average(model.parameters(), loss, targets)
         optimizer.step()
-        total += loss.item()
+        total += mean.item()
         if steps % 20 == 0:
             bar.set_postfix(loss=f"{total / steps:.4f}")
     seconds = time.perf_counter() - started
-    return {"loss": total / max(1, steps), RATE: len(samples) / seconds}
+    return {
+        "loss": total / max(1, steps),
+        RATE: len(samples) / seconds,
+        SECONDS: seconds,
+    }
 
 
 def _finish_epoch(
@@ -155,16 +180,24 @@ def _finish_epoch(
     figures: Metrics,
     folder: Path,
 ) -> Metrics:
-    """Validate, keep the weights if they are the best so far, save the checkpoint, log it."""
+    """Validate, keep the weights if they are the best so far, save the checkpoint, log it.
+
+    Only the first process does that; the others learn the figure that decides when to stop.
+    """
+    device = model.items.weight.device
+    if not processes.first():
+        metrics = {"NDCG@20": processes.from_first(0.0, device)}
+        progress.keep(metrics)
+        return metrics
     metrics = figures | stage.validate(model)
-    progress.curves.append({"epoch": progress.epoch, **metrics})
     note = ""
-    if metrics["NDCG@20"] > progress.best:
-        progress.best, progress.best_epoch = metrics["NDCG@20"], progress.epoch
+    if progress.keep(metrics):
         save_weights(folder / "best.safetensors", model)
         note = "  best"
     save_checkpoint(folder / "last.safetensors", model, optimizer, progress)
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if name != RATE)
+    processes.from_first(metrics["NDCG@20"], device)  # when the files are there
+    quality = {name: value for name, value in metrics.items() if name not in (RATE, SECONDS)}
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())
     rate = f"  {metrics.get(RATE, 0):,.0f} samples/s" if figures else ""
     log.info("%s epoch %d  %s%s%s", stage.name, progress.epoch, shown, rate, note)
     return metrics

@@ -1,0 +1,96 @@
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from model.pretrain import PretrainConfig
+from model.run import TrainConfig, read_figures, train
+from model.training import Progress
+from model.tune import TuneConfig
+
+RUN = """
+import sys
+import torch
+from model.run import TrainConfig, train
+
+torch.set_num_threads(1)
+train(TrainConfig.model_validate_json(sys.argv[1]))
+"""
+
+
+def config(folder: Path, out: str, **changes: object) -> TrainConfig:
+    """Batches of 61: of 62 windows one is left for two processes, and shares are never equal."""
+    base = TrainConfig(
+        data=folder / "data",
+        out=folder / out,
+        device="cpu",
+        model=tiny.CONFIG.model_copy(
+            update={"dropout": 0.0, "attention_dropout": 0.0, "user_dropout": 0.0}
+        ),
+        pretrain=PretrainConfig(epochs=2, batch_size=61, sampling="windows"),
+        tune=TuneConfig(epochs=1, batch_size=61),
+    )
+    return base.model_copy(update=changes)
+
+
+def in_two_processes(run: TrainConfig) -> None:
+    """As torchrun would: it only sets the environment and starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", RUN, run.model_dump_json()],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors.decode()
+    finally:
+        for process in started:
+            process.kill()
+
+
+def assert_close(one: Path, two: Path) -> None:
+    """Adam divides tiny gradients by their size, so rounding shows a little."""
+    for stage in ("pretrain", "tune"):
+        wanted = load_file(one / stage / "last.safetensors")
+        found = load_file(two / stage / "last.safetensors")
+        for name, tensor in wanted.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("processes")
+    tiny.walks(folder, users=62)
+    train(config(folder, "one"))
+    return folder
+
+
+def test_two_processes_give_the_same_weights_as_one(folder: Path) -> None:
+    in_two_processes(config(folder, "two"))
+    assert_close(folder / "one", folder / "two")
+    expected = read_figures(folder / "one")
+    for name, figures in read_figures(folder / "two").items():
+        assert figures == pytest.approx(expected[name]), name
+
+
+def test_two_processes_resume_what_one_began(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as stopped:
+        stopped.setattr(Progress, "finished", lambda self, _: self.epoch == 1)
+        train(config(folder, "resumed", stages="pretrain"))
+    in_two_processes(config(folder, "resumed", resume=True))
+    assert_close(folder / "one", folder / "resumed")
