@@ -22,6 +22,7 @@ from model.data import Dataset, test_split
 from model.evaluate import check_equal, evaluate, format_figures, popular_recall, popularity
 from model.fetch import fetch_ml_100k
 from model.files import write_json
+from model.interests import compare_interests, format_interests
 from model.new_users import compare_new_users
 from model.prepare import PrepareConfig, prepare
 from model.pretrain import PretrainConfig
@@ -207,6 +208,25 @@ class Report(Command):
         print(f"{out} is ready: open it in a browser")
 
 
+class EvaluateInterests(Command):
+    """Measure what 2, 3, 4 interests recall against one, at the same length of list.
+
+    example:  recgpt evaluate interests --run-dir run --out interests.json
+    """
+
+    run_dir: Path = Field(description="folder that `recgpt train` wrote")
+    interests: int = Field(4, ge=1, le=8, description="most interests to measure")
+    genres_column: str = Field("genres", description="list column of the items, for diversity")
+    out: Path | None = Field(None, description="JSON file for the figures")
+
+    def run(self) -> None:
+        """See `model.interests`."""
+        found = compare_interests(self.run_dir, self.interests, self.genres_column)
+        print(format_interests(found))
+        if self.out:
+            write_json(self.out, found)
+
+
 class Serve(Command, ServeSettings):
     """Answer POST /recall over HTTP; the API is described at /docs.
 
@@ -287,6 +307,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "evaluate new-users": EvaluateNewUsers,
     "report": Report,
+    "evaluate interests": EvaluateInterests,
     "history load": LoadHistory,
     "serve": Serve,
     "demo": Demo,
