@@ -12,7 +12,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types e2e bench bench-engine load clean
+.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -64,6 +64,9 @@ bench: setup redis ## measure ours beside a naive service, in one run (ARGS="--r
 
 bench-engine: setup ## the engine without HTTP against the floor of this machine's arithmetic
 	$(BIN)/python -m loadtest.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
+
+bench-scale: setup ## a synthetic catalogue of 1 M items: exact search beside what the export chooses
+	$(BIN)/python -m loadtest.bench_scale --out docs/results $(ARGS)
 
 load: setup ## 60 s of recalls and events against URL=http://127.0.0.1:8000 (ARGS="-u 50 -t 5m")
 	$(BIN)/locust -f loadtest/locustfile.py --host $(URL) --data demo/data --headless \

@@ -43,14 +43,15 @@ def build_index(
     vectors_VD = np.ascontiguousarray(vectors_VD, dtype=np.float32)
     flat = faiss.IndexFlatIP(vectors_VD.shape[1])
     flat.add(vectors_VD)
-    index, chosen = flat, {"kind": "flat"}
+    index: Any = flat
+    chosen: dict[str, Any] = {"kind": "flat"}
     if kind == "ivf" or (kind == "auto" and len(vectors_VD) >= LARGE):
         built, found = _build_ivf(vectors_VD, flat, target, queries_BD)
         reached = found["recall"] >= target
         if kind == "ivf" and not reached:
             raise ValueError(
-                f"the approximate index finds {found['recall']:.3f} of the exact hits, not {target}: "
-                "ask for less with --index-recall, or for --index flat"
+                f"the approximate index finds {found['recall']:.3f} of the exact hits, "
+                f"not {target}: ask for less with --index-recall, or for --index flat"
             )
         if kind == "ivf" or (reached and found["queries_per_second"] > found["flat_per_second"]):
             index, chosen = built, {"kind": "ivf"} | found
@@ -74,8 +75,9 @@ def vectors_sha256(vectors_VD: NDArray[Any]) -> str:
 
 def search_parameters(nprobe: int, k_factor: float) -> Any:
     """What Faiss is told at a search of an `ivf` index: lists looked into, codes kept a hit."""
-    lists = faiss.SearchParametersIVF(nprobe=nprobe)
-    return faiss.IndexRefineSearchParameters(k_factor=k_factor, base_index_params=lists)
+    refine: Any = faiss.IndexRefineSearchParameters  # its stub knows no arguments
+    lists: Any = faiss.SearchParametersIVF
+    return refine(k_factor=k_factor, base_index_params=lists(nprobe=nprobe))
 
 
 def _build_ivf(

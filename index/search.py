@@ -76,7 +76,9 @@ class ItemIndex:
 
     def _move_to_gpu(self) -> None:
         if self.kind != "flat":
-            log.warning("an index of kind %s is searched on the CPU only: it stays there", self.kind)
+            log.warning(
+                "an index of kind %s is searched on the CPU only: it stays there", self.kind
+            )
             return
         if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
             log.warning("this Faiss sees no GPU: the index stays on the CPU (extra `gpu` has it)")

@@ -4,8 +4,8 @@
 
 The catalogue: items in 2,000 clusters of unequal, Zipf-like size; a cluster's centre and an item's
 own part are normal with equal variance; the norm is log-normal (sigma 0.2), as popular items'
-vectors are longer. Queries: an item's direction with a normal part of half its variance added, drawn
-with another seed for the choice of parameters than for the figures here.
+vectors are longer. Queries: an item's direction with a normal part of half its variance added,
+drawn with another seed for the choice of parameters than for the figures here.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def catalogue(items: int, width: int) -> Vectors:
     """Item vectors, see above: V D."""
     rng = np.random.default_rng(0)
     shares = 1 / np.arange(1, CLUSTERS + 1) ** 0.7
-    vectors = rng.standard_normal((items, width), dtype=np.float32)
+    vectors: Vectors = rng.standard_normal((items, width), dtype=np.float32)
     centres = rng.standard_normal((CLUSTERS, width), dtype=np.float32)
     vectors += centres[rng.choice(CLUSTERS, size=items, p=shares / shares.sum())]
     vectors *= rng.lognormal(sigma=0.2, size=(items, 1)).astype(np.float32)
@@ -42,8 +42,9 @@ def catalogue(items: int, width: int) -> Vectors:
 def queries(vectors_VD: Vectors, count: int, seed: int) -> Vectors:
     """Interests near items: B D."""
     rng = np.random.default_rng(seed)
-    near = vectors_VD[rng.integers(len(vectors_VD), size=count)]
-    return near + rng.standard_normal(near.shape, dtype=np.float32) * near.std() * np.float32(0.7)
+    near: Vectors = vectors_VD[rng.integers(len(vectors_VD), size=count)]
+    near += rng.standard_normal(near.shape, dtype=np.float32) * near.std() * np.float32(0.7)
+    return near
 
 
 def rate(index: ItemIndex, queries_BD: Vectors, batch: int, seconds: float) -> float:
@@ -85,7 +86,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder, started = Path(name), time.perf_counter()
             chosen_by_BD = queries(vectors_VD, 256, seed=1)
-            build_index(vectors_VD, folder, "flat" if kind == "flat" else "auto", 0.98, chosen_by_BD)
+            build_index(
+                vectors_VD, folder, "flat" if kind == "flat" else "auto", 0.98, chosen_by_BD
+            )
             seconds = time.perf_counter() - started
             figures[kind], rows[kind] = measure(folder, held_out_BD, options.seconds)
             figures[kind]["export_seconds"] = seconds
