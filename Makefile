@@ -12,7 +12,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-quality load clean
+.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-quality bench-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -67,6 +67,9 @@ bench-engine: setup ## the engine without HTTP against the floor of this machine
 
 bench-quality: setup ## one seed on one public set against the recorded figures (ARGS="--set Beauty")
 	$(BIN)/python -m loadtest.bench_quality $(ARGS)
+
+bench-scale: setup ## a synthetic catalogue of 1 M items: exact search beside what the export chooses
+	$(BIN)/python -m loadtest.bench_scale --out docs/results $(ARGS)
 
 load: setup ## 60 s of recalls and events against URL=http://127.0.0.1:8000 (ARGS="-u 50 -t 5m")
 	$(BIN)/locust -f loadtest/locustfile.py --host $(URL) --data demo/data --headless \

@@ -97,12 +97,26 @@ class Export(Command):
 
     run_dir: Path = Field(description="folder that `recgpt train` wrote")
     artifacts: Path = Field(description="folder of the bundles")
+    index: Literal["auto", "flat", "ivf"] = Field(
+        "auto", description="exact (flat), approximate (ivf), or what a measurement says"
+    )
+    index_recall: float = Field(
+        0.98, gt=0, le=1, description="share of the exact hits that an approximate index must find"
+    )
 
     def run(self) -> None:
         """See `model.artifact`."""
         config, dataset, model = load_run(self.run_dir)
         figures = read_figures(self.run_dir)
-        folder = export_bundle(self.artifacts, dataset, model, config.recall, figures)
+        folder = export_bundle(
+            self.artifacts,
+            dataset,
+            model,
+            config.recall,
+            figures,
+            self.index,
+            self.index_recall,
+        )
         print(f"{folder} is the served version now")
 
 

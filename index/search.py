@@ -12,9 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.build import CARD_FILE, INDEX_FILE
-
-BLAS_FROM_QUERIES = 4
+from index.build import CARD_FILE, INDEX_FILE, MATRIX_FROM_QUERIES, search_parameters
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +26,10 @@ class ItemIndex:
         self.dim = int(index.d)
         self.kind = str(card["kind"])
         self.vectors_sha256 = str(card["vectors_sha256"])
+        self._card = card
         # From about this many queries on, a matrix product beats Faiss's own loops, two to four
         # times at 64 queries; its default leaves that to 1,000. This is for the whole process.
-        faiss.cvar.distance_compute_blas_threshold = BLAS_FROM_QUERIES * self.dim
+        faiss.cvar.distance_compute_blas_threshold = MATRIX_FROM_QUERIES * self.dim
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "ItemIndex":
@@ -55,12 +54,32 @@ class ItemIndex:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The k rows of highest inner product, best first, and their scores: B K each.
 
+        An approximate index may miss some of them, as its card says; it gives k rows all the same.
         Where fewer than k rows exist, K is the catalogue's size.
         """
-        scores_BK, rows_BK = self._index.search(queries_BD, min(k, self.items))
+        k = min(k, self.items)
+        if self.kind == "flat":
+            scores_BK, rows_BK = self._index.search(queries_BD, k)
+            return rows_BK, scores_BK
+        # The recall was measured at so many hits: for more of them, more lists.
+        lists = int(self._card["lists"])
+        nprobe = min(lists, int(self._card["nprobe"]) * -(-k // int(self._card["measured_hits"])))
+        scores_BK, rows_BK = self._search_lists(queries_BD, k, nprobe)
+        short_B = (rows_BK < 0).any(axis=1)
+        if short_B.any():  # the lists held too few: callers rely on k rows
+            scores_BK[short_B], rows_BK[short_B] = self._search_lists(queries_BD[short_B], k, lists)
         return rows_BK, scores_BK
 
+    def _search_lists(self, queries_BD: NDArray[np.float32], k: int, nprobe: int) -> Any:
+        parameters = search_parameters(nprobe, float(self._card["k_factor"]))
+        return self._index.search(queries_BD, k, params=parameters)
+
     def _move_to_gpu(self) -> None:
+        if self.kind != "flat":
+            log.warning(
+                "an index of kind %s is searched on the CPU only: it stays there", self.kind
+            )
+            return
         if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
             log.warning("this Faiss sees no GPU: the index stays on the CPU (extra `gpu` has it)")
             return

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from index.build import build_index
+from index.build import Kind, build_index
 from model.additions import AddConfig, Additions, extended_bundle, find_new_items
 from model.artifact import (
     find_bundle,
@@ -33,11 +33,17 @@ log = logging.getLogger(__name__)
 
 
 def export_bundle(
-    artifacts: Path, dataset: Dataset, model: GPT, recall: RecallConfig, figures: Figures
+    artifacts: Path,
+    dataset: Dataset,
+    model: GPT,
+    recall: RecallConfig,
+    figures: Figures,
+    kind: Kind = "auto",
+    index_recall: float = 0.98,
 ) -> Path:
     """Write a bundle with its index and make it the served one; returns its folder.
 
-    Raises ValueError for the network of a peer.
+    Raises ValueError for the network of a peer, and as `index.build.build_index` does.
     """
     if model.config.network != "gpt":
         raise ValueError(
@@ -46,7 +52,7 @@ def export_bundle(
         )
     code = package_version("recgpt")
     with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
-        build_index(read_item_vectors(folder), folder)
+        build_index(read_item_vectors(folder), folder, kind, index_recall)
     publish(artifacts, version)
     return artifacts / version
 

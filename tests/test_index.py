@@ -65,3 +65,38 @@ def test_without_a_gpu_it_stays_on_the_cpu(folder: Path, caplog: pytest.LogCaptu
     rows, _ = ItemIndex.load(folder, "cuda").search(QUERIES, 3)
     assert rows.shape == (7, 3)
     assert "stays on the CPU" in caplog.text
+
+
+MANY = np.random.default_rng(2).normal(size=(3000, 8)).astype(np.float32)
+
+
+def test_an_approximate_index_reaches_the_recall_that_its_card_tells(tmp_path: Path) -> None:
+    build_index(MANY, tmp_path, "ivf", target=0.9, queries_BD=QUERIES)
+    card = json.loads((tmp_path / "index.json").read_text())
+    assert (card["kind"], card["measured_queries"]) == ("ivf", "given")
+    rows, scores = ItemIndex.load(tmp_path).search(QUERIES, card["measured_hits"])
+    exact = np.argsort(-(QUERIES @ MANY.T), axis=1)[:, : card["measured_hits"]]
+    found = [len(set(r) & set(e)) for r, e in zip(rows.tolist(), exact.tolist(), strict=True)]
+    assert sum(found) / exact.size == pytest.approx(card["recall"])
+    assert card["recall"] >= 0.9
+    products = np.take_along_axis(QUERIES @ MANY.T, rows, 1)
+    np.testing.assert_allclose(scores, products, atol=0.02)  # vectors are fp16
+
+
+def test_an_approximate_index_gives_as_many_rows_as_asked_for(tmp_path: Path) -> None:
+    build_index(MANY, tmp_path, "ivf", target=0.5, queries_BD=QUERIES)
+    for k in (1, 700, 3000):
+        rows, _ = ItemIndex.load(tmp_path).search(QUERIES, k)
+        assert rows.shape == (7, k)
+        assert rows.min() >= 0
+        assert all(len(set(row)) == k for row in rows.tolist())
+
+
+def test_a_recall_out_of_reach_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--index flat"):
+        build_index(MANY, tmp_path, "ivf", target=1.01)
+
+
+def test_a_small_catalogue_is_searched_exactly(tmp_path: Path) -> None:
+    build_index(MANY, tmp_path)
+    assert ItemIndex.load(tmp_path).kind == "flat"
