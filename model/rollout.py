@@ -5,6 +5,7 @@ Shapes: B batch, L length, M interests, D width, K candidates.
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from pydantic import BaseModel, Field
@@ -48,17 +49,18 @@ def rollout(
     return torch.stack(found, dim=1)
 
 
-def quotas(k: int, interests: int, first_share: float) -> list[int]:
+@lru_cache(1024)
+def quotas(k: int, interests: int, first_share: float) -> tuple[int, ...]:
     """How many of k candidates each interest gives: the first its share rounded up, the others
     the rest in equal parts, earlier ones first.
 
     >>> quotas(20, 2, 0.9)
-    [18, 2]
+    (18, 2)
     >>> quotas(100, 4, 0.7)
-    [70, 10, 10, 10]
+    (70, 10, 10, 10)
     """
     if interests == 1:
-        return [k]
+        return (k,)
     first = min(k, math.ceil(k * first_share - 1e-9))  # 0.9 * k may come out a hair too large
     each, extra = divmod(k - first, interests - 1)
-    return [first, *(each + (i < extra) for i in range(interests - 1))]
+    return (first, *(each + (i < extra) for i in range(interests - 1)))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from index.search import ItemIndex
-from service.merge import Merge
+from service.merge import Ints, Merge
 
 SHORT = 8  # histories up to this length are run together
 SMALL_BUCKET = 8  # fewer are cheaper as padding than as a run of their own
@@ -27,7 +27,7 @@ class Case:
     history: list[int]
     closed: list[int]  # rows that must not be returned
     k: int
-    quotas: list[int]  # candidates of each interest: k in all
+    quotas: tuple[int, ...]  # candidates of each interest: k in all
     unknown: int
 
 
@@ -54,7 +54,7 @@ class Hits:
     """The hits of every step of a bucket's rollout: candidates, and the next token."""
 
     def __init__(
-        self, index: ItemIndex, merge: Merge, cases: Sequence[Case], users_W: NDArray[np.intp]
+        self, index: ItemIndex, merge: Merge, cases: Sequence[Case], users_W: Ints
     ) -> None:
         self._index = index
         self._merge = merge
@@ -62,7 +62,9 @@ class Hits:
         warm = [cases[user] for user in users_W]
         self._wanted_W = np.array([case.k for case in warm])
         most = max(len(case.quotas) for case in warm)
-        self._quotas_WM = np.array([case.quotas + [0] * (most - len(case.quotas)) for case in warm])
+        self._quotas_WM = np.array(
+            [(*case.quotas, *[0] * (most - len(case.quotas))) for case in warm]
+        )
         # Whatever is closed, given or offered may stand before the wanted hits.
         self._fetch = max(case.k + len(case.closed) for case in warm) + most
         self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each

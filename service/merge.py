@@ -20,9 +20,9 @@ CLOSED, GIVEN, OFFERED = 1, 2, 4  # what is known of a user and an item
 class Merged(NamedTuple):
     """One user's candidates, best first."""
 
-    rows: list[int]
-    scores: list[float]
-    interests: list[int]
+    rows: Ints
+    scores: NDArray[np.float32]
+    interests: Ints
 
 
 class _Taken(NamedTuple):
@@ -58,10 +58,15 @@ class Merge:
         open_WF = (self._flags_BV[users_W[:, None], rows_WF] & (CLOSED | GIVEN)) == 0
         taken_WF = open_WF & (open_WF.cumsum(axis=1) <= quotas_W[:, None])
         which_N, _ = taken_WF.nonzero()
-        users_N, rows_N = users_W[which_N], rows_WF[taken_WF]
+        self.give(users_W[which_N], rows_WF[taken_WF], scores_WF[taken_WF], interest)
+
+    def give(
+        self, users_N: Ints, rows_N: Ints, scores_N: NDArray[np.float32], interest: int
+    ) -> None:
+        """Append these, each user's best first; none of them is closed or given."""
         self._flags_BV[users_N, rows_N] |= GIVEN
         self._touched.append((users_N, rows_N))
-        self._taken.append(_Taken(users_N, rows_N, scores_WF[taken_WF], interest))
+        self._taken.append(_Taken(users_N, rows_N, scores_N, interest))
         self.sizes_B += np.bincount(users_N, minlength=len(self.sizes_B))
 
     def offer(self, users_W: Ints, rows_WF: Ints) -> Ints:
@@ -79,17 +84,20 @@ class Merge:
         """The lists, in the order of what was taken; the flags are given back."""
         for users_N, rows_N in self._touched:
             self._flags_BV[users_N, rows_N] = 0
-        if not self._taken:
-            return [Merged([], [], []) for _ in self.sizes_B]
-        users_N = np.concatenate([taken.users for taken in self._taken])
+        nothing = np.zeros(0, dtype=np.int64)
+        taken = self._taken or [_Taken(nothing, nothing, nothing.astype(np.float32), POPULAR)]
+        users_N, rows_N, scores_N = (
+            np.concatenate(parts) for parts in list(zip(*taken, strict=True))[:3]
+        )
+        interests_N = np.repeat([one.interest for one in taken], [len(one.users) for one in taken])
         order_N = users_N.argsort(kind="stable")
-        rows = np.concatenate([taken.rows for taken in self._taken])[order_N].tolist()
-        scores = np.concatenate([taken.scores for taken in self._taken])[order_N].tolist()
-        counts = [len(taken.users) for taken in self._taken]
-        interests_N = np.repeat([taken.interest for taken in self._taken], counts)
-        interests = interests_N[order_N].tolist()
-        ends = self.sizes_B.cumsum().tolist()
+        ends = self.sizes_B.cumsum()[:-1]
         return [
-            Merged(rows[start:end], scores[start:end], interests[start:end])
-            for start, end in zip([0, *ends], ends, strict=False)
+            Merged(*lists)
+            for lists in zip(
+                np.split(rows_N[order_N], ends),
+                np.split(scores_N[order_N], ends),
+                np.split(interests_N[order_N], ends),
+                strict=True,
+            )
         ]

@@ -21,8 +21,9 @@ from model.evaluate import pad
 from model.manifest import ArtifactError
 from model.rollout import quotas, rollout
 from model.run import choose_device
+from service.dense import DENSE_ITEMS, DenseHits, Scores
 from service.hits import Case, Hits, by_length
-from service.merge import POPULAR, Merge, Merged
+from service.merge import POPULAR, Ints, Merge
 
 StageSeconds = dict[str, float]
 """Seconds a batch spent in "model", "search" and "merge"."""
@@ -43,12 +44,17 @@ class Query:
 class Candidates:
     """The answer to one query, best first."""
 
-    item_ids: list[str]
-    scores: list[float]
-    interests: list[int]  # which interest recalled it; -1: popular back-fill
-    rows: list[int]
+    catalogue: Sequence[str]  # the item ids, row by row
+    rows: Ints
+    scores: NDArray[np.float32]
+    interests: Ints  # which interest recalled it; -1: popular back-fill
     unknown: int  # items of the history that the catalogue does not hold
     cold: bool  # no known item in the history: popular items
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The candidates' own ids."""
+        return [self.catalogue[row] for row in self.rows.tolist()]
 
 
 class Recaller:
@@ -60,6 +66,7 @@ class Recaller:
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
         self._model = artifact.model.to(device)
+        self._scores = Scores(self._model.items.weight)
         self._device = device
         self._longest = artifact.manifest.model.max_history
         self._index = index
@@ -95,16 +102,17 @@ class Recaller:
         flags_BV = self._lend_flags(len(cases))
         merge = Merge(flags_BV, [case.closed for case in cases])
         buckets = by_length([min(len(case.history), self._longest) for case in cases])
-        found = [Hits(self._index, merge, cases, users_W) for users_W in buckets]
+        found = [self._hits(merge, cases, users_W) for users_W in buckets]
         rolling = time.perf_counter()
         for hits in found:
-            self._roll_out([cases[user] for user in hits.users_W], hits)
+            self._roll_out([cases[user] for user in hits.users_W.tolist()], hits)
         rolled_out = time.perf_counter()
         for hits in found:
             hits.refill()
         self._backfill(merge, cases)
         answers = [
-            self._answer(case, merged) for case, merged in zip(cases, merge.finish(), strict=True)
+            Candidates(self.item_ids, *merged, unknown=case.unknown, cold=not case.history)
+            for case, merged in zip(cases, merge.finish(), strict=True)
         ]
         self._flags_BV = flags_BV
         searching = sum(hits.search_seconds for hits in found)
@@ -132,8 +140,14 @@ class Recaller:
             return np.zeros((users, self.catalogue_size), dtype=np.uint8)
         return flags_BV
 
+    def _hits(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> Hits | DenseHits:
+        exact = self._index.kind == "flat" and self._device.type == "cpu"
+        if exact and self.catalogue_size <= DENSE_ITEMS:
+            return DenseHits(self._scores, merge, cases, users_W)
+        return Hits(self._index, merge, cases, users_W)
+
     @torch.inference_mode()
-    def _roll_out(self, warm: Sequence[Case], hits: "Hits") -> None:
+    def _roll_out(self, warm: Sequence[Case], hits: Hits | DenseHits) -> None:
         history_BL, lengths_B = pad([c.history for c in warm], self._longest)
         rollout(
             self._model,
@@ -168,14 +182,3 @@ class Recaller:
             first_SF = np.broadcast_to(first_F, (len(short_S), len(first_F)))
             nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
             merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)
-
-    def _answer(self, case: Case, merged: Merged) -> Candidates:
-        ids = self.item_ids
-        return Candidates(
-            item_ids=[ids[row] for row in merged.rows],
-            scores=merged.scores,
-            interests=merged.interests,
-            rows=merged.rows,
-            unknown=case.unknown,
-            cold=not case.history,
-        )

@@ -171,11 +171,11 @@ class Routes:
         items: list[dict[str, Any]] = [
             {"item_id": item, "score": score, "interest": interest}
             for item, score, interest in zip(
-                found.item_ids, found.scores, found.interests, strict=True
+                found.item_ids, found.scores.tolist(), found.interests.tolist(), strict=True
             )
         ]
         if body.with_metadata:
-            for item, row in zip(items, found.rows, strict=True):
+            for item, row in zip(items, found.rows.tolist(), strict=True):
                 item["metadata"] = self._engine.recaller.metadata(row)
         return {
             "request_id": request.state.request_id,

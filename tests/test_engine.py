@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.engine import STORE_PAUSE, Engine
@@ -36,7 +37,15 @@ class Worker:
         if any(map(self._refuse, queries)):
             raise RuntimeError("poison")
         answers = [
-            Candidates(list(q.history), [], [], [], unknown=0, cold=not q.history) for q in queries
+            Candidates(
+                q.history,
+                np.arange(len(q.history)),
+                np.zeros(len(q.history), np.float32),
+                np.zeros(len(q.history), np.int64),
+                unknown=0,
+                cold=not q.history,
+            )
+            for q in queries
         ]
         return answers, {"model": 0.001, "search": 0.001, "merge": 0.001}
 

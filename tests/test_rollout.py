@@ -30,7 +30,7 @@ def test_searches_once_an_interest_and_appends_what_it_returns() -> None:
 @pytest.mark.parametrize("interests", [1, 2, 3, 4])
 @pytest.mark.parametrize("k", [1, 2, 7, 20, 100, 2000])
 def test_quotas_fill_the_list(k: int, interests: int, share: float) -> None:
-    shares = quotas(k, interests, share)
+    shares = list(quotas(k, interests, share))
     assert sum(shares) == k
     assert len(shares) == interests
     assert min(shares) >= 0
@@ -40,4 +40,4 @@ def test_quotas_fill_the_list(k: int, interests: int, share: float) -> None:
 
 
 def test_the_papers_split() -> None:
-    assert quotas(20, 2, 0.9) == [18, 2]
+    assert quotas(20, 2, 0.9) == (18, 2)
