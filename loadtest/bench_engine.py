@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from loadtest.pipeline import queries_of, run
+from model.block import GPTConfig
 from model.data import Dataset
-from model.gpt import GPTConfig
 from service.recall import Recaller
 
 

@@ -8,7 +8,9 @@ Shapes: B batch, L length, Q query positions, D width.
 import torch
 from torch import Tensor, nn
 
-from model.gpt import GPT, Cache, GPTConfig
+from model.block import GPTConfig
+from model.dropout import Dropout
+from model.gpt import GPT, Cache
 
 
 class GRU(GPT):
@@ -19,7 +21,7 @@ class GRU(GPT):
         self.config = config
         self.items = nn.Embedding(catalogue, config.dim)
         nn.init.xavier_normal_(self.items.weight)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.gru = nn.GRU(config.dim, config.feed_forward, config.layers, batch_first=True)
         self.out = nn.Linear(config.feed_forward, config.dim)
 

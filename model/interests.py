@@ -85,7 +85,7 @@ def _roll_out(
     lists: list[Tensor] = []
 
     def search(interest_BD: Tensor) -> Tensor:
-        scores_BV = interest_BD @ model.items.weight.T
+        scores_BV = interest_BD @ model.item_vectors().T
         top = scores_BV.masked_fill(seen_BV, -torch.inf).topk(k, dim=1)
         lists.append(top.indices.masked_fill(top.values == -torch.inf, -1))
         best_B = scores_BV.masked_fill_(offered_BV, -torch.inf).argmax(dim=1)

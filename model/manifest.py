@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, StringConstraints, ValidationError
 
+from model.block import GPTConfig
 from model.files import write_json
-from model.gpt import GPTConfig
 from model.rollout import RecallConfig
 
 FORMAT = 1

@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 from pydantic import BaseModel, Field
 
 from model import processes
+from model.block import GPTConfig
 from model.data import Dataset, Split, test_split, training_view, validation_split
 from model.evaluate import DenseRecall, Figures, evaluate, popular_recall, popularity
 from model.files import new_file, write_json
-from model.gpt import GPT, GPTConfig
+from model.gpt import GPT
 from model.gru import new_network
 from model.pretrain import PretrainConfig, pretraining
 from model.rollout import RecallConfig

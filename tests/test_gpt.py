@@ -4,7 +4,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.gpt import GPT, HISTORY, OFFER, GPTConfig, evaluating
+from model.block import GPTConfig
+from model.gpt import GPT, HISTORY, OFFER, evaluating
 
 
 def full(model: GPT, items: list[int], offers: list[int], user: int) -> Tensor:

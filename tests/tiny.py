@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.block import GPTConfig
 from model.data import Dataset
-from model.gpt import GPT, GPTConfig
+from model.gpt import GPT
 from model.prepare import PrepareConfig, prepare
 from model.rollout import RecallConfig
 
