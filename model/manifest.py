@@ -11,7 +11,7 @@ from model.block import GPTConfig
 from model.files import write_json
 from model.rollout import RecallConfig
 
-FORMAT = 1
+FORMAT = 2  # 1: before relative positions
 
 
 class ArtifactError(ValueError):
@@ -32,7 +32,7 @@ class FileEntry(BaseModel, frozen=True):
 class Manifest(BaseModel, frozen=True):
     """The bundle's description of itself."""
 
-    format: Literal[1]
+    format: Literal[2]
     version: str
     created: str
     code_version: str

@@ -147,8 +147,7 @@ def _train_epoch(
         desc=f"{stage.name} {epoch:3d}/{stage.config.epochs}",
         unit="step",
         leave=False,
-        # silent where the output is not a terminal
-        disable=None if processes.first() else True,
+        disable=None if processes.first() else True,  # None: silent without a terminal
     )
     for steps, (window, whole) in enumerate(zip(bar, batches, strict=True), start=1):
         if stage.config.decay:
