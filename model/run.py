@@ -141,7 +141,8 @@ def choose_device(name: str) -> torch.device:
 def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
     """Record the configuration, or check that a resumed run has the same."""
     file = config.out / "config.json"
-    wanted = config.model_dump(mode="json")
+    # The command that it may be has options of its own, such as --config.
+    wanted = config.model_dump(mode="json", include=set(TrainConfig.model_fields))
     wanted["data"] = str(config.data.resolve())
     if not file.exists():
         write_json(file, wanted)

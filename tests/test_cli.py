@@ -49,6 +49,16 @@ def test_evaluate_measures_the_service_and_equals_the_trainer(
     assert "equal to the trainer's figures" in capsys.readouterr().out
 
 
+def test_train_resumes_with_its_values_from_a_file(world: Path, tmp_path: Path) -> None:
+    """The command's own options, such as --config, are no part of what a run must keep."""
+    values = tmp_path / "values.toml"
+    values.write_text("[pretrain]\nepochs = 2\n", encoding="utf-8")
+    again = ["train", "--data", f"{world}/data", "--out", f"{world}/run", "--resume"]
+    cli.main([*again, *SMALL])
+    cli.main([*again, *SMALL, "--config", str(values)])
+    assert fails(*again, *SMALL, "--seed", "7") == 1
+
+
 def test_new_users_are_compared_and_an_artifact_without_them_is_evaluated(
     world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
