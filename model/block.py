@@ -89,10 +89,10 @@ class Block(nn.Module):
 
     def bias(self, distances: Tensor, visible: Tensor) -> Tensor:
         """What is added to attention's logits, H … Q L, of distances … Q L; -inf: not visible."""
-        nothing = torch.zeros((), device=visible.device)
+        bias = torch.zeros((), device=visible.device)
         if hasattr(self, "distance_bias"):
-            nothing = self.distance_bias[:, distances.clamp(0, self.distance_bias.shape[1] - 1)]
-        return torch.where(visible, nothing, -torch.inf)
+            bias = self.distance_bias[:, distances.clamp(0, self.distance_bias.shape[1] - 1)]
+        return torch.where(visible, bias, -torch.inf)
 
     def forward(
         self, x_BQD: Tensor, local_BQD: Tensor, keys: Tensor, values: Tensor, bias: Tensor

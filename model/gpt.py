@@ -6,10 +6,10 @@ mask padding is never seen by a real position, so no padding item exists. Positi
 the end of the history: its last item stands at `max_history - 1`, however long it is, and what the
 model itself appends stands at `max_history`, `max_history + 1`, …
 
-By default the order of items is known to attention alone, as a learned bias for every distance: a
-sample may then be cut anywhere, and one pass over a whole history trains every prefix of it as if
-it stood alone. A causal depth-wise convolution beside attention sees the newest items in their
-order. Items and interests are unit vectors, so that an inner product is a cosine.
+By default there is no vector a position. Attention has a learned bias for every distance, and a
+causal depth-wise convolution beside it sees the newest items in their order: a sample may then be
+cut anywhere, and one pass over a whole history sees every prefix as if it stood alone.
+Items and interests are unit vectors, so that an inner product is a cosine.
 
 Source: METHOD section 1 (arXiv 2404.08675). The low-rank user table, its dropout to a shared
 unknown user, relative positions (as in T5), the convolution and the cosine are our own choices.

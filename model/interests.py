@@ -83,9 +83,11 @@ def _roll_out(
     seen_BV[rows, np.concatenate(histories).astype(np.int64)] = True
     offered_BV = seen_BV.clone()
     lists: list[Tensor] = []
+    with torch.no_grad():
+        table_VD = model.item_vectors()
 
     def search(interest_BD: Tensor) -> Tensor:
-        scores_BV = interest_BD @ model.item_vectors().T
+        scores_BV = interest_BD @ table_VD.T
         top = scores_BV.masked_fill(seen_BV, -torch.inf).topk(k, dim=1)
         lists.append(top.indices.masked_fill(top.values == -torch.inf, -1))
         best_B = scores_BV.masked_fill_(offered_BV, -torch.inf).argmax(dim=1)
