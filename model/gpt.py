@@ -78,11 +78,15 @@ class GPT(nn.Module):
         """What interests are compared with: V D, of length 1 where the model uses cosines."""
         return self._unit(self.items.weight)
 
+    def read(self, vectors: Tensor) -> Tensor:
+        """What the network sees of rows of its item table."""
+        return self._unit(vectors)
+
     def embed(
         self, items_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, user_BD: Tensor
     ) -> Tensor:
         """Sum of the embeddings, normalised: B L D."""
-        x_BLD = self._unit(self.items(items_BL)) + self.segments(segments_BL) + user_BD[:, None]
+        x_BLD = self.read(self.items(items_BL)) + self.segments(segments_BL) + user_BD[:, None]
         if self.config.positions == "absolute":
             x_BLD = x_BLD + self.positions(positions_BL.clamp(max=len(self.positions.weight) - 1))
         return self.dropout(self.norm(x_BLD))  # type: ignore[no-any-return]
@@ -122,11 +126,11 @@ class GPT(nn.Module):
         local_BLD = last.local(x_BLD)
         if at_BQ is None:
             bias_HLL = last.bias(distances_LL, causal_LL)
-            return self._interest(last(x_BLD, local_BLD, keys, values, bias_HLL))
+            return self.interest(last(x_BLD, local_BLD, keys, values, bias_HLL))
         at_BQD = at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1])
         bias = batch_first(last.bias(distances_LL[at_BQ], causal_LL[at_BQ]))
         queries_BQD, local_BQD = x_BLD.gather(1, at_BQD), local_BLD.gather(1, at_BQD)
-        return self._interest(last(queries_BQD, local_BQD, keys, values, bias))
+        return self.interest(last(queries_BQD, local_BQD, keys, values, bias))
 
     def prefill(
         self, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor, steps: int
@@ -156,7 +160,7 @@ class GPT(nn.Module):
         bias = batch_first(last.bias(distances_B1L, distances_B1L >= 0))
         last_B1D = last_B1[..., None].expand(-1, -1, x_BLD.shape[-1])
         query_B1D, local_B1D = x_BLD.gather(1, last_B1D), last.local(x_BLD).gather(1, last_B1D)
-        return self._interest(last(query_B1D, local_B1D, keys, values, bias))[:, 0], cache
+        return self.interest(last(query_B1D, local_B1D, keys, values, bias))[:, 0], cache
 
     def step(self, items_B: Tensor, cache: Cache) -> Tensor:
         """Append one generated item to every sequence; returns the next interest B D."""
@@ -183,7 +187,7 @@ class GPT(nn.Module):
             x_B1D = block(x_B1D, local_B1D, *seen, batch_first(bias_HB1T))
         cache.used += 1
         cache.steps += 1
-        return self._interest(x_B1D)[:, 0]
+        return self.interest(x_B1D)[:, 0]
 
     def _remember(
         self, block: Block, x_BLD: Tensor, last_B1: Tensor, cache: Cache, steps: int
@@ -203,7 +207,7 @@ class GPT(nn.Module):
     def _unit(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.config.cosine else vectors
 
-    def _interest(self, hidden: Tensor) -> Tensor:
+    def interest(self, hidden: Tensor) -> Tensor:
         """Of length `scale`, where the model uses cosines: scores are what softmax takes."""
         return self._unit(hidden) * self.log_scale.exp() if self.config.cosine else hidden
 
