@@ -1,123 +1,168 @@
 """Search of a small catalogue by one matrix product a step, where everything closed is left out.
 
 Faiss is asked for more hits than are wanted, because it cannot know what a user has seen; here the
-closed items' scores are taken away first, and no more than the quota is looked for. For a batch of
-64 and 12,101 items it takes half of the time.
+closed items' scores are taken away first, and no more than the quota is looked for.
 
-Shapes: B batch, V catalogue, D width, N hits of all users, user after user, best first.
+Where the processor multiplies 16-bit floats much faster, the product is made of those. They leave
+out what cannot be a hit, whatever the rounding; the few items that are left are scored again.
+
+Shapes: B batch, V catalogue, P the same padded to whole groups, G groups, D width, N hits of all
+users, user after user. Items are named by their place in the batch's scores: user · P + row.
 """
 
 import time
 from collections.abc import Sequence
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from service.hits import Case
+from service.hits import Case, quota_table
 from service.merge import Ints, Merge
+from service.scores import GROUP, Coarse, Exact
 
 DENSE_ITEMS = 100_000
 """Up to this many items the scores of a batch fit into the caches, more or less."""
 
 
-class Scores:
-    """The room for a batch's scores, used again: a fresh one costs more than to fill it."""
-
-    def __init__(self, vectors_VD: Tensor) -> None:
-        self._vectors_DV = vectors_VD.T
-        self._room = vectors_VD.new_empty(0)
-
-    def of(self, interest_BD: Tensor) -> NDArray[np.float32]:
-        """All scores, B V, until the next call."""
-        users, items = len(interest_BD), self._vectors_DV.shape[1]
-        if len(self._room) < users * items:
-            self._room = self._room.new_empty(users * items)
-        room_BV = self._room[: users * items].view(users, items)
-        scores_BV: NDArray[np.float32] = (
-            torch.mm(interest_BD, self._vectors_DV, out=room_BV).cpu().numpy()
-        )
-        return scores_BV
+class _Found(NamedTuple):
+    places_N: Ints  # user after user, best first
+    scores_N: NDArray[np.float32]
+    best_B: Ints  # row of the next token
 
 
 class DenseHits:
     """The hits of every step of a rollout: candidates, and the next token."""
 
-    def __init__(self, scores: Scores, merge: Merge, cases: Sequence[Case], users_W: Ints) -> None:
+    def __init__(
+        self, scores: Sequence[Coarse | Exact], merge: Merge, cases: Sequence[Case], users_W: Ints
+    ) -> None:
+        """`scores` are tried in turn; the last one has to be exact."""
         self._scores = scores
         self._merge = merge
         self.users_W = users_W
         warm = [cases[user] for user in users_W.tolist()]
-        self.steps = max(len(case.quotas) for case in warm)
-        self._quotas_BM = np.array(
-            [(*case.quotas, *[0] * (self.steps - len(case.quotas))) for case in warm]
-        )
-        self._closed = _pairs([case.closed for case in warm])
-        self._offered: list[Ints] = []  # B, a step each
-        self._given: list[tuple[Ints, Ints]] = []
+        self._quotas_BM = quota_table(warm)
+        self.steps = self._quotas_BM.shape[1]
+        self._padded = scores[0].padded
+        sizes_B = [len(case.closed) for case in warm]
+        rows_N = np.fromiter(chain.from_iterable(case.closed for case in warm), np.int64)
+        self._closed = np.repeat(np.arange(len(warm)) * self._padded, sizes_B) + rows_N
+        self._given = self._offered = np.zeros(0, dtype=np.int64)
+        self._step = 0
         self.search_seconds = self.merge_seconds = 0.0
 
     def search(self, interest_BD: Tensor) -> Tensor:
         """See `model.rollout.Search`."""
         started = time.perf_counter()
-        step, everyone = len(self._offered), np.arange(len(self.users_W))
-        scores_BV = self._scores.of(interest_BD)
-        scores_BV[self._closed] = -np.inf
-        best_B = self._best(scores_BV, everyone) if step < self.steps - 1 else everyone
-        for pairs in self._given:
-            scores_BV[pairs] = -np.inf
-        users_N, rows_N, scores_N = top(scores_BV, self._quotas_BM[:, step])
-        found = time.perf_counter()
-        self._given.append((users_N, rows_N))
-        self._offered.append(best_B)
-        self._merge.give(self.users_W[users_N], rows_N, scores_N, step)
-        self.search_seconds += found - started
-        self.merge_seconds += time.perf_counter() - found
-        return torch.from_numpy(best_B).to(interest_BD.device)
+        tries = (self._find(scores, interest_BD) for scores in self._scores)
+        found = next(found for found in tries if found is not None)
+        searched = time.perf_counter()
+        users_N, rows_N = np.divmod(found.places_N, self._padded)
+        self._merge.give(self.users_W[users_N], rows_N, found.scores_N, self._step)
+        self._given = np.concatenate([self._given, found.places_N])
+        offered_B = np.arange(len(found.best_B)) * self._padded + found.best_B
+        self._offered = np.concatenate([self._offered, offered_B])
+        self._step += 1
+        self.search_seconds += searched - started
+        self.merge_seconds += time.perf_counter() - searched
+        return torch.from_numpy(found.best_B).to(interest_BD.device)
 
     def refill(self) -> None:
-        """Nothing is left: a search finds as many as there are."""
+        """A search finds as many as there are; who is short has got everything."""
+        if (self._merge.sizes_B[self.users_W] < self._quotas_BM.sum(axis=1)).any():
+            users_N, rows_N = np.divmod(self._given, self._padded)
+            self._merge.mark_given(self.users_W[users_N], rows_N)
 
-    def _best(self, scores_BV: NDArray[np.float32], everyone_B: Ints) -> Ints:
-        """Everyone's best item that was not offered before."""
-        offered = [(everyone_B, rows_B) for rows_B in self._offered]
-        kept = [scores_BV[pairs] for pairs in offered]
-        for pairs in offered:
-            scores_BV[pairs] = -np.inf
-        best_B: Ints = scores_BV.argmax(axis=1)
-        for pairs, scores in zip(offered, kept, strict=True):
-            scores_BV[pairs] = scores
-        return best_B
+    def _find(self, scores: Coarse | Exact, interest_BD: Tensor) -> _Found | None:
+        """The hits of the next step, and the next token; None where these scores don't tell."""
+        places = scores.of(interest_BD)
+        flat = places.reshape(-1)
+        flat[self._closed] = scores.low
+        last = self._step == self.steps - 1
+        again_N = np.zeros(0, dtype=np.int64)  # given ones that may be the next token
+        if self._step and not last:
+            again = self._best_given(scores, flat, len(places))
+            if again is None:
+                return None
+            again_N = again
+        again_scores_N = scores.exact(again_N)
+        flat[self._given] = scores.low
+        quotas_B = self._quotas_BM[:, self._step]
+        # One more than were offered: so there is one that wasn't.
+        most = max(int(quotas_B.max()), 0 if last else self._step + 1)
+        open_N = reaching(scores, places, most)
+        if open_N is None:
+            return None
+        order_N, scores_N, rank_N = _ordered(open_N, scores.exact(open_N), self._padded)
+        users_N = order_N // self._padded
+        hit_N = rank_N < quotas_B[users_N]
+        best_B = np.zeros(len(places), dtype=np.int64)
+        if not last:
+            first_N = rank_N <= self._step
+            both_N = np.concatenate([order_N[first_N], again_N])
+            both_scores_N = np.concatenate([scores_N[first_N], again_scores_N])
+            new_N = ~np.isin(both_N, self._offered)
+            both_N, _, rank_N = _ordered(both_N[new_N], both_scores_N[new_N], self._padded)
+            users_N, rows_N = np.divmod(both_N[rank_N == 0], self._padded)
+            best_B[users_N] = rows_N
+        return _Found(order_N[hit_N], scores_N[hit_N], best_B)
+
+    def _best_given(
+        self, scores: Coarse | Exact, flat: NDArray[np.generic], users: int
+    ) -> Ints | None:
+        """Which items given before, and not offered, may be the best of those; user after user."""
+        kept_N = flat[self._offered]
+        flat[self._offered] = scores.low
+        given_N = flat[self._given]
+        flat[self._offered] = kept_N
+        users_N = self._given // self._padded
+        best_B = np.full(users, scores.low)
+        np.maximum.at(best_B, users_N, given_N)
+        limit_B = scores.reach(best_B)
+        return None if limit_B is None else np.sort(self._given[given_N >= limit_B[users_N]])
 
 
-def top(scores_BV: NDArray[np.float32], quotas_B: Ints) -> tuple[Ints, Ints, NDArray[np.float32]]:
-    """Everyone's `quotas_B` items of highest score above -inf: users N, rows N, scores N."""
-    most, (users, items) = int(quotas_B.max()), scores_BV.shape
-    # A score that as many groups of items reach as hits are wanted: all hits are at or above it.
-    floor_B = np.full(users, np.finfo(np.float32).min)
-    group = next((size for size in (32, 16, 8) if items // size >= 2 * most), 0)
-    if group and most:
-        groups = items // group
-        best_BG = scores_BV[:, : group * groups].reshape(users, group, groups).max(axis=1)
-        reached_B = np.partition(best_BG, groups - most, axis=1)[:, groups - most]
-        floor_B = np.maximum(floor_B, reached_B)
-    flat_N = np.flatnonzero(scores_BV >= floor_B[:, None])
-    users_N, rows_N = np.divmod(flat_N, items)
-    scores_N = scores_BV.ravel()[flat_N]
-    order_N = np.argsort((users_N.astype(np.uint64) << np.uint64(32)) | _falling(scores_N))
-    counts_B = np.bincount(users_N, minlength=users)
-    rank_N = np.arange(len(flat_N)) - np.repeat(counts_B.cumsum() - counts_B, counts_B)
-    order_N = order_N[rank_N < np.repeat(quotas_B, counts_B)]
-    return users_N[order_N], rows_N[order_N], scores_N[order_N]
+def reaching(scores: Coarse | Exact, scores_BP: NDArray[np.generic], most: int) -> Ints | None:
+    """Places of everyone's `most` best items, and of some more; user after user.
+
+    None where these scores don't tell.
+    """
+    users, padded = scores_BP.shape
+    groups = padded // GROUP
+    best_BG = scores_BP.reshape(users, GROUP, groups).max(axis=1)
+    floor_B = np.full(users, scores.low)
+    if most and groups >= 2 * most:
+        # A score that as many groups reach as items are wanted: those are at or above it.
+        bests = best_BG
+        while (fewer := bests.shape[1] // GROUP) >= 4 * most:
+            bests = bests[:, : GROUP * fewer].reshape(users, GROUP, fewer).max(axis=1)
+        floor_B = np.partition(bests, bests.shape[1] - most, axis=1)[:, -most]
+    limit_B = scores.reach(floor_B)
+    if limit_B is None:
+        return None
+    users_N, groups_N = np.divmod(np.flatnonzero(best_BG >= limit_B[:, None]), groups)
+    places = (users_N * padded + groups_N)[:, None] + np.arange(GROUP) * groups
+    reached = scores_BP.reshape(-1)[places] >= limit_B[users_N][:, None]
+    places_N: Ints = places[reached]
+    return places_N
+
+
+def _ordered(
+    places_N: Ints, scores_N: NDArray[np.float32], padded: int
+) -> tuple[Ints, NDArray[np.float32], Ints]:
+    """User after user, best first; and the rank of each, from 0."""
+    users_N = (places_N // padded).astype(np.uint64)
+    order_N = np.argsort((users_N << np.uint64(32)) | _falling(scores_N))
+    counts_B = np.bincount(users_N.view(np.int64))
+    rank_N = np.arange(len(users_N)) - np.repeat(counts_B.cumsum() - counts_B, counts_B)
+    return places_N[order_N], scores_N[order_N], rank_N
 
 
 def _falling(scores_N: NDArray[np.float32]) -> NDArray[np.uint32]:
     """Integers that are the smaller, the higher the score."""
     bits_N = scores_N.view(np.uint32)
     return np.where(scores_N < 0, bits_N, ~(bits_N | np.uint32(1 << 31)))
-
-
-def _pairs(rows: Sequence[Sequence[int]]) -> tuple[Ints, Ints]:
-    users_N = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
-    return users_N, np.array([row for one in rows for row in one], dtype=np.int64)

@@ -1,6 +1,6 @@
-"""Which histories run together, and what the searches of their rollout find.
+"""A query in rows, and what the searches of an index find for a rollout.
 
-Shapes: B batch, W the users of a bucket, M interests, D width, F fetched hits.
+Shapes: B batch, W those of it who run together, M interests, D width, F fetched hits.
 """
 
 import time
@@ -15,9 +15,6 @@ from torch import Tensor
 from index.search import ItemIndex
 from service.merge import Ints, Merge
 
-SHORT = 8  # histories up to this length are run together
-SMALL_BUCKET = 8  # fewer are cheaper as padding than as a run of their own
-
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -31,27 +28,14 @@ class Case:
     unknown: int
 
 
-def by_length(lengths: Sequence[int]) -> list[NDArray[np.intp]]:
-    """Which histories to run together, so that little is padding; empty ones are left out.
-
-    A bucket holds lengths up to a power of two, at least `SMALL_BUCKET` of them where the next
-    longer ones could take them in.
-    """
-    lengths_B = np.array(lengths)
-    widths_B = np.ceil(np.log2(np.maximum(lengths_B, SHORT)))
-    buckets: list[NDArray[np.intp]] = []
-    waiting: NDArray[np.intp] = np.array([], dtype=np.intp)
-    for width in np.unique(widths_B[lengths_B > 0]):
-        fitting = np.flatnonzero((widths_B == width) & (lengths_B > 0))
-        waiting = np.concatenate([waiting, fitting])
-        if len(waiting) >= SMALL_BUCKET:
-            buckets.append(waiting)
-            waiting = waiting[:0]
-    return [*buckets, waiting] if len(waiting) else buckets
+def quota_table(cases: Sequence[Case]) -> Ints:
+    """The cases' quotas, 0 where one has fewer interests: B M."""
+    most = max(len(case.quotas) for case in cases)
+    return np.array([(*case.quotas, *[0] * (most - len(case.quotas))) for case in cases])
 
 
 class Hits:
-    """The hits of every step of a bucket's rollout: candidates, and the next token."""
+    """The hits of every step of a rollout: candidates, and the next token."""
 
     def __init__(
         self, index: ItemIndex, merge: Merge, cases: Sequence[Case], users_W: Ints
@@ -61,12 +45,10 @@ class Hits:
         self.users_W = users_W
         warm = [cases[user] for user in users_W]
         self._wanted_W = np.array([case.k for case in warm])
-        most = max(len(case.quotas) for case in warm)
-        self._quotas_WM = np.array(
-            [(*case.quotas, *[0] * (most - len(case.quotas))) for case in warm]
-        )
+        self._quotas_WM = quota_table(warm)
         # Whatever is closed, given or offered may stand before the wanted hits.
-        self._fetch = max(case.k + len(case.closed) for case in warm) + most
+        self._fetch = max(case.k + len(case.closed) for case in warm)
+        self._fetch += self._quotas_WM.shape[1]
         self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
         self.search_seconds = self.merge_seconds = 0.0
 

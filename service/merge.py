@@ -26,7 +26,7 @@ class Merged(NamedTuple):
 
 
 class _Taken(NamedTuple):
-    users: Ints
+    counts_B: Ints
     rows: Ints
     scores: NDArray[np.float32]
     interest: int
@@ -58,16 +58,25 @@ class Merge:
         open_WF = (self._flags_BV[users_W[:, None], rows_WF] & (CLOSED | GIVEN)) == 0
         taken_WF = open_WF & (open_WF.cumsum(axis=1) <= quotas_W[:, None])
         which_N, _ = taken_WF.nonzero()
-        self.give(users_W[which_N], rows_WF[taken_WF], scores_WF[taken_WF], interest)
+        users_N, rows_N = users_W[which_N], rows_WF[taken_WF]
+        self.give(users_N, rows_N, scores_WF[taken_WF], interest)
+        self.mark_given(users_N, rows_N)
 
     def give(
         self, users_N: Ints, rows_N: Ints, scores_N: NDArray[np.float32], interest: int
     ) -> None:
-        """Append these, each user's best first; none of them is closed or given."""
+        """Append these, each user's best first, user after user; none is closed or given.
+
+        `take` doesn't know of them until they are marked.
+        """
+        counts_B = np.bincount(users_N, minlength=len(self.sizes_B))
+        self._taken.append(_Taken(counts_B, rows_N, scores_N, interest))
+        self.sizes_B += counts_B
+
+    def mark_given(self, users_N: Ints, rows_N: Ints) -> None:
+        """Let `take` not take these."""
         self._flags_BV[users_N, rows_N] |= GIVEN
         self._touched.append((users_N, rows_N))
-        self._taken.append(_Taken(users_N, rows_N, scores_N, interest))
-        self.sizes_B += np.bincount(users_N, minlength=len(self.sizes_B))
 
     def offer(self, users_W: Ints, rows_WF: Ints) -> Ints:
         """Each user's best hit that is neither closed nor offered before; it is offered now.
@@ -84,20 +93,19 @@ class Merge:
         """The lists, in the order of what was taken; the flags are given back."""
         for users_N, rows_N in self._touched:
             self._flags_BV[users_N, rows_N] = 0
-        nothing = np.zeros(0, dtype=np.int64)
-        taken = self._taken or [_Taken(nothing, nothing, nothing.astype(np.float32), POPULAR)]
-        users_N, rows_N, scores_N = (
-            np.concatenate(parts) for parts in list(zip(*taken, strict=True))[:3]
-        )
-        interests_N = np.repeat([one.interest for one in taken], [len(one.users) for one in taken])
-        order_N = users_N.argsort(kind="stable")
-        ends = self.sizes_B.cumsum()[:-1]
+        total = int(self.sizes_B.sum())
+        rows_N = np.empty(total, dtype=np.int64)
+        scores_N = np.empty(total, dtype=np.float32)
+        interests_N = np.empty(total, dtype=np.int64)
+        ends_B = self.sizes_B.cumsum()
+        next_B = ends_B - self.sizes_B
+        for counts_B, rows, scores, interest in self._taken:
+            firsts_B = counts_B.cumsum() - counts_B
+            places = np.arange(len(rows)) + np.repeat(next_B - firsts_B, counts_B)
+            rows_N[places], scores_N[places], interests_N[places] = rows, scores, interest
+            next_B += counts_B
+        ends = ends_B.tolist()
         return [
-            Merged(*lists)
-            for lists in zip(
-                np.split(rows_N[order_N], ends),
-                np.split(scores_N[order_N], ends),
-                np.split(interests_N[order_N], ends),
-                strict=True,
-            )
+            Merged(rows_N[start:end], scores_N[start:end], interests_N[start:end])
+            for start, end in zip([0, *ends], ends, strict=False)
         ]

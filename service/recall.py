@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 from index.search import ItemIndex
 from model.artifact import Artifact, find_bundle, load_artifact
 from model.evaluate import pad
+from model.inference import Inference
 from model.manifest import ArtifactError
 from model.rollout import quotas, rollout
 from model.run import choose_device
-from service.dense import DENSE_ITEMS, DenseHits, Scores
-from service.hits import Case, Hits, by_length
+from service.dense import DENSE_ITEMS, DenseHits
+from service.hits import Case, Hits
 from service.merge import POPULAR, Ints, Merge
+from service.scores import scores_of
+
+TOGETHER = 64
+"""So many users' states and scores fit into the caches of a CPU: more of them run in turn."""
 
 StageSeconds = dict[str, float]
 """Seconds a batch spent in "model", "search" and "merge"."""
@@ -65,8 +70,10 @@ class Recaller:
         self.version = artifact.manifest.version
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
-        self._model = artifact.model.to(device)
-        self._scores = Scores(self._model.items.weight)
+        model = artifact.model.to(device)
+        self._network = Inference(model)
+        dense = index.kind == "flat" and device.type == "cpu" and index.items <= DENSE_ITEMS
+        self._scores = scores_of(model.items.weight) if dense else []
         self._device = device
         self._longest = artifact.manifest.model.max_history
         self._index = index
@@ -101,8 +108,10 @@ class Recaller:
         cases = [self._case(query) for query in queries]
         flags_BV = self._lend_flags(len(cases))
         merge = Merge(flags_BV, [case.closed for case in cases])
-        buckets = by_length([min(len(case.history), self._longest) for case in cases])
-        found = [self._hits(merge, cases, users_W) for users_W in buckets]
+        warm = np.array([user for user, case in enumerate(cases) if case.history], dtype=np.int64)
+        size = TOGETHER if self._device.type == "cpu" else max(1, len(warm))
+        parts = [warm[i : i + size] for i in range(0, len(warm), size)]
+        found = [self._hits(merge, cases, users_W) for users_W in parts]
         rolling = time.perf_counter()
         for hits in found:
             self._roll_out([cases[user] for user in hits.users_W.tolist()], hits)
@@ -141,8 +150,7 @@ class Recaller:
         return flags_BV
 
     def _hits(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> Hits | DenseHits:
-        exact = self._index.kind == "flat" and self._device.type == "cpu"
-        if exact and self.catalogue_size <= DENSE_ITEMS:
+        if self._scores:
             return DenseHits(self._scores, merge, cases, users_W)
         return Hits(self._index, merge, cases, users_W)
 
@@ -150,10 +158,10 @@ class Recaller:
     def _roll_out(self, warm: Sequence[Case], hits: Hits | DenseHits) -> None:
         history_BL, lengths_B = pad([c.history for c in warm], self._longest)
         rollout(
-            self._model,
-            torch.from_numpy(history_BL).to(self._device),
-            torch.from_numpy(lengths_B).to(self._device),
-            torch.tensor([case.user for case in warm], device=self._device),
+            self._network,
+            torch.from_numpy(history_BL),
+            torch.from_numpy(lengths_B),
+            torch.tensor([case.user for case in warm]),
             max(len(case.quotas) for case in warm),
             hits.search,
         )

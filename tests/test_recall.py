@@ -12,7 +12,6 @@ from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
 from model.manifest import ArtifactError
-from service.hits import SMALL_BUCKET, by_length
 from service.merge import POPULAR
 from service.offline import service_recall
 from service.recall import Candidates, Query, Recaller
@@ -185,27 +184,15 @@ def test_a_batch_that_fails_leaves_nothing_behind(
     assert one(recaller, query).item_ids == expected
 
 
-def test_buckets_hold_every_history_once_and_like_lengths() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-        lengths = rng.integers(0, 51, rng.integers(1, 200)).tolist()
-        buckets = by_length(lengths)
-        together = np.concatenate(buckets).tolist() if buckets else []
-        assert sorted(together) == [i for i, length in enumerate(lengths) if length]
-        assert all(len(bucket) >= SMALL_BUCKET for bucket in buckets[:-1])
-    lengths = [3, 12, 30, 45] * 20
-    many = [[lengths[i] for i in bucket] for bucket in by_length(lengths)]
-    assert [set(bucket) for bucket in many] == [{3}, {12}, {30}, {45}]
-    assert by_length([0, 0]) == []
-
-
-def test_a_large_batch_equals_its_queries_one_by_one(recaller: Recaller, dataset: Dataset) -> None:
-    """Every bucket is used, and the order of the answers is that of the queries."""
+def test_a_large_batch_equals_its_queries_one_by_one(
+    recaller: Recaller, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users run in several parts, and the order of the answers is that of the queries."""
+    monkeypatch.setattr("service.recall.TOGETHER", 16)
     queries = [
-        Query(user, history_of(dataset, i)[: 1 + i % 12], k=7)
+        Query(user, history_of(dataset, i)[: i % 12], k=7)
         for i, user in enumerate(dataset.user_ids)
     ]
-    assert len(by_length([len(query.history) for query in queries])) > 1
     together, _ = recaller.recall(queries)
     assert [answer.item_ids for answer in together] == [
         one(recaller, query).item_ids for query in queries
