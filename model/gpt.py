@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from model.block import Block, GPTConfig, batch_first
 from model.dropout import Dropout
+from model.passes import unit
 
 HISTORY, OFFER = 0, 1  # segments: what the user did, what the model generated
 FIRST_SCALE = 14.0  # of cosines, before training has found a better one
@@ -119,13 +120,12 @@ class GPT(nn.Module):
             bias_HLL = block.bias(distances_LL, causal_LL)
             x_BLD = block(x_BLD, block.local(x_BLD), *block.keys_values(x_BLD), bias_HLL)
         keys, values = last.keys_values(x_BLD)
-        local_BLD = last.local(x_BLD)
         if at_BQ is None:
             bias_HLL = last.bias(distances_LL, causal_LL)
-            return self._interest(last(x_BLD, local_BLD, keys, values, bias_HLL))
+            return self._interest(last(x_BLD, last.local(x_BLD), keys, values, bias_HLL))
         at_BQD = at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1])
         bias = batch_first(last.bias(distances_LL[at_BQ], causal_LL[at_BQ]))
-        queries_BQD, local_BQD = x_BLD.gather(1, at_BQD), local_BLD.gather(1, at_BQD)
+        queries_BQD, local_BQD = x_BLD.gather(1, at_BQD), last.local_at(x_BLD, at_BQ)
         return self._interest(last(queries_BQD, local_BQD, keys, values, bias))
 
     def prefill(
@@ -155,7 +155,7 @@ class GPT(nn.Module):
         distances_B1L = (last_B1 - slots_T[:length])[:, None]
         bias = batch_first(last.bias(distances_B1L, distances_B1L >= 0))
         last_B1D = last_B1[..., None].expand(-1, -1, x_BLD.shape[-1])
-        query_B1D, local_B1D = x_BLD.gather(1, last_B1D), last.local(x_BLD).gather(1, last_B1D)
+        query_B1D, local_B1D = x_BLD.gather(1, last_B1D), last.local_at(x_BLD, last_B1)
         return self._interest(last(query_B1D, local_B1D, keys, values, bias))[:, 0], cache
 
     def step(self, items_B: Tensor, cache: Cache) -> Tensor:
@@ -201,7 +201,7 @@ class GPT(nn.Module):
         return keys, values
 
     def _unit(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.config.cosine else vectors
+        return unit(vectors) if self.config.cosine else vectors
 
     def _interest(self, hidden: Tensor) -> Tensor:
         """Of length `scale`, where the model uses cosines: scores are what softmax takes."""

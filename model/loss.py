@@ -21,8 +21,8 @@ from model.gpt import GPT
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(interests N D, item table V D, target rows N) → the mean loss."""
 
-CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
-"""Logits at once. A few MB stay in a CPU's cache; a GPU wants larger matrices."""
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
+"""Logits at once: one matrix for a usual batch against a small catalogue."""
 
 LEAST_ROWS = 16
 """Of a chunk, however many candidates there are: the table is read once a chunk."""
@@ -44,8 +44,8 @@ class LossConfig(BaseModel, frozen=True):
     )
     products: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="what softmax multiplies in; auto: bfloat16 where the hardware does, which is "
-        "three times faster",
+        description="what network and softmax multiply in while training; auto: bfloat16 where the "
+        "hardware does, which is faster",
     )
     popularity_power: float = Field(
         0.75, ge=0, le=1, description="sampled: negatives are drawn by popularity to this power"
@@ -55,7 +55,7 @@ class LossConfig(BaseModel, frozen=True):
 def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.device) -> Objective:
     """The loss that the configuration asks for; `counts_V` is each item's popularity."""
     if config.loss == "softmax":
-        return partial(softmax, dtype=_products(config.products, device))
+        return partial(softmax, dtype=products(config, device))
     if config.loss == "bce":
         return partial(bce, negatives=config.negatives or 1)
     share_V = (torch.from_numpy(counts_V).double() + 1) ** config.popularity_power
@@ -70,21 +70,25 @@ def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.dev
     return sampled
 
 
-def batch_loss(model: GPT, batch: Batch, objective: Objective) -> Tensor:
-    """Mean loss at the slots that have a target; 0 where none has."""
-    hidden_BQD: Tensor = model(
-        batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
-    )
-    wanted_BQ = batch.targets_BQ >= 0
+def batch_loss(
+    model: GPT, batch: Batch, objective: Objective, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Mean loss at the slots that have a target, 0 where none has; the network runs in `dtype`."""
+    with torch.autocast(batch.items_BL.device.type, dtype, enabled=dtype != torch.float32):
+        hidden_BQD: Tensor = model(
+            batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
+        )
+    hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.targets_BQ >= 0
     hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
     if not len(targets_N):
         return hidden_ND.sum()
     return objective(hidden_ND, model.item_vectors(), targets_N)
 
 
-def _products(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return torch.float32 if name == "float32" else torch.bfloat16
+def products(config: LossConfig, device: torch.device) -> torch.dtype:
+    """What matrices multiply in on this device."""
+    if config.products != "auto":
+        return torch.float32 if config.products == "float32" else torch.bfloat16
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
@@ -196,4 +200,4 @@ class _CandidateSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient * upstream for gradient in ctx.saved_tensors), *[None] * 4
+        return *(gradient.mul_(upstream) for gradient in ctx.saved_tensors), *[None] * 4

@@ -28,7 +28,7 @@ from model.data import Dataset
 from model.evaluate import popularity
 from model.files import new_file
 from model.gpt import GPT
-from model.loss import LossConfig, Objective, batch_loss, objective
+from model.loss import LossConfig, Objective, batch_loss, objective, products
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _train_epoch(
             left = 1 - (epoch - 1 + steps / len(batches)) / stage.config.epochs
             optimizer.param_groups[0]["lr"] = stage.config.learning_rate * left
         batch = stage.batch(model, window.to(device))
-        loss = batch_loss(model, batch, loss_of)
+        loss = batch_loss(model, batch, loss_of, products(stage.config, device))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         targets = (batch.targets_BQ >= 0).sum() * processes.counts(whole)
