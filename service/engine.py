@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
-from service.recall import Candidates, Query, Recaller, StageSeconds
+from service.queries import Candidates, Query, StageSeconds
+from service.recall import Recaller
 from service.schemas import DegradedReason, RecallRequest
 from service.settings import ServeSettings
 

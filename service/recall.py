@@ -7,7 +7,6 @@ Shapes: B batch, W those of it who have a history, L length, F popular items.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,37 +23,7 @@ from model.run import choose_device
 from service.dense import DENSE_ITEMS, DenseHits, Scores
 from service.hits import Case, Hits, by_length
 from service.merge import POPULAR, Ints, Merge
-
-StageSeconds = dict[str, float]
-"""Seconds a batch spent in "model", "search" and "merge"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What one user asks for; ids are the caller's own strings."""
-
-    user_id: str
-    history: Sequence[str]  # oldest first
-    exclude: Sequence[str] = ()
-    k: int = 100
-    interests: int | None = None  # None: as the artifact says
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The answer to one query, best first."""
-
-    catalogue: Sequence[str]  # the item ids, row by row
-    rows: Ints
-    scores: NDArray[np.float32]
-    interests: Ints  # which interest recalled it; -1: popular back-fill
-    unknown: int  # items of the history that the catalogue does not hold
-    cold: bool  # no known item in the history: popular items
-
-    @property
-    def item_ids(self) -> list[str]:
-        """The candidates' own ids."""
-        return [self.catalogue[row] for row in self.rows.tolist()]
+from service.queries import Candidates, Query, StageSeconds
 
 
 class Recaller:

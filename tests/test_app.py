@@ -14,7 +14,8 @@ from starlette.types import Message
 
 from service.app import create_app
 from service.history import HistoryStore, StoreUnavailable
-from service.recall import Candidates, Query, Recaller, StageSeconds
+from service.queries import Candidates, Query, StageSeconds
+from service.recall import Recaller
 from service.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,8 @@ from service.engine import STORE_PAUSE, Engine
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
-from service.recall import Candidates, Query, Recaller, StageSeconds
+from service.queries import Candidates, Query, StageSeconds
+from service.recall import Recaller
 from service.schemas import RecallRequest
 from service.settings import ServeSettings
 
