@@ -15,6 +15,7 @@ from service.queries import Candidates, Query, StageSeconds
 from service.recall import Recaller
 from service.schemas import RecallRequest
 from service.settings import ServeSettings
+from service.threaded import Threaded
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +75,7 @@ async def engine(
 ) -> AsyncIterator[tuple[Engine, Metrics]]:
     metrics = Metrics()
     chosen = ServeSettings(artifacts=Path("."), store="", **settings)
-    running = Engine(worker, store, metrics, chosen)  # type: ignore[arg-type]
+    running = Engine(Threaded(worker), store, metrics, chosen)  # type: ignore[arg-type]
     running.start()
     yield running, metrics
     await running.drain()
