@@ -1,8 +1,8 @@
-"""Micro-batching: what waits when the worker gets free is the next batch. There is no timer.
+"""Micro-batching: what waits when the worker gets free is the next batch, with no delay.
 
-    recall() ─► waiting ─► one store pipeline ─► worker thread ─► answers
+    recall() ─► waiting ─► one store pipeline ─► worker ─► answers
 
-One thread owns model and index; the event loop never runs torch.
+The event loop never runs torch: the worker is a thread of this process, or another process.
 """
 
 import asyncio
@@ -10,14 +10,14 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
-from service.recall import Candidates, Query, Recaller, StageSeconds
+from service.queries import Candidates, Query, StageSeconds
 from service.schemas import DegradedReason, RecallRequest
 from service.settings import ServeSettings
 
@@ -26,12 +26,21 @@ log = logging.getLogger(__name__)
 STORE_PAUSE = 0.5  # seconds between two looks whether a store that failed is back
 
 
+class Worker(Protocol):
+    """What computes a batch."""
+
+    async def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+        """Answer in order; called again only after it has returned. May raise anything."""
+
+    async def close(self) -> None:
+        """Nothing more will be asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a recall came to."""
 
     candidates: Candidates
-    version: str
     degraded_reason: DegradedReason | None
     seconds: StageSeconds
 
@@ -56,16 +65,16 @@ class Engine:
     """Answers recalls in batches. `start` and `drain` bracket its life."""
 
     def __init__(
-        self, recaller: Recaller, store: HistoryStore, metrics: Metrics, settings: ServeSettings
+        self, worker: Worker, store: HistoryStore, metrics: Metrics, settings: ServeSettings
     ) -> None:
-        self.recaller = recaller  # read once a batch: it may be replaced between batches
+        self._worker = worker
         self._store = store
         self._metrics = metrics
         self._settings = settings
         self._waiting: OrderedDict[_Waiting, None] = OrderedDict()  # first come, first served
+        self._unanswered: OrderedDict[_Waiting, None] = OrderedDict()  # those, and the batch
         self._arrived = asyncio.Event()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="recall")
-        self._unanswered: set[asyncio.Future[Answer]] = set()
+        self._deadline: asyncio.TimerHandle | None = None  # of the oldest that is unanswered
         self._running: asyncio.Task[None] | None = None
         self._absence: asyncio.Task[None] | None = None  # runs while the store fails
         self.draining = False
@@ -83,21 +92,18 @@ class Engine:
             raise NotReady("the service is going down: ask another instance")
         if len(self._waiting) >= self._settings.queue_limit:
             raise QueueFull("too many recalls are waiting: try again later")
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._unanswered.add(answer)
-        answer.add_done_callback(self._unanswered.discard)
-        waiting = _Waiting(request, answer)
-        self._waiting[waiting] = None
-        # Whoever gave up leaves the queue at once, and makes room for another.
-        answer.add_done_callback(lambda _: self._waiting.pop(waiting, None))
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request, loop.create_future())
+        self._waiting[waiting] = self._unanswered[waiting] = None
+        self._metrics.queue_length.set(len(self._waiting))
         self._arrived.set()
+        if not self._deadline:
+            self._deadline = loop.call_later(self._settings.deadline_ms / 1000, self._expire)
         try:
-            async with asyncio.timeout(self._settings.deadline_ms / 1000):
-                return await answer
-        except TimeoutError:
-            raise DeadlinePassed(
-                f"not answered within {self._settings.deadline_ms} ms: the service is overloaded"
-            ) from None
+            return await waiting.answer
+        finally:  # whoever gave up leaves the queue at once, and makes room for another
+            self._unanswered.pop(waiting, None)
+            self._waiting.pop(waiting, None)
 
     def alive(self) -> bool:
         """Whether it can still answer: false when its task has died of a bug."""
@@ -111,22 +117,39 @@ class Engine:
         """Answer what was accepted, accept nothing more, and stop."""
         self.draining = True
         if self._unanswered:
-            await asyncio.wait(set(self._unanswered))
+            await asyncio.wait([waiting.answer for waiting in self._unanswered])
+        if self._deadline:
+            self._deadline.cancel()
         tasks = [task for task in (self._running, self._absence) if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._worker.shutdown()
+        await self._worker.close()
+
+    def _expire(self) -> None:
+        """Give up what is past its deadline, and look again when the next one may be."""
+        patience = self._settings.deadline_ms / 1000
+        now = time.perf_counter()
+        self._deadline = None
+        while self._unanswered:
+            waiting = next(iter(self._unanswered))
+            left = waiting.since + patience - now
+            if left > 0:
+                self._deadline = asyncio.get_running_loop().call_later(left, self._expire)
+                return
+            del self._unanswered[waiting]
+            self._waiting.pop(waiting, None)
+            detail = f"not answered within {self._settings.deadline_ms} ms"
+            _fail(waiting, DeadlinePassed(f"{detail}: the service is overloaded"))
 
     async def _run(self) -> None:
         """One batch after another. Preparing one ahead was measured: smaller batches, slower."""
-        loop = asyncio.get_running_loop()
         while True:
             while not (batch := self._take()):
                 self._arrived.clear()
                 await self._arrived.wait()
             await self._read_histories(batch)
-            await loop.run_in_executor(self._worker, self._answer, batch, loop)
+            await self._answer(batch)
 
     def _take(self) -> list[_Waiting]:
         """What waits, up to the largest batch, without what was given up meanwhile."""
@@ -137,6 +160,7 @@ class Engine:
             if not waiting.answer.done():
                 waiting.seconds["queue"] = now - waiting.since
                 batch.append(waiting)
+        self._metrics.queue_length.set(len(self._waiting))
         return batch
 
     async def _read_histories(self, batch: Sequence[_Waiting]) -> None:
@@ -167,41 +191,38 @@ class Engine:
                 log.info("the store is back")
                 return
 
-    def _answer(self, batch: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> None:
-        """In the worker thread: recall, and hand the answers back to the loop."""
-        recaller = self.recaller
+    async def _answer(self, batch: Sequence[_Waiting]) -> None:
         try:
-            candidates, seconds = recaller.recall([waiting.query() for waiting in batch])
+            found, seconds = await self._worker.recall([waiting.query() for waiting in batch])
         except Exception:
             log.exception("a batch of %d failed", len(batch))
             if len(batch) > 1:  # one bad query must not fail its neighbours
                 for waiting in batch:
-                    self._answer([waiting], loop)
+                    await self._answer([waiting])
             else:
-                error = ServiceError("the recall failed: the log has the details")
-                loop.call_soon_threadsafe(_fail, batch[0], error)
+                _fail(batch[0], ServiceError("the recall failed: the log has the details"))
             return
-        answers = [
-            Answer(found, recaller.version, _reason(waiting, found), waiting.seconds | seconds)
-            for waiting, found in zip(batch, candidates, strict=True)
-        ]
-        loop.call_soon_threadsafe(self._deliver, batch, answers, seconds)
-
-    def _deliver(
-        self, batch: Sequence[_Waiting], answers: Sequence[Answer], seconds: StageSeconds
-    ) -> None:
-        for stage, taken in seconds.items():
-            self._metrics.stage_seconds[stage].observe(taken)
-        self._metrics.stage_seconds["store"].observe(batch[0].seconds["store"])
-        self._metrics.batch_size.observe(len(batch))
-        for waiting, answer in zip(batch, answers, strict=True):
-            self._metrics.stage_seconds["queue"].observe(waiting.seconds["queue"])
-            if answer.degraded_reason:
-                self._metrics.fallbacks[answer.degraded_reason].inc()
-            if answer.candidates.unknown:
-                self._metrics.unknown_items.inc(answer.candidates.unknown)
+        self._count(batch, found, seconds)
+        for waiting, candidates in zip(batch, found, strict=True):
             if not waiting.answer.done():
+                taken = waiting.seconds | seconds
+                answer = Answer(candidates, _reason(waiting, candidates), taken)
                 waiting.answer.set_result(answer)
+
+    def _count(
+        self, batch: Sequence[_Waiting], found: Sequence[Candidates], seconds: StageSeconds
+    ) -> None:
+        metrics = self._metrics
+        for stage, taken in seconds.items():
+            metrics.stage_seconds[stage].observe(taken)
+        metrics.stage_seconds["store"].observe(batch[0].seconds["store"])
+        metrics.batch_size.observe(len(batch))
+        for waiting, candidates in zip(batch, found, strict=True):
+            metrics.stage_seconds["queue"].observe(waiting.seconds["queue"])
+            if reason := _reason(waiting, candidates):
+                metrics.fallbacks.inc(reason)
+            if candidates.unknown:
+                metrics.unknown_items.inc(by=candidates.unknown)
 
 
 def _reason(waiting: _Waiting, found: Candidates) -> DegradedReason | None:

@@ -27,7 +27,8 @@ from model.evaluate import Figures, Recall
 from model.gpt import GPT
 from model.rollout import RecallConfig
 from service.history import HistoryStore
-from service.recall import Query, Recaller
+from service.queries import Query
+from service.recall import Recaller
 
 log = logging.getLogger(__name__)
 

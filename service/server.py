@@ -11,10 +11,12 @@ import torch
 import uvicorn
 
 from service.app import create_app
+from service.catalogue import Catalogue
 from service.history import HistoryStore
 from service.logs import configure_logs
 from service.recall import Recaller
 from service.settings import ServeSettings
+from service.threaded import Threaded
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ def serve(settings: ServeSettings) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    catalogue = Catalogue.load(recaller.bundle, recaller.version, recaller.max_interests)
     store = HistoryStore.open(
         settings.store,
         settings.history_limit,
@@ -46,10 +49,11 @@ def serve(settings: ServeSettings) -> None:
     listener = _listen(settings.host, settings.port)
     log.info("listening", extra={"host": settings.host, "port": listener.getsockname()[1]})
     config = uvicorn.Config(
-        create_app(settings, recaller, store),
+        create_app(settings, Threaded(recaller), catalogue, store),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks for the client's address
         timeout_graceful_shutdown=settings.drain_seconds,
         lifespan="on",
     )

@@ -12,7 +12,8 @@ from model.artifact import find_bundle, load_artifact
 from model.data import Dataset, test_split
 from model.evaluate import evaluate
 from service.offline import add_items, service_recall
-from service.recall import Query, Recaller
+from service.queries import Query
+from service.recall import Recaller
 
 
 @pytest.fixture
