@@ -69,6 +69,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await worker.start()
         engine.start()
         log.info("ready to serve", extra={"version": catalogue.version})
         yield

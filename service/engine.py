@@ -29,6 +29,9 @@ STORE_PAUSE = 0.5  # seconds between two looks whether a store that failed is ba
 class Worker(Protocol):
     """What computes a batch."""
 
+    async def start(self) -> None:
+        """Batches are going to come; called on the event loop."""
+
     async def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """Answer in order; called again only after it has returned. May raise anything."""
 

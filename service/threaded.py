@@ -15,6 +15,9 @@ class Threaded:
         self._recaller = recaller
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recall")
 
+    async def start(self) -> None:
+        """Nothing to do: the thread starts with the first batch."""
+
     async def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """See `service.engine.Worker`."""
         loop = asyncio.get_running_loop()

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis_server import RedisServer, free_port
 
 from model.data import Dataset
@@ -72,10 +74,26 @@ def service(artifacts: Path, store: str, folder: Path, **environment: str) -> It
         running.process.wait()
 
 
-def test_sigterm_drains_and_ends_well(artifacts: Path, dataset: Dataset, tmp_path: Path) -> None:
+@pytest.fixture(params=["0", "1", "2"])
+def http_workers(request: pytest.FixtureRequest) -> str:
+    """Everything in one process, or front ends beside the model's."""
+    found: str = request.param
+    return found
+
+
+def total(metrics: str, name: str, **labels: str) -> float:
+    """The sum of the samples that have these labels."""
+    families = text_string_to_metric_families(metrics)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
+
+def test_sigterm_drains_and_ends_well(
+    artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer, http_workers: str
+) -> None:
     """Requests that were under way when the signal came are all answered."""
-    patient = {"RECGPT_DEADLINE_MS": "30000"}
-    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path, **patient) as running:
+    patient = {"RECGPT_DEADLINE_MS": "30000", "RECGPT_HTTP_WORKERS": http_workers}
+    with service(artifacts, redis_server.url, tmp_path, **patient) as running:
         body = {"user_id": "u0", "history": dataset.item_ids[:3], "k": 20}
 
         async def load() -> list[int]:
@@ -113,12 +131,13 @@ def test_an_acknowledged_event_survives_kill_9(
 
 
 def test_redis_may_be_absent_and_come_and_go(
-    artifacts: Path, dataset: Dataset, tmp_path: Path
+    artifacts: Path, dataset: Dataset, tmp_path: Path, http_workers: str
 ) -> None:
     redis = RedisServer(tmp_path)
     history = dataset.item_ids[:3]
     event = {"events": [{"user_id": "ann", "item_id": history[0]}]}
     patient = {"RECGPT_STORE_TIMEOUT_MS": "2000", "RECGPT_DEADLINE_MS": "30000"}
+    patient["RECGPT_HTTP_WORKERS"] = http_workers
     with service(artifacts, redis.url, tmp_path, **patient) as running:
         for _ in range(2):
             assert running.ready() == 503
@@ -157,6 +176,51 @@ def test_clients_that_leave_are_no_errors_of_ours(artifacts: Path, tmp_path: Pat
             assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
         assert running.stop() == 0
         assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
+
+
+def test_front_ends_count_together(
+    artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Whoever answers /metrics tells what all of them did, and what one did that has ended."""
+    redis_server.flush()
+    with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS="2") as running:
+        url = f"http://127.0.0.1:{running.port}"
+        body = {"user_id": "u0", "history": dataset.item_ids[:3]}
+        front_ends = psutil.Process(running.process.pid).children()
+        assert len(front_ends) == 2
+        for front_end in front_ends:  # the other one answers meanwhile
+            front_end.suspend()
+            time.sleep(0.2)
+            for _ in range(3):
+                assert httpx.post(f"{url}/recall", json=body, timeout=60).status_code == 200
+            front_end.resume()
+        metrics = httpx.get(f"{url}/metrics").text
+        assert total(metrics, "recgpt_requests_total", route="/recall", status="200") == 6
+        assert total(metrics, "recgpt_request_seconds_count", route="/recall") == 6
+        assert total(metrics, "recgpt_request_seconds_bucket", route="/recall", le="+Inf") == 6
+        assert total(metrics, "recgpt_queue_length") == 0
+        assert total(metrics, "recgpt_artifact_info") == 1
+
+
+def test_a_front_end_that_dies_is_started_again(
+    artifacts: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS="1") as running:
+        running.recall(user_id="ann")
+        engine = psutil.Process(running.process.pid)
+        (first,) = engine.children()
+        first.kill()
+        running.client.close()
+        running.client = httpx.Client(base_url=running.client.base_url, timeout=60)
+        running.recall(user_id="ann")
+        (second,) = engine.children()
+        assert second.pid != first.pid
+        metrics = running.client.get("/metrics").text
+        assert total(metrics, "recgpt_requests_total", route="/recall", status="200") == 2
+        assert [r for r in running.records() if "started again" in str(r["message"])]
+        engine.kill()  # no front end stays behind
+        psutil.wait_procs([second], timeout=60)
+        assert not second.is_running()
 
 
 def test_logs_are_json_with_request_ids(artifacts: Path, tmp_path: Path) -> None:
