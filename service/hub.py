@@ -49,10 +49,13 @@ class _Question:
 class Hub:
     """Front ends around a Recaller."""
 
-    def __init__(self, settings: ServeSettings, recaller: Recaller, listener: socket.socket):
+    def __init__(
+        self, settings: ServeSettings, recaller: Recaller, listeners: Sequence[socket.socket]
+    ) -> None:
+        """A listening socket for each front end, which the next one there inherits too."""
         self._settings = settings
         self._recaller = recaller
-        self._listener = listener
+        self._listeners = listeners
         self._board = tempfile.TemporaryFile()  # noqa: SIM115 — open as long as this process
         os.truncate(self._board.fileno(), settings.http_workers * ROW_BYTES)
         self._selector = selectors.DefaultSelector()
@@ -91,7 +94,7 @@ class Hub:
             bundle=self._recaller.bundle.absolute(),
             version=self._recaller.version,
             max_interests=self._recaller.max_interests,
-            listener=self._listener.fileno(),
+            listener=self._listeners[row].fileno(),
             connection=theirs.fileno(),
             board=self._board.fileno(),
             row=row,

@@ -87,7 +87,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, as the registry asks for them."""
-        about = "Time of each stage of a recall; model, search and merge are a whole batch's"
+        about = "Time of each stage of a recall; all but queue are a whole batch's"
         yield _histograms("recgpt_stage_seconds", about, "stage", self.stage_seconds)
         about = "Time from the request's first byte to the answer's last"
         yield _histograms("recgpt_request_seconds", about, "route", self.request_seconds)

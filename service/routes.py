@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.catalogue import Catalogue
-from service.engine import Answer, Engine
+from service.engine import Engine
 from service.errors import (
     ClientGone,
     Invalid,
@@ -31,6 +31,7 @@ from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
 from service.schemas import BatchRequest, Event, EventsRequest, RecallRequest
 from service.settings import ServeSettings
+from service.waiting import Answer
 
 log = logging.getLogger(__name__)
 

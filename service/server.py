@@ -2,6 +2,7 @@
 
 import logging
 import socket
+from contextlib import ExitStack
 
 import faiss
 import torch
@@ -33,14 +34,16 @@ def serve(settings: ServeSettings) -> None:
     faiss.omp_set_num_threads(settings.threads)
     recaller.warm_up()
     freeze_loaded()
-    listener = _listen(settings.host, settings.port)
-    with listener:
-        where = {"host": settings.host, "port": listener.getsockname()[1]}
+    with ExitStack() as stack:
+        listeners = _listen(settings.host, settings.port, max(1, settings.http_workers))
+        for listener in listeners:
+            stack.enter_context(listener)
+        where = {"host": settings.host, "port": listeners[0].getsockname()[1]}
         log.info("listening", extra=where)
         if settings.http_workers:
-            Hub(settings, recaller, listener).run()
+            Hub(settings, recaller, listeners).run()
         else:
-            _serve_alone(settings, recaller, listener)
+            _serve_alone(settings, recaller, listeners[0])
 
 
 def _serve_alone(settings: ServeSettings, recaller: Recaller, listener: socket.socket) -> None:
@@ -50,10 +53,19 @@ def _serve_alone(settings: ServeSettings, recaller: Recaller, listener: socket.s
     http_server(settings, app).run(sockets=[listener])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """Sockets on one port; the kernel deals out new connections among them."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        if count == 1:
+            return [socket.create_server((host, port), family=family, backlog=2048)]
+        # They would also share the port with another service of ours: see first that it is free.
+        with socket.create_server((host, port), family=family) as probe:
+            port = probe.getsockname()[1]
+        return [
+            socket.create_server((host, port), family=family, backlog=2048, reuse_port=True)
+            for _ in range(count)
+        ]
     except OSError as error:
         raise ValueError(
             f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"

@@ -403,8 +403,9 @@ async def test_metrics_count_what_happened(client: httpx.AsyncClient, recaller: 
     await recall(client, user_id="nobody")
     await client.post("/recall", json={})
     text = (await client.get("/metrics")).text
-    for stage in ("queue", "store", "model", "search", "merge"):
+    for stage in ("queue", "model", "search", "merge"):
         assert sample(text, "recgpt_stage_seconds_count", stage=stage) == 2
+    assert sample(text, "recgpt_stage_seconds_count", stage="store") == 1  # one brought its own
     assert sample(text, "recgpt_batch_size_count") == 2
     assert sample(text, "recgpt_requests_total", route="/recall", status="200") == 2
     assert sample(text, "recgpt_requests_total", route="/recall", status="422") == 1
