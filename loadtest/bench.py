@@ -95,18 +95,27 @@ def closed(
 ) -> Figures:
     """Peak throughput, with CPU time and memory."""
     closed_loop(port, requests, options.connections, 2)  # warm
-    before = process.cpu_times()
+    before = cpu_seconds(process)
     load = closed_loop(port, requests, options.connections, options.seconds)
-    after = process.cpu_times()
-    used = after.user + after.system - before.user - before.system
+    used = cpu_seconds(process) - before
     return {
         "rps": load.rate,
         "failed": load.failed,
         "p50_ms": load.milliseconds(50),
         "p99_ms": load.milliseconds(99),
         "cpu_ms_per_request": used / max(1, len(load.latencies)) * 1000,
-        "memory_mb": process.memory_info().rss / 2**20,
+        "memory_mb": sum(one.memory_info().rss for one in family(process)) / 2**20,
     }
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """The process and those that it started."""
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What the process and those that it started have used so far."""
+    return sum(sum(one.cpu_times()[:2]) for one in family(process))
 
 
 def loads(

@@ -50,9 +50,7 @@ def open_store(settings: ServeSettings) -> HistoryStore:
 
 
 def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
-    """A server that drains on SIGTERM and SIGINT, and then ends the process well."""
-    # uvicorn raises the signal again after it has drained: let that be an orderly end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    """A server that drains on SIGTERM and SIGINT."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -63,6 +61,11 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
         lifespan="on",
     )
     return uvicorn.Server(config)
+
+
+def end_well() -> None:
+    """Make SIGTERM an orderly end: while all is loaded, and when uvicorn raises it once more."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def freeze_loaded() -> None:
@@ -77,6 +80,7 @@ def freeze_loaded() -> None:
 
 def main() -> None:
     """Serve until SIGTERM, or until the engine's process is gone."""
+    end_well()
     config = FrontEndConfig.model_validate_json(sys.stdin.read())
     settings = config.settings
     configure_logs(settings.log_level)

@@ -9,7 +9,7 @@ import torch
 
 from service.app import create_app
 from service.catalogue import Catalogue
-from service.frontend import freeze_loaded, http_server, open_store
+from service.frontend import end_well, freeze_loaded, http_server, open_store
 from service.hub import Hub
 from service.logs import configure_logs
 from service.recall import Recaller
@@ -26,6 +26,7 @@ def serve(settings: ServeSettings) -> None:
     ChildProcessError where a front end can't be started.
     """
     configure_logs(settings.log_level)
+    end_well()
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
         raise ValueError("--http-workers: an embedded store has one writer, so give 0 or 1")
     recaller = Recaller.load(settings.artifacts, settings.device)
