@@ -88,6 +88,16 @@ def total(metrics: str, name: str, **labels: str) -> float:
     return sum(s.value for s in samples if labels.items() <= s.labels.items())
 
 
+def metrics_after(running: Service, recalls: int) -> str:
+    """The metrics once so many recalls are counted: a moment after they are answered."""
+    for _ in range(200):
+        text = running.client.get("/metrics").text
+        if total(text, "recgpt_requests_total", route="/recall", status="200") == recalls:
+            return text
+        time.sleep(0.05)
+    raise AssertionError(text)
+
+
 def test_sigterm_drains_and_ends_well(
     artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer, http_workers: str
 ) -> None:
@@ -189,8 +199,7 @@ def test_front_ends_count_together(
         body = {"user_id": "u0", "history": dataset.item_ids[:3]}
         for _ in range(30):  # every one has a connection of its own: some for each front end
             assert httpx.post(f"{url}/recall", json=body, timeout=60).status_code == 200
-        metrics = httpx.get(f"{url}/metrics").text
-        assert total(metrics, "recgpt_requests_total", route="/recall", status="200") == 30
+        metrics = metrics_after(running, recalls=30)
         assert total(metrics, "recgpt_request_seconds_count", route="/recall") == 30
         assert total(metrics, "recgpt_request_seconds_bucket", route="/recall", le="+Inf") == 30
         assert total(metrics, "recgpt_queue_length") == 0
@@ -202,6 +211,7 @@ def test_a_front_end_that_dies_is_started_again(
 ) -> None:
     with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS="1") as running:
         running.recall(user_id="ann")
+        metrics_after(running, recalls=1)
         engine = psutil.Process(running.process.pid)
         (first,) = engine.children()
         first.kill()
@@ -210,8 +220,7 @@ def test_a_front_end_that_dies_is_started_again(
         running.recall(user_id="ann")
         (second,) = engine.children()
         assert second.pid != first.pid
-        metrics = running.client.get("/metrics").text
-        assert total(metrics, "recgpt_requests_total", route="/recall", status="200") == 2
+        metrics_after(running, recalls=2)
         assert [r for r in running.records() if "started again" in str(r["message"])]
         engine.kill()  # no front end stays behind
         psutil.wait_procs([second], timeout=60)
