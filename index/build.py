@@ -5,60 +5,69 @@ Shapes: V catalogue, D width, B queries, K hits.
 
 import hashlib
 import json
+import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-INDEX_FILE, CARD_FILE = "index.faiss", "index.json"
+from index.kinds import Kind, build
+from index.measure import (
+    Vectors,
+    cheapest,
+    exact_search,
+    in_batches,
+    index_search,
+    one_thread,
+    rates,
+)
 
-Kind = Literal["auto", "flat", "ivf"]
+log = logging.getLogger(__name__)
 
-LARGE = 100_000  # items from which on `auto` tries an approximate index at all
+INDEX_FILE, CARD_FILE, QUERIES_FILE = "index.faiss", "index.json", "index_queries.npy"
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+LARGE = 20_000  # items from which on an approximate index is tried where there is a choice
+LARGEST_GRAPH = 2_000_000  # items up to which a graph is tried: it takes minutes a million
 HITS = 150  # what a recall of 100 with its over-fetch asks for
-QUERIES = 256
-BATCH = 64
-MATRIX_FROM_QUERIES = 4  # smaller batches are faster in Faiss's own loops
-
-Vectors = NDArray[np.float32]
+QUERIES = 512
+DECIDING = "64"  # the size of a batch whose rate decides
 
 
 def build_index(
     vectors_VD: Vectors,
     folder: Path,
-    kind: Kind = "auto",
+    kinds: Sequence[Kind] = KINDS,
     target: float = 0.98,
     queries_BD: Vectors | None = None,
 ) -> None:
     """Write `index.faiss` (inner product) and its card `index.json` into `folder`.
 
-    `auto` takes exact search, unless an approximate index reaches `target` of its hits and is
-    faster: both are measured here, with `queries_BD` or else with perturbed item vectors. The card
-    says what was found, and repeats the hash of the vectors, so that an index is never served with
-    other ones. Raises ValueError where `ivf` is asked for and does not reach `target`.
+    Of `kinds`, the fastest that finds `target` of the exact hits is taken; where there is a choice,
+    approximate ones are tried for catalogues from `LARGE` items on. All are measured here, with
+    `queries_BD` (kept as `index_queries.npy`) or else with perturbed item vectors. The card says
+    what was found, and repeats the hash of the vectors, so that an index is never served with other
+    ones. Raises ValueError where no kind that is allowed reaches `target`.
     """
-    vectors_VD = np.ascontiguousarray(vectors_VD, dtype=np.float32)
-    flat = faiss.IndexFlatIP(vectors_VD.shape[1])
-    flat.add(vectors_VD)
-    index: Any = flat
-    chosen: dict[str, Any] = {"kind": "flat"}
-    if kind == "ivf" or (kind == "auto" and len(vectors_VD) >= LARGE):
-        built, found = _build_ivf(vectors_VD, flat, target, queries_BD)
-        reached = found["recall"] >= target
-        if kind == "ivf" and not reached:
-            raise ValueError(
-                f"the approximate index finds {found['recall']:.3f} of the exact hits, "
-                f"not {target}: ask for less with --index-recall, or for --index flat"
-            )
-        if kind == "ivf" or (reached and found["queries_per_second"] > found["flat_per_second"]):
-            index, chosen = built, {"kind": "ivf"} | found
-        else:
-            chosen = {"kind": "flat", "tried": found}
+    if vectors_VD.dtype != np.float32 or not vectors_VD.flags.c_contiguous:
+        vectors_VD = np.ascontiguousarray(vectors_VD, dtype=np.float32)
+    if queries_BD is not None:
+        np.save(folder / QUERIES_FILE, queries_BD)
+    tried = [kind for kind in kinds if kinds == (kind,) or _worth_trying(kind, len(vectors_VD))]
+    card: dict[str, Any] = {"kind": "flat", "parameters": {}}
+    index: Any = None
+    if tried != ["flat"]:
+        card, index = _fastest(vectors_VD, tried, target, queries_BD)
+    if index is None:
+        index = build("flat", vectors_VD)
     faiss.write_index(index, str(folder / INDEX_FILE))
-    card = chosen | {
+    card |= {
+        "asked": list(kinds),
+        "target": target,
         "metric": "inner_product",
         "items": vectors_VD.shape[0],
         "dim": vectors_VD.shape[1],
@@ -67,83 +76,90 @@ def build_index(
     (folder / CARD_FILE).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
+def build_index_like(vectors_VD: Vectors, folder: Path, other: Path) -> None:
+    """The same kind of index as in the folder `other`, or an exact one where a choice was left.
+
+    Measured with the queries that the other was measured with.
+    """
+    card = read_card(other)
+    asked, kind = tuple(card["asked"]), card["kind"]
+    kinds = asked if len(asked) == 1 else tuple(dict.fromkeys(("flat", kind)))
+    file = other / QUERIES_FILE
+    queries_BD = np.load(file, allow_pickle=False) if file.exists() else None
+    build_index(vectors_VD, folder, kinds, card["target"], queries_BD)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """What `build_index` found. Raises OSError, ValueError where there is none."""
+    card: dict[str, Any] = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    return card
+
+
 def vectors_sha256(vectors_VD: NDArray[Any]) -> str:
     """Hash of the vectors' bytes as float32, row after row."""
     data = np.ascontiguousarray(vectors_VD, dtype=np.float32)
     return hashlib.sha256(data.data).hexdigest()
 
 
-def search_parameters(nprobe: int, k_factor: float) -> Any:
-    """What Faiss is told at a search of an `ivf` index: lists looked into, codes kept a hit."""
-    refine: Any = faiss.IndexRefineSearchParameters  # its stub knows no arguments
-    lists: Any = faiss.SearchParametersIVF
-    return refine(k_factor=k_factor, base_index_params=lists(nprobe=nprobe))
+def _worth_trying(kind: Kind, items: int) -> bool:
+    return kind == "flat" or items >= LARGE and (kind != "hnsw" or items <= LARGEST_GRAPH)
 
 
-def _build_ivf(
-    vectors_VD: Vectors, flat: Any, target: float, queries_BD: Vectors | None
-) -> tuple[Any, dict[str, Any]]:
-    """Inverted lists of 4-bit codes, re-ranked by fp16 vectors; the cheapest search that reaches
-    `target`, or the most thorough one tried."""
-    started = time.perf_counter()
-    count, width = vectors_VD.shape
-    lists = max(1, 2 ** round(np.log2(4 * np.sqrt(count))))
-    lists = min(lists, max(1, count // 39))  # Faiss wants 39 vectors to train a list
-    index = faiss.index_factory(
-        width, f"IVF{lists},PQ{width // 2}x4fs,Refine(SQfp16)", faiss.METRIC_INNER_PRODUCT
-    )
-    rng = np.random.default_rng(0)
-    sample = np.sort(rng.permutation(count)[: max(50 * lists, 20_000)])
-    index.train(vectors_VD[sample])
-    index.add(vectors_VD)
-    seconds = time.perf_counter() - started
+def _fastest(
+    vectors_VD: Vectors, kinds: Sequence[Kind], target: float, queries_BD: Vectors | None
+) -> tuple[dict[str, Any], Any]:
+    """The card and the index of the fastest kind; no index for exact search."""
     source = "given" if queries_BD is not None else "perturbed items"
     if queries_BD is None:
-        near_BD = vectors_VD[rng.integers(count, size=QUERIES)]
-        noise_BD = rng.normal(size=near_BD.shape).astype(np.float32)
-        queries_BD = near_BD + noise_BD * (0.5 * near_BD.std())
-    hits = min(HITS, count)
-    faiss.cvar.distance_compute_blas_threshold = MATRIX_FROM_QUERIES * width
-    exact_BK, flat_rate = _timed_search(flat, queries_BD, hits, None)
-    found: dict[str, Any] = {}
-    nprobe = 1
-    while nprobe < 2 * lists and found.get("recall", 0.0) < target:
-        for k_factor in (2, 4, 8):
-            parameters = search_parameters(min(nprobe, lists), k_factor)
-            rows_BK, rate = _timed_search(index, queries_BD, hits, parameters)
-            recall = _recall(rows_BK, exact_BK)
-            found = {
-                "nprobe": min(nprobe, lists),
-                "k_factor": k_factor,
-                "recall": recall,
-                "queries_per_second": rate,
-            }
-            if recall >= target:
-                break
-        nprobe *= 2
-    return index, found | {
-        "lists": lists,
-        "flat_per_second": flat_rate,
-        "build_seconds": seconds,
-        "measured_hits": hits,
-        "measured_batch": BATCH,
-        "measured_queries": source,
-    }
+        queries_BD = _perturbed(vectors_VD)
+    hits = min(HITS, len(vectors_VD))
+    exact_BK = in_batches(exact_search(vectors_VD, hits), queries_BD)
+    best: tuple[dict[str, Any], Any] | None = None
+    measured: dict[str, dict[str, Any]] = {}
+    for kind in [kind for kind in kinds if kind != "flat"]:
+        found, index = _measured(kind, vectors_VD, queries_BD, exact_BK, target)
+        log.info("%s: %s", kind, found)
+        measured[kind] = found
+        rate, flat_rate = found["queries_per_second"], found["flat_per_second"]
+        reached = found["recall"] >= target
+        if reached and ("flat" not in kinds or rate[DECIDING] > flat_rate[DECIDING]):
+            if best is None or rate[DECIDING] > best[0]["queries_per_second"][DECIDING]:
+                best = {"kind": kind} | found, index
+    if best is None and "flat" not in kinds:
+        recalls = ", ".join(f"{kind} {found['recall']:.3f}" for kind, found in measured.items())
+        raise ValueError(
+            f"of the exact hits, {target} were to be found, not: {recalls}. "
+            "Ask for less with --index-recall, or for --index flat"
+        )
+    card, index = best or ({"kind": "flat", "parameters": {}}, None)
+    about = {"hits": hits, "queries": source, "threads": 1}
+    return card | {"measured_with": about, "tried": measured}, index
 
 
-def _timed_search(
-    index: Any, queries_BD: Vectors, hits: int, parameters: Any
-) -> tuple[NDArray[np.int64], float]:
-    """The rows, and queries a second in batches of `BATCH`."""
+def _measured(
+    kind: Kind, vectors_VD: Vectors, queries_BD: Vectors, exact_BK: Rows, target: float
+) -> tuple[dict[str, Any], Any]:
+    """What the card says of a kind of index, and the index."""
     started = time.perf_counter()
-    rows = [
-        index.search(queries_BD[i : i + BATCH], hits, params=parameters)[1]
-        for i in range(0, len(queries_BD), BATCH)
-    ]
-    return np.concatenate(rows), len(queries_BD) / (time.perf_counter() - started)
+    index = build(kind, vectors_VD)
+    seconds = time.perf_counter() - started
+    hits = exact_BK.shape[1]
+    with one_thread():
+        parameters, recall = cheapest(index, kind, queries_BD, exact_BK, target)
+        searches = [index_search(index, kind, parameters, hits), exact_search(vectors_VD, hits)]
+        rate, flat_rate = rates(searches, queries_BD)
+    return {
+        "parameters": parameters,
+        "recall": recall,
+        "queries_per_second": rate,
+        "flat_per_second": flat_rate,
+        "build_seconds": round(seconds, 1),
+    }, index
 
 
-def _recall(rows_BK: NDArray[np.int64], exact_BK: NDArray[np.int64]) -> float:
-    """Share of the exact hits that were found."""
-    both = [len(np.intersect1d(r, e)) for r, e in zip(rows_BK, exact_BK, strict=True)]
-    return float(np.sum(both) / exact_BK.size)
+def _perturbed(vectors_VD: Vectors) -> Vectors:
+    """Queries near items."""
+    rng = np.random.default_rng(0)
+    near_BD: Vectors = vectors_VD[rng.integers(len(vectors_VD), size=QUERIES)]
+    noise_BD = rng.standard_normal(near_BD.shape, dtype=np.float32)
+    return near_BD + noise_BD * np.float32(0.5 * near_BD.std())
