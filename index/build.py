@@ -7,9 +7,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -29,10 +28,10 @@ from index.measure import (
 log = logging.getLogger(__name__)
 
 INDEX_FILE, CARD_FILE, QUERIES_FILE = "index.faiss", "index.json", "index_queries.npy"
-KINDS: tuple[Kind, ...] = get_args(Kind)
+
+Choice = Literal["auto"] | Kind
 
 LARGE = 20_000  # items from which on an approximate index is tried where there is a choice
-LARGEST_GRAPH = 2_000_000  # items up to which a graph is tried: it takes minutes a million
 HITS = 150  # what a recall of 100 with its over-fetch asks for
 QUERIES = 512
 DECIDING = "64"  # the size of a batch whose rate decides
@@ -41,32 +40,43 @@ DECIDING = "64"  # the size of a batch whose rate decides
 def build_index(
     vectors_VD: Vectors,
     folder: Path,
-    kinds: Sequence[Kind] = KINDS,
+    kind: Choice = "auto",
     target: float = 0.98,
     queries_BD: Vectors | None = None,
 ) -> None:
     """Write `index.faiss` (inner product) and its card `index.json` into `folder`.
 
-    Of `kinds`, the fastest that finds `target` of the exact hits is taken; where there is a choice,
-    approximate ones are tried for catalogues from `LARGE` items on. All are measured here, with
-    `queries_BD` (kept as `index_queries.npy`) or else with perturbed item vectors. The card says
-    what was found, and repeats the hash of the vectors, so that an index is never served with other
-    ones. Raises ValueError where no kind that is allowed reaches `target`.
+    `auto` takes exact search, unless an approximate index finds `target` of its hits and is faster:
+    both are measured here, with `queries_BD` (kept as `index_queries.npy`) or else with perturbed
+    item vectors. The card says what was found, and repeats the hash of the vectors, so that an
+    index is never served with other ones. Raises ValueError where `ivf` is asked for and does not
+    reach `target`.
     """
     if vectors_VD.dtype != np.float32 or not vectors_VD.flags.c_contiguous:
         vectors_VD = np.ascontiguousarray(vectors_VD, dtype=np.float32)
     if queries_BD is not None:
         np.save(folder / QUERIES_FILE, queries_BD)
-    tried = [kind for kind in kinds if kinds == (kind,) or _worth_trying(kind, len(vectors_VD))]
-    card: dict[str, Any] = {"kind": "flat", "parameters": {}}
+    chosen: dict[str, Any] = {"kind": "flat", "parameters": {}}
     index: Any = None
-    if tried != ["flat"]:
-        card, index = _fastest(vectors_VD, tried, target, queries_BD)
+    if kind == "ivf" or (kind == "auto" and len(vectors_VD) >= LARGE):
+        index, found = _measured(vectors_VD, target, queries_BD)
+        log.info("approximate search: %s", found)
+        reached = found["recall"] >= target
+        if kind == "ivf" and not reached:
+            raise ValueError(
+                f"the approximate index finds {found['recall']:.3f} of the exact hits, "
+                f"not {target}: ask for less with --index-recall, or for --index flat"
+            )
+        pays = found["queries_per_second"][DECIDING] > found["flat_per_second"][DECIDING]
+        if kind == "ivf" or (reached and pays):
+            chosen = {"kind": "ivf"} | found
+        else:
+            index, chosen["tried"] = None, found
     if index is None:
         index = build("flat", vectors_VD)
     faiss.write_index(index, str(folder / INDEX_FILE))
-    card |= {
-        "asked": list(kinds),
+    card = chosen | {
+        "asked": kind,
         "target": target,
         "metric": "inner_product",
         "items": vectors_VD.shape[0],
@@ -77,16 +87,10 @@ def build_index(
 
 
 def build_index_like(vectors_VD: Vectors, folder: Path, other: Path) -> None:
-    """The same kind of index as in the folder `other`, or an exact one where a choice was left.
-
-    Measured with the queries that the other was measured with.
-    """
-    card = read_card(other)
-    asked, kind = tuple(card["asked"]), card["kind"]
-    kinds = asked if len(asked) == 1 else tuple(dict.fromkeys(("flat", kind)))
-    file = other / QUERIES_FILE
+    """An index as was asked for in the folder `other`: kind, recall, and the queries to measure."""
+    card, file = read_card(other), other / QUERIES_FILE
     queries_BD = np.load(file, allow_pickle=False) if file.exists() else None
-    build_index(vectors_VD, folder, kinds, card["target"], queries_BD)
+    build_index(vectors_VD, folder, card["asked"], card["target"], queries_BD)
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -101,60 +105,30 @@ def vectors_sha256(vectors_VD: NDArray[Any]) -> str:
     return hashlib.sha256(data.data).hexdigest()
 
 
-def _worth_trying(kind: Kind, items: int) -> bool:
-    return kind == "flat" or items >= LARGE and (kind != "hnsw" or items <= LARGEST_GRAPH)
-
-
-def _fastest(
-    vectors_VD: Vectors, kinds: Sequence[Kind], target: float, queries_BD: Vectors | None
-) -> tuple[dict[str, Any], Any]:
-    """The card and the index of the fastest kind; no index for exact search."""
+def _measured(
+    vectors_VD: Vectors, target: float, queries_BD: Vectors | None
+) -> tuple[Any, dict[str, Any]]:
+    """An approximate index, and what the card says of it."""
     source = "given" if queries_BD is not None else "perturbed items"
     if queries_BD is None:
         queries_BD = _perturbed(vectors_VD)
     hits = min(HITS, len(vectors_VD))
-    exact_BK = in_batches(exact_search(vectors_VD, hits), queries_BD)
-    best: tuple[dict[str, Any], Any] | None = None
-    measured: dict[str, dict[str, Any]] = {}
-    for kind in [kind for kind in kinds if kind != "flat"]:
-        found, index = _measured(kind, vectors_VD, queries_BD, exact_BK, target)
-        log.info("%s: %s", kind, found)
-        measured[kind] = found
-        rate, flat_rate = found["queries_per_second"], found["flat_per_second"]
-        reached = found["recall"] >= target
-        if reached and ("flat" not in kinds or rate[DECIDING] > flat_rate[DECIDING]):
-            if best is None or rate[DECIDING] > best[0]["queries_per_second"][DECIDING]:
-                best = {"kind": kind} | found, index
-    if best is None and "flat" not in kinds:
-        recalls = ", ".join(f"{kind} {found['recall']:.3f}" for kind, found in measured.items())
-        raise ValueError(
-            f"of the exact hits, {target} were to be found, not: {recalls}. "
-            "Ask for less with --index-recall, or for --index flat"
-        )
-    card, index = best or ({"kind": "flat", "parameters": {}}, None)
-    about = {"hits": hits, "queries": source, "threads": 1}
-    return card | {"measured_with": about, "tried": measured}, index
-
-
-def _measured(
-    kind: Kind, vectors_VD: Vectors, queries_BD: Vectors, exact_BK: Rows, target: float
-) -> tuple[dict[str, Any], Any]:
-    """What the card says of a kind of index, and the index."""
+    exact = exact_search(vectors_VD, hits)
+    exact_BK = in_batches(exact, queries_BD)
     started = time.perf_counter()
-    index = build(kind, vectors_VD)
+    index = build("ivf", vectors_VD)
     seconds = time.perf_counter() - started
-    hits = exact_BK.shape[1]
     with one_thread():
-        parameters, recall = cheapest(index, kind, queries_BD, exact_BK, target)
-        searches = [index_search(index, kind, parameters, hits), exact_search(vectors_VD, hits)]
-        rate, flat_rate = rates(searches, queries_BD)
-    return {
+        parameters, recall = cheapest(index, queries_BD, exact_BK, target)
+        rate, flat_rate = rates([index_search(index, parameters, hits), exact], queries_BD)
+    return index, {
         "parameters": parameters,
         "recall": recall,
         "queries_per_second": rate,
         "flat_per_second": flat_rate,
+        "measured_with": {"queries": source, "hits": hits, "threads": 1},
         "build_seconds": round(seconds, 1),
-    }, index
+    }
 
 
 def _perturbed(vectors_VD: Vectors) -> Vectors:

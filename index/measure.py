@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.kinds import Kind, Parameters, efforts, faiss_parameters
+from index.kinds import Parameters, efforts, faiss_parameters
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -54,9 +54,9 @@ def exact_search(vectors_VD: Vectors, hits: int) -> Search:
     return search
 
 
-def index_search(index: Any, kind: Kind, parameters: Parameters, hits: int) -> Search:
+def index_search(index: Any, parameters: Parameters, hits: int) -> Search:
     """The search of an index with these parameters."""
-    told = faiss_parameters(kind, parameters)
+    told = faiss_parameters(parameters)
 
     def search(queries_BD: Vectors) -> Rows:
         rows_BK: Rows = index.search(queries_BD, hits, params=told)[1]
@@ -97,7 +97,7 @@ def recall_of(rows_BK: Rows, exact_BK: Rows) -> tuple[float, float]:
 
 
 def cheapest(
-    index: Any, kind: Kind, queries_BD: Vectors, exact_BK: Rows, target: float
+    index: Any, queries_BD: Vectors, exact_BK: Rows, target: float
 ) -> tuple[Parameters, float]:
     """The parameters of the fastest search that surely finds `target` of the hits, and its recall.
 
@@ -105,11 +105,11 @@ def cheapest(
     """
     hits = exact_BK.shape[1]
     found: list[tuple[float, Parameters, float]] = []
-    for way in efforts(kind, index.ntotal, hits):
+    for way in efforts(index.ntotal):
         low, high = 0, len(way)  # the recall grows along the way: bisect
         while low < high:
             middle = (low + high) // 2
-            search = index_search(index, kind, way[middle], hits)
+            search = index_search(index, way[middle], hits)
             started = time.perf_counter()
             recall, surely = recall_of(in_batches(search, queries_BD), exact_BK)
             seconds = time.perf_counter() - started
@@ -121,8 +121,8 @@ def cheapest(
     if found:
         _, parameters, recall = min(found, key=lambda one: one[0])
         return parameters, recall
-    most = efforts(kind, index.ntotal, hits)[-1][-1]
-    rows_BK = in_batches(index_search(index, kind, most, hits), queries_BD)
+    most = efforts(index.ntotal)[-1][-1]
+    rows_BK = in_batches(index_search(index, most, hits), queries_BD)
     return most, recall_of(rows_BK, exact_BK)[0]
 
 

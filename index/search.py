@@ -62,16 +62,16 @@ class ItemIndex:
             scores_BK, rows_BK = self._index.search(queries_BD, k)
             return rows_BK, scores_BK
         # The recall was measured at so many hits: more of them take more effort.
-        told = widened(self.kind, self._parameters, max(1.0, k / self._measured_hits))
+        told = widened(self._parameters, max(1.0, k / self._measured_hits))
         scores_BK, rows_BK = self._search(queries_BD, k, told)
         short_B = (rows_BK < 0).any(axis=1)
         if short_B.any():  # it ended with too few: callers rely on k rows
-            everything = widened(self.kind, told, self.items)
+            everything = widened(told, self.items)
             scores_BK[short_B], rows_BK[short_B] = self._search(queries_BD[short_B], k, everything)
         return rows_BK, scores_BK
 
     def _search(self, queries_BD: NDArray[np.float32], k: int, told: Parameters) -> Any:
-        return self._index.search(queries_BD, k, params=faiss_parameters(self.kind, told))
+        return self._index.search(queries_BD, k, params=faiss_parameters(told))
 
     def _move_to_gpu(self) -> None:
         if self.kind != "flat":

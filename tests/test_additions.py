@@ -5,13 +5,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import tiny
 
 import cli
 from model.additions import AddConfig
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset, test_split
 from model.evaluate import evaluate
-from service.offline import add_items, service_recall
+from model.gpt import GPT
+from service.offline import add_items, export_bundle, service_recall
 from service.queries import Query
 from service.recall import Recaller
 
@@ -66,6 +68,16 @@ def test_new_items_are_recalled_and_can_stand_in_a_history(folder: Path, tmp_pat
     (then,), _ = recaller.recall([Query("", [*history, "twin"], k=5)])
     assert then.unknown == 0
     assert "twin" not in then.item_ids
+
+
+def test_the_index_stays_as_it_was_asked_for(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
+    base = export_bundle(tmp_path, dataset, model, tiny.RECALL, {}, "ivf", 0.5)
+    rows = "item_id,neighbours\nnew1,i1|i2\n"
+    version, _ = add_items(AddConfig(artifacts=tmp_path, items=table(tmp_path, rows)))
+    before, after = (json.loads((f / "index.json").read_text()) for f in (base, version))
+    assert (before["kind"], after["kind"], after["target"]) == ("ivf", "ivf", 0.5)
+    assert after["items"] == before["items"] + 1
+    assert after["measured_with"]["queries"] == before["measured_with"]["queries"] == "given"
 
 
 def test_unknown_ids_of_a_log_are_added_by_what_stands_beside_them(
