@@ -31,7 +31,7 @@ INDEX_FILE, CARD_FILE, QUERIES_FILE = "index.faiss", "index.json", "index_querie
 
 Choice = Literal["auto"] | Kind
 
-LARGE = 20_000  # items from which on an approximate index is tried where there is a choice
+LARGE = 100_000  # items from which on `auto` tries an approximate index: at 50,000 it lost
 HITS = 150  # what a recall of 100 with its over-fetch asks for
 QUERIES = 512
 DECIDING = "64"  # the size of a batch whose rate decides

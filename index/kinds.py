@@ -70,5 +70,5 @@ def faiss_parameters(parameters: Parameters) -> Any:
 
 
 def _lists(items: int) -> int:
-    fitting = 2 ** round(math.log2(4 * math.sqrt(items)))
+    fitting = 1 << round(math.log2(4 * math.sqrt(items + 1)))
     return max(1, min(fitting, items // LIST_SAMPLE))
