@@ -49,7 +49,9 @@ def test_a_new_version_holds_more_items_and_the_old_one_stays(
     assert extended.items["title"].to_list()[-2:] == ["One", "Two"]
     assert extended.items["count"].to_list()[-2:] == [0, 0]
     assert extended.popularity.tolist() == [*base.popularity, 0, 0]
-    assert extended.user_ids == base.user_ids
+    assert extended.user_rows
+    assert len(extended.user_rows) == dataset.users
+    assert [extended.user_rows.get(user) for user in dataset.user_ids] == list(range(dataset.users))
     old = base.model.items.weight.numpy()
     vectors = extended.model.items.weight.numpy()
     assert np.array_equal(vectors[: len(old)], old)
