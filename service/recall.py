@@ -42,7 +42,8 @@ class Recaller:
         self._index = index
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
-        self._user_rows = {user: row for row, user in enumerate(artifact.user_ids)}
+        nobody: dict[str, int] = {}
+        self._user_rows = artifact.user_rows or nobody
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
         self._flags_BV = np.zeros((0, self.catalogue_size), dtype=np.uint8)
 
