@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from loadtest import bench_quality, quality
-from loadtest.quality_table import BEGIN, BSAREC, END, METRICS, Entry
+from loadtest.quality_table import BSAREC, METRICS, Entry
 from model.pretrain import PretrainConfig
 from model.run import TrainConfig
 
