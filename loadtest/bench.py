@@ -8,7 +8,6 @@ moment a request was due. Every figure is the median of `--rounds`. Needs a redi
 
 import argparse
 import json
-import os
 import random
 import shutil
 import socket

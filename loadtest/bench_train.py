@@ -9,9 +9,10 @@ whole catalogue, every prefix a sample, batches of 256, Adam with a constant rat
 train at the same time, one thread on a core each, for a number of epochs.
 
 Quality is NDCG@20 on the validation split, the whole catalogue ranked without the history, by the
-same functions for both. Seconds are those of training alone. The targets are what the peer reached
-epoch by epoch. `core_share` says how much of its core each side got: where other programs took some
-of it, the ratio is as doubtful as the two shares are unequal.
+same functions for both. The targets are what the peer reached epoch by epoch. Seconds are those of
+training alone. CPU seconds are what is compared, so that other programs' share of the two cores
+does not count: an epoch's seconds times the share of its core that the program got between two
+epochs' ends, sampled once a second.
 """
 
 import argparse
@@ -21,6 +22,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +46,64 @@ SAME_NETWORK = [
     *("--pretrain.sampling", "prefixes"),
 ]
 MARK = "loadtest.bench_train"
+UNITS = ("cpu_seconds", "seconds")
 
 Curve = list[dict[str, float]]
-"""epoch, seconds of training since the start, NDCG@20."""
+"""epoch, seconds and cpu_seconds of training since the start, NDCG@20."""
 
 
-def start(core: int, words: list[str], folder: Path) -> psutil.Popen:
-    """A program on one core with one thread; `folder` is where it works and its log goes."""
-    folder.mkdir(parents=True)
-    with (folder / "log.txt").open("wb") as file:
-        return psutil.Popen(
-            ["taskset", "-c", str(core), *words],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        )
+@dataclass
+class Side:
+    """One of the two programs, while it runs."""
+
+    folder: Path  # where it works, and its log goes
+    process: psutil.Popen
+    points: Callable[[Path], Curve]  # what its files in there tell: epoch, seconds
+    now: tuple[float, float]  # clock and CPU seconds when last looked at
+    marks: list[tuple[float, float]]  # the same at the start and at the ends of epochs
+
+    @classmethod
+    def start(
+        cls, folder: Path, core: int, words: list[str], points: Callable[[Path], Curve]
+    ) -> "Side":
+        """Run it on one core with one thread."""
+        folder.mkdir(parents=True)
+        with (folder / "log.txt").open("wb") as file:
+            process = psutil.Popen(
+                ["taskset", "-c", str(core), *words],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            )
+        started = (time.monotonic(), 0.0)
+        return cls(folder, process, points, started, [started])
+
+    def look(self) -> bool:
+        """Note the clocks where epochs have ended; whether the program goes on."""
+        runs = self.process.poll() is None
+        if runs:
+            used = self.process.cpu_times()
+            self.now = (time.monotonic(), used.user + used.system)
+        if len(self.points(self.folder)) >= len(self.marks):
+            self.marks.append(self.now)
+        return runs
+
+    def curve(self) -> Curve:
+        """Seconds and CPU seconds so far at the end of every epoch, without NDCG@20."""
+        shares = [
+            (cpu - cpu_before) / (clock - before)
+            for (before, cpu_before), (clock, cpu) in pairwise(self.marks)
+        ]
+        points = self.points(self.folder)
+        spent = np.diff([0.0, *(point["seconds"] for point in points)])
+        cpu = np.cumsum(spent * shares)
+        return [p | {"cpu_seconds": float(c)} for p, c in zip(points, cpu, strict=True)]
 
 
-def our_curve(run: Path) -> Curve:
+def our_points(folder: Path) -> Curve:
     """Out of the newest checkpoint."""
-    file = run / "pretrain" / "last.safetensors"
+    file = folder / "run" / "pretrain" / "last.safetensors"
     if not file.exists():
         return []
     with safe_open(file, framework="np") as checkpoint:
@@ -74,43 +115,37 @@ def our_curve(run: Path) -> Curve:
     ]
 
 
-def peer_curve(folder: Path, split: Split) -> Curve:
-    """Out of the lists that the peer recalled after each epoch."""
+def peer_points(folder: Path) -> Curve:
+    """Out of what the peer's driver writes after each epoch."""
     if not (folder / "curve.json").exists():
         return []
     points = json.loads((folder / "curve.json").read_text(encoding="utf-8"))["points"]
+    return [{"epoch": p["epoch"], "seconds": p["seconds"]} for p in points]
+
+
+def with_quality(curve: Curve, folder: Path, split: Split) -> Curve:
+    """NDCG@20 of the lists that the peer recalled after each epoch."""
+    files = [folder / f"{int(point['epoch'])}.npy" for point in curve]
     return [
-        {
-            "epoch": p["epoch"],
-            "seconds": p["seconds"],
-            "NDCG@20": ndcg(ranks(np.load(folder / f"{p['epoch']}.npy"), split.targets), 20),
-        }
-        for p in points
+        point | {"NDCG@20": ndcg(ranks(np.load(file), split.targets), 20)}
+        for point, file in zip(curve, files, strict=True)
     ]
 
 
-def seconds_to(curve: Curve, target: float) -> float | None:
-    """When the curve first reaches the target."""
-    return next((p["seconds"] for p in curve if p["NDCG@20"] >= target), None)
-
-
 def compare(ours: Curve, peer: Curve) -> dict[str, Any]:
-    """Seconds an epoch, and to every figure that the peer reached as it got better."""
+    """Time an epoch, and to every figure that the peer reached as it got better."""
     targets, best = [], 0.0
     for point in peer:
         if point["NDCG@20"] > best:
             best = point["NDCG@20"]
-            mine = seconds_to(ours, best)
-            ratio = point["seconds"] / mine if mine else None
-            targets.append({"NDCG@20": best, "peer": point["seconds"], "ours": mine, "x": ratio})
-    return {
-        "seconds_an_epoch": {
-            name: curve[-1]["seconds"] / curve[-1]["epoch"] if curve else None
-            for name, curve in (("ours", ours), ("peer", peer))
-        },
-        "to_target": targets,
-        "curves": {"ours": ours, "peer": peer},
+            mine = next((p for p in ours if p["NDCG@20"] >= best), None)
+            ratios = {f"x_{unit}": point[unit] / mine[unit] if mine else None for unit in UNITS}
+            targets.append({"NDCG@20": best, "peer": point, "ours": mine, **ratios})
+    epochs = {
+        f"{unit}_an_epoch": {"ours": ours[-1][unit] / len(ours), "peer": peer[-1][unit] / len(peer)}
+        for unit in UNITS
     }
+    return epochs | {"to_target": targets, "curves": {"ours": ours, "peer": peer}}
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -127,68 +162,61 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     train += [*given, "--out", str(ours / "run"), *SAME_NETWORK, "--pretrain.epochs"]
     driver = [str(options.peer_python.absolute()), str(ROOT / "loadtest" / "recbole_peer.py")]
     driver += [*given, "--out", str(peer), "--epochs"]
-    running = {
-        "ours": start(options.cores[0], [*train, str(options.our_epochs)], ours),
-        "peer": start(options.cores[1], [*driver, str(options.peer_epochs)], peer),
-    }
+    sides = (
+        Side.start(ours, options.cores[0], [*train, str(options.our_epochs)], our_points),
+        Side.start(peer, options.cores[1], [*driver, str(options.peer_epochs)], peer_points),
+    )
     try:
-        shares = core_shares(running)
+        while sum(side.look() for side in sides):
+            time.sleep(1)
     finally:
-        for process in running.values():
-            if process.poll() is None:
-                process.kill()
-    for name, process in running.items():
-        if process.returncode:
-            raise SystemExit(f"{name} failed:\n{(folder / name / 'log.txt').read_text()[-3000:]}")
-    result = compare(our_curve(ours / "run"), peer_curve(peer, split))
+        for side in sides:
+            if side.process.poll() is None:
+                side.process.kill()
+    for side in sides:
+        if side.process.returncode:
+            raise SystemExit(f"failed:\n{(side.folder / 'log.txt').read_text()[-3000:]}")
+    result = compare(sides[0].curve(), with_quality(sides[1].curve(), peer, split))
     test = test_split(dataset)
     result["peer_test"] = ranking_figures(ranks(np.load(peer / "test.npy"), test.targets))
-    return result | {"core_share": shares}
-
-
-def core_shares(running: dict[str, psutil.Popen]) -> dict[str, float]:
-    """Wait for all; CPU seconds over seconds of each, as long as it ran."""
-    started, shares = time.monotonic(), {}
-    while any(process.poll() is None for process in running.values()):
-        time.sleep(1)
-        for name, process in running.items():
-            if process.poll() is None:
-                used = process.cpu_times()
-                shares[name] = (used.user + used.system) / (time.monotonic() - started)
-    return shares
+    return result
 
 
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
-    epoch, share = result["seconds_an_epoch"], result["core_share"]
+    epoch = result["cpu_seconds_an_epoch"]
     lines = [
         f"`{result['command']}`; {result['machine']}, one thread a side; Python "
         f"{result['python']}; {result['date']}; commit {result['commit']}.",
-        f"Each side got {share['ours']:.0%} (ours), {share['peer']:.0%} (peer) of its core.",
         "",
-        f"An epoch: ours {epoch['ours']:.0f} s, peer {epoch['peer']:.0f} s, "
+        f"An epoch: ours {epoch['ours']:.1f} CPU seconds, the peer's {epoch['peer']:.1f}, "
         f"**{epoch['peer'] / epoch['ours']:.1f} x**. To the same NDCG@20 (validation):",
         "",
-        "| NDCG@20 | peer, s | ours, s | x |",
+        "| NDCG@20 | peer, CPU s (elapsed) | ours, CPU s (elapsed) | x, CPU s (elapsed) |",
         "|---|---|---|---|",
     ]
     for row in result["to_target"]:
-        ours = f"{row['ours']:.0f} | {row['x']:.1f}" if row["x"] else "not reached | -"
-        lines.append(f"| {row['NDCG@20']:.4f} | {row['peer']:.0f} | {ours} |")
-    return "\n".join([*lines, "", "![NDCG@20 against seconds](training.png)"])
+        cells = [f"{row['NDCG@20']:.4f}"]
+        for point in (row["peer"], row["ours"]):
+            if point:
+                cells.append(f"{point['cpu_seconds']:.0f} ({point['seconds']:.0f})")
+        if row["ours"]:
+            cells.append(f"{row['x_cpu_seconds']:.1f} ({row['x_seconds']:.1f})")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "![NDCG@20 against CPU seconds](training.png)"])
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """NDCG@20 against seconds of training."""
+    """NDCG@20 against CPU seconds of training."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, label in (("ours", "recgpt train"), ("peer", "RecBole 1.2.1")):
-        curve = [{"seconds": 0.0, "NDCG@20": 0.0}, *result["curves"][name]]
-        points = [[p[key] for p in curve] for key in ("seconds", "NDCG@20")]
+        curve = [{"cpu_seconds": 0.0, "NDCG@20": 0.0}, *result["curves"][name]]
+        points = [[p[key] for p in curve] for key in ("cpu_seconds", "NDCG@20")]
         axes.plot(*points, marker="o", label=label)
     axes.set(
         title="the same network on Beauty, one thread each",
-        xlabel="seconds of training",
+        xlabel="CPU seconds of training",
         ylabel="validation NDCG@20",
     )
     axes.grid(alpha=0.3)

@@ -5,8 +5,9 @@ Imports nothing of this project. Needs recbole 1.2.1 and versions of its time:
     python3.11 -m venv peer
     peer/bin/pip install torch==2.13.0 recbole==1.2.1 'numpy<2' 'pandas<2.2' 'scipy<1.13'
 
-RecBole writes logs into its working folder. Writes OUT/<epoch>.npy, the 20 best unseen item rows of each validation case, OUT/test.npy, the same
-of the test cases after the newest epoch, and OUT/curve.json, the seconds of training so far.
+RecBole writes logs into its working folder. Writes OUT/<epoch>.npy, the 20 best unseen item rows of
+each validation case, OUT/test.npy, the same of the test cases after the newest epoch, and
+OUT/curve.json, the seconds of training so far.
 Seconds are of training alone: neither the lists nor what RecBole does before the first epoch.
 """
 
