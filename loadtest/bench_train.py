@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="Beauty, prepared already")
     parser.add_argument("--keep", type=Path, help="new folder for both runs (default: not kept)")
     parser.add_argument("--peer-epochs", type=int, default=3)
-    parser.add_argument("--our-epochs", type=int, default=12)
+    parser.add_argument("--our-epochs", type=int, default=6)
     parser.add_argument("--cores", type=int, nargs=2, default=(0, 1), help="ours, the peer's")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
