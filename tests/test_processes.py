@@ -34,7 +34,7 @@ def config(folder: Path, out: str, **changes: object) -> TrainConfig:
             update={"dropout": 0.0, "attention_dropout": 0.0, "user_dropout": 0.0}
         ),
         pretrain=PretrainConfig(epochs=2, batch_size=61, sampling="windows", products="float32"),
-        tune=TuneConfig(epochs=1, batch_size=61, products="float32"),
+        tune=TuneConfig(epochs=1, batch_size=61, products="float32", loss="sampled"),
     )
     return base.model_copy(update=changes)
 
