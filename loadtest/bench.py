@@ -8,8 +8,6 @@ moment a request was due. Every figure is the median of `--rounds`. Needs a redi
 
 import argparse
 import json
-import os
-import platform
 import random
 import shutil
 import socket
@@ -21,7 +19,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ import polars as pl
 import psutil
 from matplotlib.figure import Figure
 
+from loadtest.circumstances import circumstances
 from loadtest.generator import closed_loop, open_loop, post
 
 Figures = dict[str, Any]
@@ -171,11 +169,7 @@ def summary(figures: Figures, options: argparse.Namespace) -> Figures:
         "four_interests_over_one": bare["one_interest_rps"] / bare["four_rps"],
         "details": medians,
         "k": options.k,
-        "machine": f"{os.cpu_count()} cores, {_processor()}",
-        "python": platform.python_version(),
-        "date": date.today().isoformat(),
-        "commit": _commit(),
-        "command": f"python -m {' '.join(['loadtest.bench', *sys.argv[1:]])}",
+        **circumstances(),
     }
 
 
@@ -272,18 +266,6 @@ def _await_port(port: int) -> None:
         except OSError:
             time.sleep(0.1)
     raise SystemExit(f"nothing listens on port {port}")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def say(text: str) -> None:

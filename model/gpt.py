@@ -75,9 +75,17 @@ class GPT(nn.Module):
         """The decoder layers, first to last."""
         return cast("list[Block]", list(self.blocks))
 
-    def item_vectors(self) -> Tensor:
-        """What interests are compared with: V D, of length 1 where the model uses cosines."""
-        return self._unit(self.items.weight)
+    def tables(self) -> list[nn.Embedding]:
+        """The embeddings that grow with the catalogue and the users."""
+        tables = [table for name, table in self.named_children() if name in ("items", "users")]
+        return cast("list[nn.Embedding]", tables)
+
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """What interests are compared with: V D, of length 1 where the model uses cosines.
+
+        With `rows` (R), those of these items: R D.
+        """
+        return self._unit(self.items.weight if rows is None else self.items(rows))
 
     def embed(
         self, items_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, user_BD: Tensor
