@@ -8,15 +8,16 @@ PYTHON ?= $(shell command -v python3 || command -v python)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEER := build/recbole
 BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-quality bench-scale load clean
+.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-quality bench-scale bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-25s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## make .venv and install the project with its tools (a second call does nothing)
 
@@ -70,6 +71,19 @@ bench-quality: setup ## one seed on one public set against the recorded figures 
 
 bench-scale: setup ## a synthetic catalogue of 1 M items: exact search beside what the export chooses
 	$(BIN)/python -m loadtest.bench_scale --out docs/results $(ARGS)
+
+bench-train: setup $(PEER)/.installed ## our training beside RecBole's, same network, on Beauty: 15 minutes (ARGS="--peer-epochs 1")
+	$(BIN)/python -m loadtest.bench_train --peer-python $(PEER)/bin/python --out docs/results $(ARGS)
+
+# RecBole needs versions of its time (Python 3.11 or 3.12), so it gets an environment of its own.
+$(PEER)/.installed:
+	"$(PYTHON)" -m venv $(PEER)
+	$(PEER)/bin/python -m pip install --disable-pip-version-check -q \
+	  'numpy<2' 'pandas<2.2' 'scipy<1.13' torch==2.13.0 recbole==1.2.1
+	@touch $@
+
+bench-train-scale: setup ## training on a synthetic log of 1 M items and 10 M events: rate, memory, loss
+	$(BIN)/python -m loadtest.bench_train_scale --out docs/results $(ARGS)
 
 load: setup ## 60 s of recalls and events against URL=http://127.0.0.1:8000 (ARGS="-u 50 -t 5m")
 	$(BIN)/locust -f loadtest/locustfile.py --host $(URL) --data demo/data --headless \

@@ -3,7 +3,6 @@
 Shapes: B queries, V catalogue, D width, K hits.
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.build import CARD_FILE, INDEX_FILE, MATRIX_FROM_QUERIES, search_parameters
+from index.build import CARD_FILE, INDEX_FILE, read_card
+from index.kinds import Kind, Parameters, faiss_parameters, widened
+from index.measure import prefer_products
 
 log = logging.getLogger(__name__)
 
@@ -24,12 +25,11 @@ class ItemIndex:
         self._index = index
         self.items = int(index.ntotal)
         self.dim = int(index.d)
-        self.kind = str(card["kind"])
+        self.kind: Kind = card["kind"]
         self.vectors_sha256 = str(card["vectors_sha256"])
-        self._card = card
-        # From about this many queries on, a matrix product beats Faiss's own loops, two to four
-        # times at 64 queries; its default leaves that to 1,000. This is for the whole process.
-        faiss.cvar.distance_compute_blas_threshold = MATRIX_FROM_QUERIES * self.dim
+        self._parameters: Parameters = card["parameters"]
+        self._measured_hits = int(card["measured_with"]["hits"]) if self._parameters else 0
+        prefer_products(self.dim)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> "ItemIndex":
@@ -38,7 +38,7 @@ class ItemIndex:
         With `device="cuda"` it moves to the GPU where this Faiss can, else it stays on the CPU.
         """
         try:
-            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            card = read_card(folder)
             index = faiss.read_index(str(folder / INDEX_FILE))
             loaded = cls(index, card)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
@@ -61,18 +61,17 @@ class ItemIndex:
         if self.kind == "flat":
             scores_BK, rows_BK = self._index.search(queries_BD, k)
             return rows_BK, scores_BK
-        # The recall was measured at so many hits: for more of them, more lists.
-        lists = int(self._card["lists"])
-        nprobe = min(lists, int(self._card["nprobe"]) * -(-k // int(self._card["measured_hits"])))
-        scores_BK, rows_BK = self._search_lists(queries_BD, k, nprobe)
+        # The recall was measured at so many hits: more of them take more effort.
+        told = widened(self._parameters, max(1.0, k / self._measured_hits))
+        scores_BK, rows_BK = self._search(queries_BD, k, told)
         short_B = (rows_BK < 0).any(axis=1)
-        if short_B.any():  # the lists held too few: callers rely on k rows
-            scores_BK[short_B], rows_BK[short_B] = self._search_lists(queries_BD[short_B], k, lists)
+        if short_B.any():  # it ended with too few: callers rely on k rows
+            everything = widened(told, self.items)
+            scores_BK[short_B], rows_BK[short_B] = self._search(queries_BD[short_B], k, everything)
         return rows_BK, scores_BK
 
-    def _search_lists(self, queries_BD: NDArray[np.float32], k: int, nprobe: int) -> Any:
-        parameters = search_parameters(nprobe, float(self._card["k_factor"]))
-        return self._index.search(queries_BD, k, params=parameters)
+    def _search(self, queries_BD: NDArray[np.float32], k: int, told: Parameters) -> Any:
+        return self._index.search(queries_BD, k, params=faiss_parameters(told))
 
     def _move_to_gpu(self) -> None:
         if self.kind != "flat":

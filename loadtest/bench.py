@@ -8,8 +8,6 @@ moment a request was due. Every figure is the median of `--rounds`. Needs a redi
 
 import argparse
 import json
-import os
-import platform
 import random
 import shutil
 import socket
@@ -21,7 +19,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ import polars as pl
 import psutil
 from matplotlib.figure import Figure
 
+from loadtest.circumstances import circumstances
 from loadtest.generator import closed_loop, open_loop, post
 
 Figures = dict[str, Any]
@@ -95,18 +93,27 @@ def closed(
 ) -> Figures:
     """Peak throughput, with CPU time and memory."""
     closed_loop(port, requests, options.connections, 2)  # warm
-    before = process.cpu_times()
+    before = cpu_seconds(process)
     load = closed_loop(port, requests, options.connections, options.seconds)
-    after = process.cpu_times()
-    used = after.user + after.system - before.user - before.system
+    used = cpu_seconds(process) - before
     return {
         "rps": load.rate,
         "failed": load.failed,
         "p50_ms": load.milliseconds(50),
         "p99_ms": load.milliseconds(99),
         "cpu_ms_per_request": used / max(1, len(load.latencies)) * 1000,
-        "memory_mb": process.memory_info().rss / 2**20,
+        "memory_mb": sum(one.memory_info().rss for one in family(process)) / 2**20,
     }
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """The process and those that it started."""
+    return [process, *process.children(recursive=True)]
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """What the process and those that it started have used so far."""
+    return sum(sum(one.cpu_times()[:2]) for one in family(process))
 
 
 def loads(
@@ -162,11 +169,7 @@ def summary(figures: Figures, options: argparse.Namespace) -> Figures:
         "four_interests_over_one": bare["one_interest_rps"] / bare["four_rps"],
         "details": medians,
         "k": options.k,
-        "machine": f"{os.cpu_count()} cores, {_processor()}",
-        "python": platform.python_version(),
-        "date": date.today().isoformat(),
-        "commit": _commit(),
-        "command": f"python -m {' '.join(['loadtest.bench', *sys.argv[1:]])}",
+        **circumstances(),
     }
 
 
@@ -263,18 +266,6 @@ def _await_port(port: int) -> None:
         except OSError:
             time.sleep(0.1)
     raise SystemExit(f"nothing listens on port {port}")
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def say(text: str) -> None:

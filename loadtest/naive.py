@@ -18,7 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from model.artifact import find_bundle, load_artifact
+from model.artifact import find_bundle, load_artifact, read_user_ids
 from model.gpt import HISTORY, OFFER
 from model.rollout import quotas
 
@@ -53,7 +53,7 @@ def create_app(artifacts: Path, store: str) -> FastAPI:
     index = faiss.read_index(str(bundle / "index.faiss"))
     item_ids = artifact.items["item_id"].to_list()
     item_rows = {item: row for row, item in enumerate(item_ids)}
-    user_rows = {user: row for row, user in enumerate(artifact.user_ids)}
+    user_rows = {user: row for row, user in enumerate(read_user_ids(bundle))}
     client = aioredis.Redis.from_url(store, decode_responses=True)
     limit = model.config.max_history
     app = FastAPI()

@@ -29,7 +29,8 @@ from model.files import write_json
 from model.manifest import read_manifest
 from model.prepare import PrepareConfig, prepare
 from service.offline import service_recall
-from service.recall import Query, Recaller
+from service.queries import Query
+from service.recall import Recaller
 
 Lists = Callable[[pl.DataFrame, int], list[list[str]]]
 """(cases, k) → k item ids a case, best first."""

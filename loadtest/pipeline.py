@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from model.data import Dataset
-from service.recall import Query, Recaller
+from service.queries import Query
+from service.recall import Recaller
 
 
 def queries_of(dataset: Dataset, count: int, k: int, interests: int | None = None) -> list[Query]:

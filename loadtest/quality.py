@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from loadtest.quality_table import METRICS, OWN, Entry, Quality, put_between_marks, table
+from loadtest.quality_table import MARK, METRICS, OWN, Entry, Quality, put_between_marks, table
 from model.evaluate import Figures
 from model.files import write_json
 from model.report import settings
@@ -48,7 +48,7 @@ def main() -> None:
     quality = merged([summary(measured), *(json.loads(f.read_text()) for f in options.also)])
     text = "\n".join([*table(quality), *commands(recipes)])
     write_json(options.out / "quality.json", quality)
-    put_between_marks(options.out / "quality.md", text)
+    put_between_marks(options.out / "quality.md", MARK, text)
     print(text)
 
 

@@ -23,7 +23,7 @@ BEST_SINGLE = {
     "Yelp": (0.0275, 0.0465, 0.0746, 0.0170, 0.0231, 0.0302),
 }
 OWN = "recgpt"
-BEGIN, END = "<!-- begin: loadtest.quality -->", "<!-- end: loadtest.quality -->"
+MARK = "loadtest.quality"
 
 
 class Entry(TypedDict):
@@ -88,13 +88,14 @@ def verdict(quality: Quality) -> Iterator[str]:
         yield ""
 
 
-def put_between_marks(file: Path, text: str) -> None:
-    """Replace what stands between the marks; without them, at the end of the file."""
-    old = file.read_text(encoding="utf-8") if file.exists() else "# Recall quality\n"
-    block = f"{BEGIN}\n{text}\n{END}"
-    if BEGIN in old and END in old:
-        before, after = old[: old.index(BEGIN)], old[old.index(END) + len(END) :]
+def put_between_marks(file: Path, mark: str, text: str) -> None:
+    """Replace what stands between the marks of that name; without them, at the end of the file."""
+    begin, end = f"<!-- begin: {mark} -->", f"<!-- end: {mark} -->"
+    old = file.read_text(encoding="utf-8") if file.exists() else ""
+    block = f"{begin}\n{text}\n{end}"
+    if begin in old and end in old:
+        before, after = old[: old.index(begin)], old[old.index(end) + len(end) :]
     else:
-        before, after = f"{old.rstrip()}\n\n", "\n"
+        before, after = f"{old.rstrip()}\n\n".lstrip(), "\n"
     with new_file(file) as beside:
         beside.write_text(before + block + after, encoding="utf-8")

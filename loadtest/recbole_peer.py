@@ -5,8 +5,10 @@ Imports nothing of this project. Needs recbole 1.2.1 and versions of its time:
     python3.11 -m venv peer
     peer/bin/pip install torch==2.13.0 recbole==1.2.1 'numpy<2' 'pandas<2.2' 'scipy<1.13'
 
-Writes OUT/<epoch>.npy, the 20 best unseen item rows of each validation case, OUT/test.npy, the same
-of the test cases after the newest epoch, and OUT/curve.json, the seconds of training so far.
+RecBole writes logs into its working folder. Writes OUT/<epoch>.npy, the 20 best unseen item rows of
+each validation case, OUT/test.npy, the same of the test cases after the newest epoch, and
+OUT/curve.json, the seconds of training so far.
+Seconds are of training alone: neither the lists nor what RecBole does before the first epoch.
 """
 
 import argparse
@@ -92,11 +94,12 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def main() -> None:
-    """Train until killed."""
+    """Train `--epochs` epochs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
     write_log(options.data, options.out)
     given = {"data_path": str(options.out), "checkpoint_dir": str(options.out)}
@@ -109,9 +112,8 @@ def main() -> None:
     rows = dataset.field2id_token["item_id"][1:].astype(np.int64)  # of RecBole's ids from 1 on
     ids_v = torch.empty(len(rows), dtype=torch.long)
     ids_v[torch.from_numpy(rows)] = torch.arange(1, len(rows) + 1)
-    curve, seconds, epoch = [], 0.0, 0
-    while True:
-        epoch += 1
+    curve, seconds = [], 0.0
+    for epoch in range(1, options.epochs + 1):
         started = time.perf_counter()
         loss = trainer._train_epoch(train_data, epoch - 1)
         seconds += time.perf_counter() - started

@@ -162,9 +162,9 @@ def extended_bundle(
     digest = vectors_sha256(vectors_VD)
     version = f"{name}-{created:%Y%m%d-%H%M%S}-{digest[:8]}"
     with new_folder(artifacts / version) as folder:
-        for file in ("model.safetensors", "user_table.npy", "users.parquet"):
-            if (artifact.folder / file).exists():
-                shutil.copyfile(artifact.folder / file, folder / file)
+        for name in ("model.safetensors", "users.parquet", "user_*.npy"):
+            for file in artifact.folder.glob(name):
+                shutil.copyfile(file, folder / file.name)
         np.save(folder / "item_vectors.npy", vectors_VD)
         counts_N = new.table["count"].to_numpy().astype(np.int64)
         np.save(folder / "popularity.npy", np.concatenate([artifact.popularity, counts_N]))

@@ -8,7 +8,9 @@ ARTIFACTS/<version>/
     popularity.npy       training events of every item, V int64
     items.parquet        item_id, count, optional title and attributes; row order
     users.parquet        user_id; row order
+    user_{hashes,rows,ends,ids}.npy   the rows of user ids, mapped (see `model.ids`)
     index.faiss …        what `index.build` adds
+A bundle without the user module has no user table and no rows of user ids.
 ARTIFACTS/current        link to the version that is served, moved atomically
 """
 
@@ -30,6 +32,7 @@ from model.data import Dataset
 from model.evaluate import popularity
 from model.files import new_folder
 from model.gpt import GPT
+from model.ids import IdTable, write_ids
 from model.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
 from model.rollout import RecallConfig
 
@@ -45,7 +48,8 @@ class Artifact:
     model: GPT
     popularity: NDArray[np.int64]
     items: pl.DataFrame
-    user_ids: list[str]
+    user_rows: IdTable | None
+    """None without the user module."""
 
 
 @contextmanager
@@ -68,6 +72,8 @@ def new_bundle(
         np.save(folder / "popularity.npy", popularity(dataset))
         dataset.items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")
+        if model.config.user_rank:
+            write_ids(folder, "user", dataset.user_ids)
         yield folder, version
         manifest = Manifest(
             format=FORMAT,
@@ -122,7 +128,7 @@ def load_artifact(folder: Path) -> Artifact:
             model=_read_model(folder, manifest),
             popularity=np.load(folder / "popularity.npy", allow_pickle=False),
             items=pl.read_parquet(folder / "items.parquet"),
-            user_ids=read_user_ids(folder),
+            user_rows=IdTable(folder, "user") if manifest.model.user_rank else None,
         )
     except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
         raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
@@ -184,11 +190,11 @@ def _check_sizes(artifact: Artifact) -> None:
     ):
         if rows != len(vectors_VD):
             raise ArtifactError(f"{artifact.folder / file} has {rows} rows, not {len(vectors_VD)}")
-    if artifact.manifest.model.user_rank:
+    if artifact.user_rows is not None:
         rows = len(artifact.model.users.weight) - 1
-        if rows != len(artifact.user_ids):
+        if rows != len(artifact.user_rows):
             table = artifact.folder / "user_table.npy"
-            raise ArtifactError(f"{table} is of {rows} users, not {len(artifact.user_ids)}")
+            raise ArtifactError(f"{table} is of {rows} users, not {len(artifact.user_rows)}")
 
 
 def _weights_hash(model: GPT) -> str:

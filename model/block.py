@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.dropout import Dropout
+from model.passes import causal_convolution
 
 
 class GPTConfig(BaseModel, frozen=True):
@@ -82,10 +83,19 @@ class Block(nn.Module):
         """Each token beside those just before it, weighted a dimension each: B L D."""
         if not hasattr(self, "local_weight"):
             return torch.zeros_like(x_BLD)
-        width, length = len(self.local_weight), x_BLD.shape[1]
-        padded = F.pad(x_BLD, (0, 0, width - 1, 0))
-        parts = (padded[:, j : j + length] * self.local_weight[j] for j in range(width))
-        return torch.stack(list(parts)).sum(dim=0)
+        return causal_convolution(x_BLD, self.local_weight)
+
+    def local_at(self, x_BLD: Tensor, at_BQ: Tensor) -> Tensor:
+        """`local` at some slots only: B Q D."""
+        if not hasattr(self, "local_weight"):
+            return x_BLD.new_zeros(*at_BQ.shape, x_BLD.shape[-1])
+        back_C = torch.arange(len(self.local_weight), device=at_BQ.device).flip(0)
+        slots_BN = (at_BQ[..., None] - back_C).flatten(1)
+        index_BND = slots_BN.clamp(min=0)[..., None].expand(-1, -1, x_BLD.shape[-1])
+        near_BND = x_BLD.gather(1, index_BND) * (slots_BN >= 0)[..., None]
+        near_BQCD = near_BND.view(*at_BQ.shape, len(back_C), -1)
+        local_BQD: Tensor = (near_BQCD * self.local_weight).sum(dim=2)
+        return local_BQD
 
     def bias(self, distances: Tensor, visible: Tensor) -> Tensor:
         """What is added to attention's logits, H … Q L, of distances … Q L; -inf: not visible."""

@@ -3,7 +3,7 @@
 HR@k, NDCG@k: leave-one-out, one target a user, ranked against the whole catalogue without the
 user's history (protocol of the public data sets). With one target, recall@k is HR@k; the deeper
 lists, asked for on their own, are reported under that name.
-Shapes: B batch, K candidates, V catalogue, D width.
+Shapes: B batch, K candidates, V catalogue, D width, S longest history.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from model.batches import IntArray
 from model.data import Dataset, Split, training_lengths
 from model.gpt import GPT, evaluating
+from model.nearest import best_rows
 from model.rollout import RecallConfig, quotas, rollout
 
 Recall = Callable[[Sequence[IntArray], IntArray, int], IntArray]
@@ -121,25 +122,22 @@ class DenseRecall:
         """See `Recall`."""
         device = self.model.items.weight.device
         history_BL, lengths_B = pad(histories, self.model.config.max_history)
-        closed_BV = torch.zeros(len(histories), self.model.items.num_embeddings, dtype=torch.bool)
-        rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
-        closed_BV[rows, np.concatenate(histories)] = True  # seen, offered or recalled already
-        closed_BV = closed_BV.to(device)
-        offered_BV = closed_BV.clone()
+        seen_BS = torch.from_numpy(_repeated(histories)).to(device)
+        closed, offered = [seen_BS], [seen_BS]  # … or recalled already, … or offered already
         shares = iter(quotas(k, self.config.interests, self.config.first_share))
         lists: list[Tensor] = []
         with torch.no_grad():
             table_VD = self.model.item_vectors()
 
         def search(interest_BD: Tensor) -> Tensor:
-            scores_BV = interest_BD @ table_VD.T
-            wanted = min(next(shares), scores_BV.shape[1])
-            top = scores_BV.masked_fill(closed_BV, -torch.inf).topk(wanted, dim=1)
-            closed_BV.scatter_(1, top.indices, True)
-            lists.append(top.indices.masked_fill(top.values == -torch.inf, -1))
-            best_B = scores_BV.masked_fill(offered_BV, -torch.inf).argmax(dim=1)
-            offered_BV.scatter_(1, best_B[:, None], True)
-            return best_B
+            scores, rows = best_rows(interest_BD, table_VD, torch.cat(closed, dim=1), next(shares))
+            closed.append(rows)
+            lists.append(rows.masked_fill(scores == -torch.inf, -1))
+            if len(lists) == self.config.interests:
+                return seen_BS[:, 0]  # nothing follows
+            _, best_B1 = best_rows(interest_BD, table_VD, torch.cat(offered, dim=1), 1)
+            offered.append(best_B1)
+            return best_B1[:, 0]
 
         with evaluating(self.model):
             rollout(
@@ -202,3 +200,13 @@ def pad(
     history_BL = np.zeros(real_BL.shape, dtype=np.int64)
     history_BL[real_BL] = np.concatenate(newest)
     return history_BL, lengths_B
+
+
+def _repeated(histories: Sequence[IntArray]) -> NDArray[np.int64]:
+    """Whole histories, each filled up to the longest with its own first item: B S."""
+    lengths_B = np.array([len(history) for history in histories])
+    slots_S = np.arange(lengths_B.max())
+    firsts_B = np.cumsum(lengths_B) - lengths_B
+    picked_BS = firsts_B[:, None] + np.where(slots_S < lengths_B[:, None], slots_S, 0)
+    rows_BS: NDArray[np.int64] = np.concatenate(histories).astype(np.int64)[picked_BS]
+    return rows_BS

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from model.block import Block, GPTConfig, batch_first
 from model.dropout import Dropout
+from model.passes import unit
 
 HISTORY, OFFER = 0, 1  # segments: what the user did, what the model generated
 FIRST_SCALE = 14.0  # of cosines, before training has found a better one
@@ -74,9 +75,17 @@ class GPT(nn.Module):
         """The decoder layers, first to last."""
         return cast("list[Block]", list(self.blocks))
 
-    def item_vectors(self) -> Tensor:
-        """What interests are compared with: V D, of length 1 where the model uses cosines."""
-        return self._unit(self.items.weight)
+    def tables(self) -> list[nn.Embedding]:
+        """The embeddings that grow with the catalogue and the users."""
+        tables = [table for name, table in self.named_children() if name in ("items", "users")]
+        return cast("list[nn.Embedding]", tables)
+
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """What interests are compared with: V D, of length 1 where the model uses cosines.
+
+        With `rows` (R), those of these items: R D.
+        """
+        return self._unit(self.items.weight if rows is None else self.items(rows))
 
     def read(self, vectors: Tensor) -> Tensor:
         """What the network sees of rows of its item table."""
@@ -123,14 +132,13 @@ class GPT(nn.Module):
             bias_HLL = block.bias(distances_LL, causal_LL)
             x_BLD = block(x_BLD, block.local(x_BLD), *block.keys_values(x_BLD), bias_HLL)
         keys, values = last.keys_values(x_BLD)
-        local_BLD = last.local(x_BLD)
         if at_BQ is None:
             bias_HLL = last.bias(distances_LL, causal_LL)
-            return self.interest(last(x_BLD, local_BLD, keys, values, bias_HLL))
+            return self._interest(last(x_BLD, last.local(x_BLD), keys, values, bias_HLL))
         at_BQD = at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1])
         bias = batch_first(last.bias(distances_LL[at_BQ], causal_LL[at_BQ]))
-        queries_BQD, local_BQD = x_BLD.gather(1, at_BQD), local_BLD.gather(1, at_BQD)
-        return self.interest(last(queries_BQD, local_BQD, keys, values, bias))
+        queries_BQD, local_BQD = x_BLD.gather(1, at_BQD), last.local_at(x_BLD, at_BQ)
+        return self._interest(last(queries_BQD, local_BQD, keys, values, bias))
 
     def prefill(
         self, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor, steps: int
@@ -159,8 +167,8 @@ class GPT(nn.Module):
         distances_B1L = (last_B1 - slots_T[:length])[:, None]
         bias = batch_first(last.bias(distances_B1L, distances_B1L >= 0))
         last_B1D = last_B1[..., None].expand(-1, -1, x_BLD.shape[-1])
-        query_B1D, local_B1D = x_BLD.gather(1, last_B1D), last.local(x_BLD).gather(1, last_B1D)
-        return self.interest(last(query_B1D, local_B1D, keys, values, bias))[:, 0], cache
+        query_B1D, local_B1D = x_BLD.gather(1, last_B1D), last.local_at(x_BLD, last_B1)
+        return self._interest(last(query_B1D, local_B1D, keys, values, bias))[:, 0], cache
 
     def step(self, items_B: Tensor, cache: Cache) -> Tensor:
         """Append one generated item to every sequence; returns the next interest B D."""
@@ -187,7 +195,7 @@ class GPT(nn.Module):
             x_B1D = block(x_B1D, local_B1D, *seen, batch_first(bias_HB1T))
         cache.used += 1
         cache.steps += 1
-        return self.interest(x_B1D)[:, 0]
+        return self._interest(x_B1D)[:, 0]
 
     def _remember(
         self, block: Block, x_BLD: Tensor, last_B1: Tensor, cache: Cache, steps: int
@@ -205,9 +213,9 @@ class GPT(nn.Module):
         return keys, values
 
     def _unit(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.config.cosine else vectors
+        return unit(vectors) if self.config.cosine else vectors
 
-    def interest(self, hidden: Tensor) -> Tensor:
+    def _interest(self, hidden: Tensor) -> Tensor:
         """Of length `scale`, where the model uses cosines: scores are what softmax takes."""
         return self._unit(hidden) * self.log_scale.exp() if self.config.cosine else hidden
 

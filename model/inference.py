@@ -121,8 +121,8 @@ class Inference:
             cache.inputs.append(x_SD)
             cache.keys_values.append(qkv_S3D[:, self.config.dim :])
             bias_HRTT = layer.bias_HTT[:, None, :width, :width] + mask_RTT
-            qkv = qkv_S3D.view(rows, width, -1).chunk(3, dim=2)
-            attended_SD = layer.attend(*qkv, bias_HRTT).view(x_SD.shape)
+            query, key, value = qkv_S3D.view(rows, width, -1).chunk(3, dim=2)
+            attended_SD = layer.attend(query, key, value, bias_HRTT).view(x_SD.shape)
             x_SD = layer.finish(x_SD, attended_SD, _local(layer, x_SD, older_CS1))
         last = self._layers[-1]
         cache.inputs.append(x_SD)
@@ -148,7 +148,9 @@ class Inference:
             x_BD = self._newest(depth, x_BD, qkv_B3D[:, : self.config.dim], cache)
         return self._interest(x_BD)
 
-    def _empty_cache(self, packing: Packing, lengths_B: NDArray[np.int64], users_B: Tensor) -> PackedCache:
+    def _empty_cache(
+        self, packing: Packing, lengths_B: NDArray[np.int64], users_B: Tensor
+    ) -> PackedCache:
         """A cache of no layer yet, whose newest tokens are the histories' last."""
         newest_B = packing.first_B + lengths_B - 1
         column_U, start_U = np.zeros((2, packing.queries), dtype=np.int64)
@@ -174,7 +176,7 @@ class Inference:
         query_UD = query_BD.new_zeros(packing.queries, self.config.dim)
         query_UD.index_copy_(0, cache.query_B, query_BD)
         bias_HUT = layer.bias_HTT.index_select(1, cache.column_U)[:, :, :width]
-        bias_HRQT = bias_HUT.unflatten(1, (rows, -1)) + cache.mask_RQT
+        bias_HRQT = bias_HUT.view(layer.heads, rows, -1, width) + cache.mask_RQT
         key_RTD, value_RTD = cache.keys_values[depth].view(rows, width, -1).chunk(2, dim=2)
         query_RQD = query_UD.view(rows, -1, self.config.dim)
         attended_UD = layer.attend(query_RQD, key_RTD, value_RTD, bias_HRQT).flatten(0, 1)
@@ -202,7 +204,7 @@ class Inference:
 
 def _reads_as_it_is(model: GPT, rows: int = 65_536) -> bool:
     """Whether the network reads the rows of its table unchanged, as those of a bundle."""
-    parts = model.items.weight.split(rows)
+    parts = torch.split(model.items.weight, rows)
     return all(torch.allclose(model.read(part), part, rtol=0, atol=1e-6) for part in parts)
 
 
@@ -216,7 +218,7 @@ def _local(layer: Layer, x_SD: Tensor, older_CS1: Tensor) -> Tensor | None:
     if not layer.local_weight:
         return None
     *weights, own_D = layer.local_weight
-    local_SD = x_SD * own_D
+    local_SD: Tensor = x_SD * own_D
     for back, (weight_D, older_S1) in enumerate(zip(reversed(weights), older_CS1, strict=True), 1):
         local_SD[back:].addcmul_(x_SD[:-back] * older_S1[back:], weight_D)
     return local_SD
@@ -227,7 +229,7 @@ def _local_of_newest(layer: Layer, x_SD: Tensor, cache: PackedCache) -> Tensor |
     if not layer.local_weight:
         return None
     *weights, own_D = layer.local_weight
-    local_BD = x_SD.index_select(0, cache.newest_B) * own_D
+    local_BD: Tensor = x_SD.index_select(0, cache.newest_B) * own_D
     for back, weight_D in enumerate(reversed(weights), 1):
         slots_B = cache.newest_B - back
         known_B1 = (slots_B >= cache.start_B).to(x_SD.dtype)[:, None]

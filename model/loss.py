@@ -4,7 +4,6 @@ Shapes: N slots that have a target, C candidates, V catalogue, D width, S negati
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -18,11 +17,14 @@ from torch.nn import functional as F
 from model.batches import Batch
 from model.gpt import GPT
 
-Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(interests N D, item table V D, target rows N) → the mean loss."""
+Vectors = Callable[[Tensor | None], Tensor]
+"""Item rows R → their vectors R D; None → of the whole catalogue, V D."""
 
-CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
-"""Logits at once. A few MB stay in a CPU's cache; a GPU wants larger matrices."""
+Objective = Callable[[Tensor, Vectors, Tensor, torch.Generator], Tensor]
+"""(interests N D, item vectors, target rows N, what negatives are drawn by) → the mean loss."""
+
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
+"""Logits at once: one matrix for a usual batch against a small catalogue."""
 
 LEAST_ROWS = 16
 """Of a chunk, however many candidates there are: the table is read once a chunk."""
@@ -44,8 +46,8 @@ class LossConfig(BaseModel, frozen=True):
     )
     products: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="what softmax multiplies in; auto: bfloat16 where the hardware does, which is "
-        "three times faster",
+        description="what network and softmax multiply in while training; auto: bfloat16 where the "
+        "hardware does, which is faster",
     )
     popularity_power: float = Field(
         0.75, ge=0, le=1, description="sampled: negatives are drawn by popularity to this power"
@@ -54,37 +56,55 @@ class LossConfig(BaseModel, frozen=True):
 
 def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.device) -> Objective:
     """The loss that the configuration asks for; `counts_V` is each item's popularity."""
+    dtype = products(config, device)
     if config.loss == "softmax":
-        return partial(softmax, dtype=_products(config.products, device))
+        return lambda hidden_ND, vectors, targets_N, _: softmax(
+            hidden_ND, vectors(None), targets_N, dtype
+        )
     if config.loss == "bce":
-        return partial(bce, negatives=config.negatives or 1)
+        return lambda hidden_ND, vectors, targets_N, _: bce(
+            hidden_ND, vectors(None), targets_N, config.negatives or 1
+        )
     share_V = (torch.from_numpy(counts_V).double() + 1) ** config.popularity_power
     share_V = (share_V / share_V.sum()).to(device)
     cumulative_V = share_V.cumsum(0)
 
-    def sampled(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor) -> Tensor:
-        draws_S = torch.rand(config.negatives or 8192, dtype=torch.double, device=device)
+    def sampled(
+        hidden_ND: Tensor, vectors: Vectors, targets_N: Tensor, draws: torch.Generator
+    ) -> Tensor:
+        draws_S = torch.rand(
+            config.negatives or 8192, dtype=torch.double, device=device, generator=draws
+        )
         rows_S = torch.searchsorted(cumulative_V, draws_S).clamp(max=len(cumulative_V) - 1)
-        return sampled_softmax(hidden_ND, table_VD, targets_N, rows_S, share_V[rows_S])
+        vectors_CD = vectors(torch.cat([targets_N, rows_S]))
+        return sampled_softmax(hidden_ND, vectors_CD, targets_N, rows_S, share_V[rows_S], dtype)
 
     return sampled
 
 
-def batch_loss(model: GPT, batch: Batch, objective: Objective) -> Tensor:
-    """Mean loss at the slots that have a target; 0 where none has."""
-    hidden_BQD: Tensor = model(
-        batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
-    )
-    wanted_BQ = batch.targets_BQ >= 0
+def batch_loss(
+    model: GPT,
+    batch: Batch,
+    objective: Objective,
+    draws: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Mean loss at the slots that have a target, 0 where none has; the network runs in `dtype`."""
+    with torch.autocast(batch.items_BL.device.type, dtype, enabled=dtype != torch.float32):
+        hidden_BQD: Tensor = model(
+            batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
+        )
+    hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.targets_BQ >= 0
     hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
     if not len(targets_N):
         return hidden_ND.sum()
-    return objective(hidden_ND, model.item_vectors(), targets_N)
+    return objective(hidden_ND, model.item_vectors, targets_N, draws)
 
 
-def _products(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return torch.float32 if name == "float32" else torch.bfloat16
+def products(config: LossConfig, device: torch.device) -> torch.dtype:
+    """What matrices multiply in on this device."""
+    if config.products != "auto":
+        return torch.float32 if config.products == "float32" else torch.bfloat16
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported()
     else:
@@ -106,9 +126,16 @@ def softmax(
 
 
 def sampled_softmax(
-    hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, rows_S: Tensor, share_S: Tensor
+    hidden_ND: Tensor,
+    vectors_CD: Tensor,
+    targets_N: Tensor,
+    rows_S: Tensor,
+    share_S: Tensor,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Cross-entropy over the target and negatives drawn with replacement by `share_S`.
+
+    `vectors_CD` are those of the targets, then those of the negatives: no other items' are needed.
 
     A negative's logit is corrected by log(S · share), its expected count among the draws. One that
     is a sample's own target does not count. The target's own logit needs no correction: the sum
@@ -116,12 +143,12 @@ def sampled_softmax(
     """
     return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden_ND.float(),
-        F.embedding(targets_N, table_VD),
-        F.embedding(rows_S, table_VD),
+        vectors_CD[: len(targets_N)],
+        vectors_CD[len(targets_N) :],
         targets_N,
         rows_S,
         -(len(rows_S) * share_S).log().float(),
-        torch.float32,
+        dtype,
     )
 
 
@@ -196,4 +223,4 @@ class _CandidateSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient * upstream for gradient in ctx.saved_tensors), *[None] * 4
+        return *(gradient.mul_(upstream) for gradient in ctx.saved_tensors), *[None] * 4

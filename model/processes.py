@@ -2,13 +2,13 @@
 
 Each takes its share of every batch. Gradients are summed over the processes, weighted by their
 targets, so that a step is the one that a single process makes with the whole batch: the same
-weights up to rounding without dropout, the same expectation with it (and with sampled negatives).
+weights up to rounding without dropout, the same expectation with it.
 The first process alone validates, writes and reports. Without torchrun there is one, the first.
 """
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -73,7 +73,7 @@ def counts(batch: IntArray) -> bool:
     return len(batch) > number()
 
 
-def average(parameters: Iterable[nn.Parameter], loss: Tensor, targets: Tensor) -> Tensor:
+def average(parameters: Sequence[nn.Parameter], loss: Tensor, targets: Tensor) -> Tensor:
     """Turn the gradients of each process's mean loss into those of the mean over all targets.
 
     `targets`: how many this process's mean is over. Returns the mean loss over all.
@@ -81,12 +81,39 @@ def average(parameters: Iterable[nn.Parameter], loss: Tensor, targets: Tensor) -
     loss = loss.detach()
     if not dist.is_initialized():
         return loss
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    tables = [p for p in parameters if p.grad is not None and p.grad.is_sparse]
+    gradients = [p.grad for p in parameters if p.grad is not None and not p.grad.is_sparse]
     one = torch.ones_like(loss)
     flat = torch.cat([*(g.flatten() for g in gradients), loss[None], one[None]]) * targets
     dist.all_reduce(flat)
-    flat /= flat[-1].clamp(min=1)
+    total = flat[-1].clamp(min=1)
+    flat /= total
     parts = torch.split(flat[:-2], [g.numel() for g in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
+    for table in tables:
+        table.grad = _sum(table.grad * (targets / total))  # type: ignore[operator]
     return flat[-2]
+
+
+def _sum(sparse: Tensor) -> Tensor:
+    """The sum of all processes' sparse gradients, every process's rows one after another."""
+    sparse = sparse.coalesce()
+    rows, values = sparse.indices(), sparse.values()
+    counts = [torch.zeros_like(rows[0, 0]) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor(rows.shape[1], device=rows.device))
+    most = max(int(count) for count in counts)
+
+    def gathered(own: Tensor) -> list[Tensor]:
+        padded = own.new_zeros(most, *own.shape[1:])
+        padded[: len(own)] = own
+        found = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(found, padded)
+        return [part[: int(count)] for part, count in zip(found, counts, strict=True)]
+
+    return torch.sparse_coo_tensor(
+        torch.cat(gathered(rows[0]))[None],
+        torch.cat(gathered(values)),
+        sparse.shape,
+        check_invariants=False,
+    )

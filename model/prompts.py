@@ -3,7 +3,7 @@
 Two forms, one function each. Both take the samples of a batch and the current model, and return
 sequences in which offers carry the segment OFFER, with the user's true next items as targets.
 
-Shapes: B batch, L length, V catalogue, D width, S seen items.
+Shapes: B batch, L length, V catalogue, D width, N = B L.
 """
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.batches import Batch, Window
 from model.gpt import GPT, HISTORY, OFFER, evaluating
+from model.nearest import best_rows
 from model.rollout import rollout
 
 
@@ -85,10 +86,9 @@ def generate(
         table_VD = model.item_vectors()
 
     def best_unseen(interest_BD: Tensor) -> Tensor:
-        scores_BV = interest_BD @ table_VD.T
-        best_B = scores_BV.scatter_(1, torch.cat(seen, dim=1), -torch.inf).argmax(dim=1)
-        seen.append(best_B[:, None])
-        return best_B
+        _, best_B1 = best_rows(interest_BD, table_VD, torch.cat(seen, dim=1), 1)
+        seen.append(best_B1)
+        return best_B1[:, 0]
 
     with evaluating(model):
         rollout(model, history_BL, lengths_B, users_B, offers, best_unseen)
@@ -107,10 +107,10 @@ def generate_everywhere(model: GPT, window: Window, positions_BL: Tensor) -> Ten
         interests_BLD = model(history_BL, segments_BL, positions_BL, window.users_B)
     table_VD = model.item_vectors()
     offers = []
-    # in parts, because scores take B L V floats
+    # in parts, because what is seen takes B L L rows
     parts = zip(torch.split(interests_BLD, 16), torch.split(history_BL, 16), strict=True)
     for part_BLD, items_BL in parts:
         seen_BLL = torch.where(so_far_LL, items_BL[:, None], items_BL[:, :, None])
-        scores_BLV = part_BLD @ table_VD.T
-        offers.append(scores_BLV.scatter_(2, seen_BLL, -torch.inf).argmax(dim=2))
+        _, best_N1 = best_rows(part_BLD.flatten(0, 1), table_VD, seen_BLL.flatten(0, 1), 1)
+        offers.append(best_N1.view(items_BL.shape))
     return torch.cat(offers)

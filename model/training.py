@@ -11,7 +11,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +27,8 @@ from model.data import Dataset
 from model.evaluate import popularity
 from model.files import new_file
 from model.gpt import GPT
-from model.loss import LossConfig, Objective, batch_loss, objective
+from model.loss import LossConfig, Objective, batch_loss, objective, products
+from model.optimizer import Optimizer
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,13 @@ class FitConfig(LossConfig, frozen=True):
 
     epochs: int = Field(15, ge=0, description="most epochs of the stage")
     patience: int = Field(15, ge=1, description="epochs without a better NDCG@20 before it stops")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="end an epoch after so many steps (default: after all samples)"
+    )
     batch_size: int = Field(256, ge=1, description="samples a step")
     learning_rate: float = Field(1e-3, gt=0, description="of Adam")
     decay: bool = Field(True, description="the learning rate falls to zero over the epochs")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled (AdamW)")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled; sampled: not of the tables")
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,11 @@ def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume
     validation figure worse. With `resume` it goes on after the last complete epoch.
     """
     folder = run / stage.name
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=stage.config.learning_rate,
-        weight_decay=stage.config.weight_decay,
-        fused=True,
+    optimizer = Optimizer(
+        model,
+        stage.config.learning_rate,
+        stage.config.weight_decay,
+        by_row=stage.config.loss == "sampled",
     )
     last, best = folder / "last.safetensors", folder / "best.safetensors"
     found = resume and last.exists()
@@ -125,7 +128,7 @@ def _events(folder: Path, progress: Progress) -> AbstractContextManager[SummaryW
 
 def _train_epoch(
     model: GPT,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     loss_of: Objective,
     dataset: Dataset,
     stage: Stage,
@@ -138,7 +141,8 @@ def _train_epoch(
     torch.manual_seed(int(rng.integers(2**63)) ^ processes.number())  # dropout of its own
     device = model.items.weight.device
     samples = stage.draw(model, rng)
-    batches = by_length(samples, stage.config.batch_size, rng)
+    batches = by_length(samples, stage.config.batch_size, rng)[: stage.config.epoch_steps]
+    negatives = torch.Generator(device).manual_seed(int(rng.integers(2**63)))  # all processes' own
     started, total, steps = time.perf_counter(), 0.0, 0
     model.train()
     bar = tqdm(
@@ -152,13 +156,12 @@ def _train_epoch(
     for steps, (window, whole) in enumerate(zip(bar, batches, strict=True), start=1):
         if stage.config.decay:
             left = 1 - (epoch - 1 + steps / len(batches)) / stage.config.epochs
-            optimizer.param_groups[0]["lr"] = stage.config.learning_rate * left
+            optimizer.set_rate(stage.config.learning_rate * left)
         batch = stage.batch(model, window.to(device))
-        loss = batch_loss(model, batch, loss_of)
-        optimizer.zero_grad(set_to_none=True)
+        loss = batch_loss(model, batch, loss_of, negatives, products(stage.config, device))
         loss.backward()  # type: ignore[no-untyped-call]
         targets = (batch.targets_BQ >= 0).sum() * processes.counts(whole)
-        mean = processes.average(model.parameters(), loss, targets)
+        mean = processes.average(list(model.parameters()), loss, targets)
         optimizer.step()
         total += mean.item()
         if steps % 20 == 0:
@@ -166,14 +169,14 @@ def _train_epoch(
     seconds = time.perf_counter() - started
     return {
         "loss": total / max(1, steps),
-        RATE: len(samples) / seconds,
+        RATE: sum(map(len, batches)) / seconds,
         SECONDS: seconds,
     }
 
 
 def _finish_epoch(
     model: GPT,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     stage: Stage,
     progress: Progress,
     figures: Metrics,
@@ -218,33 +221,27 @@ def load_weights(path: Path, model: GPT) -> None:
         raise ValueError(f"{path} cannot be loaded into this model: {error}") from error
 
 
-def save_checkpoint(
-    path: Path, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
+def save_checkpoint(path: Path, model: GPT, optimizer: Optimizer, progress: Progress) -> None:
     """Weights, optimiser state and progress in one file, so that they can never disagree."""
     tensors = {f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{number}.{key}": value for key, value in state.items()}
+    tensors |= dict(optimizer.tensors())
     with new_file(path) as beside:
         save_file(tensors, beside, metadata={"progress": json.dumps(vars(progress))})
 
 
-def load_checkpoint(path: Path, model: GPT, optimizer: torch.optim.Optimizer) -> Progress:
+def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer) -> Progress:
     """Read what `save_checkpoint` wrote. Raises ValueError where the file is damaged."""
     weights: dict[str, Tensor] = {}
-    moments: dict[int, dict[str, Any]] = {}
+    moments: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
             progress = Progress(**json.loads(file.metadata()["progress"]))
             for name in file.keys():  # noqa: SIM118 - not a dict
-                kind, rest = name.split(".", 1)
-                if kind == "model":
-                    weights[rest] = file.get_tensor(name)
-                else:
-                    number, key = rest.split(".")
-                    moments.setdefault(int(number), {})[key] = file.get_tensor(name)
+                of_model = name.startswith("model.")
+                target = weights if of_model else moments
+                target[name.removeprefix("model.")] = file.get_tensor(name)
         model.load_state_dict(weights)
     except Exception as error:
         raise ValueError(f"{path} cannot be resumed from: {error}; delete it to restart") from error
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+    optimizer.load(moments)
     return progress

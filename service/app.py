@@ -11,13 +11,14 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.engine import Engine
+from service.catalogue import Catalogue
+from service.engine import Engine, Worker
 from service.errors import Problem, ServiceError, error_responses
 from service.history import HistoryStore
 from service.metrics import Metrics
 from service.middleware import Observed
-from service.recall import Recaller
 from service.routes import Routes
 from service.schemas import (
     BatchRequest,
@@ -33,36 +34,63 @@ from service.settings import ServeSettings
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: ServeSettings, recaller: Recaller, store: HistoryStore) -> FastAPI:
-    """The application around a loaded artifact and an opened store, which it closes."""
-    metrics = Metrics()
-    engine = Engine(recaller, store, metrics, settings)
+class RecallApp(FastAPI):
+    """FastAPI documents all operations; those in `direct` it does not carry out.
+
+    It would take longer over them than they do: what they need of it, they do themselves.
+    """
+
+    def __init__(self, metrics: Metrics, **options: Any) -> None:
+        super().__init__(**options)
+        self.direct: dict[tuple[str, str], ASGIApp] = {}  # by method and path
+        self._observed = Observed(self._dispatch, metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or the lifespan."""
+        serve = self._observed if scope["type"] == "http" else super().__call__
+        await serve(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        direct = self.direct.get((scope["method"], scope["path"]))
+        await (direct or super().__call__)(scope, receive, send)
+
+
+def create_app(
+    settings: ServeSettings,
+    worker: Worker,
+    catalogue: Catalogue,
+    store: HistoryStore,
+    metrics: Metrics | None = None,
+) -> RecallApp:
+    """The application around a worker, its catalogue and an opened store, which it closes."""
+    metrics = metrics or Metrics()
+    metrics.version = catalogue.version
+    engine = Engine(worker, store, metrics, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await worker.start()
         engine.start()
-        metrics.artifact.labels(recaller.version).set(1)
-        metrics.queue_length.set_function(engine.queue_length)
-        log.info("ready to serve", extra={"version": recaller.version})
+        log.info("ready to serve", extra={"version": catalogue.version})
         yield
         await engine.drain()
         await store.close()
         log.info("drained")
 
-    app = FastAPI(
+    app = RecallApp(
+        metrics,
         title="RecGPT recall",
         version=package_version("recgpt"),
         lifespan=lifespan,
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.add_middleware(Observed, metrics=metrics)
-    _route(app, Routes(settings, engine, store, metrics))
+    _route(app, Routes(settings, catalogue, engine, store, metrics))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _route(app: FastAPI, routes: Routes) -> None:
+def _route(app: RecallApp, routes: Routes) -> None:
     app.add_exception_handler(ServiceError, routes.on_service_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, routes.on_http_error)  # type: ignore[arg-type]
     for path, operation, takes, gives, summary in (
@@ -77,6 +105,7 @@ def _route(app: FastAPI, routes: Routes) -> None:
             responses=error_responses(400, 408, 413, 422, 429, 503, 504),
             openapi_extra=_takes(takes),
         )(operation)
+        app.direct["POST", path] = routes.direct(operation)
     unready = error_responses(503)
     app.get("/healthz", summary="Alive", responses=unready)(routes.healthz)
     app.get("/readyz", response_model=Ready, summary="Able to answer in full", responses=unready)(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from service.hits import Case, quota_table
 from service.merge import Ints, Merge
-from service.scores import GROUP, Coarse, Exact
+from service.scores import GROUP, Coarse, Exact, Scores
 
 DENSE_ITEMS = 100_000
 """Up to this many items the scores of a batch fit into the caches, more or less."""
@@ -50,8 +50,9 @@ class DenseHits:
         self._padded = scores[0].padded
         sizes_B = [len(case.closed) for case in warm]
         rows_N = np.fromiter(chain.from_iterable(case.closed for case in warm), np.int64)
-        self._closed = np.repeat(np.arange(len(warm)) * self._padded, sizes_B) + rows_N
-        self._given = self._offered = np.zeros(0, dtype=np.int64)
+        self._closed: Ints = np.repeat(np.arange(len(warm)) * self._padded, sizes_B) + rows_N
+        self._given: Ints = np.zeros(0, dtype=np.int64)
+        self._offered = self._given
         self._step = 0
         self.search_seconds = self.merge_seconds = 0.0
 
@@ -83,7 +84,7 @@ class DenseHits:
         flat = places.reshape(-1)
         flat[self._closed] = scores.low
         last = self._step == self.steps - 1
-        again_N = np.zeros(0, dtype=np.int64)  # given ones that may be the next token
+        again_N: Ints = np.zeros(0, dtype=np.int64)  # given ones that may be the next token
         if self._step and not last:
             again = self._best_given(scores, flat, len(places))
             if again is None:
@@ -111,9 +112,7 @@ class DenseHits:
             best_B[users_N] = rows_N
         return _Found(order_N[hit_N], scores_N[hit_N], best_B)
 
-    def _best_given(
-        self, scores: Coarse | Exact, flat: NDArray[np.generic], users: int
-    ) -> Ints | None:
+    def _best_given(self, scores: Coarse | Exact, flat: Scores, users: int) -> Ints | None:
         """Which items given before, and not offered, may be the best of those; user after user."""
         kept_N = flat[self._offered]
         flat[self._offered] = scores.low
@@ -126,7 +125,7 @@ class DenseHits:
         return None if limit_B is None else np.sort(self._given[given_N >= limit_B[users_N]])
 
 
-def reaching(scores: Coarse | Exact, scores_BP: NDArray[np.generic], most: int) -> Ints | None:
+def reaching(scores: Coarse | Exact, scores_BP: Scores, most: int) -> Ints | None:
     """Places of everyone's `most` best items, and of some more; user after user.
 
     None where these scores don't tell.

@@ -34,6 +34,8 @@ class HistoryStore:
         self._client = client
         self._limit = limit
         self._embedded = embedded
+        # The embedded store does not know the word, and has no transactions.
+        self._reading = {} if embedded else {"transaction": False}
 
     @classmethod
     def open(cls, url: str, limit: int = 1000, connections: int = 8, timeout_ms: int = 200) -> Self:
@@ -68,7 +70,7 @@ class HistoryStore:
 
         Raises StoreUnavailable.
         """
-        pipeline = self._client.pipeline()
+        pipeline = self._client.pipeline(**self._reading)
         for user in users:
             pipeline.lrange(_key(user), 0, self._limit - 1)
         async with self._talking():

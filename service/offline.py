@@ -10,8 +10,10 @@ from importlib.metadata import version as package_version
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
-from index.build import Kind, build_index
+from index.build import QUERIES, Choice, build_index, build_index_like
 from model.additions import AddConfig, Additions, extended_bundle, find_new_items
 from model.artifact import (
     find_bundle,
@@ -23,11 +25,12 @@ from model.artifact import (
 )
 from model.batches import IntArray
 from model.data import Dataset
-from model.evaluate import Figures, Recall
-from model.gpt import GPT
+from model.evaluate import Figures, Recall, pad
+from model.gpt import GPT, evaluating
 from model.rollout import RecallConfig
 from service.history import HistoryStore
-from service.recall import Query, Recaller
+from service.queries import Query
+from service.recall import Recaller
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ def export_bundle(
     model: GPT,
     recall: RecallConfig,
     figures: Figures,
-    kind: Kind = "auto",
+    kind: Choice = "auto",
     index_recall: float = 0.98,
 ) -> Path:
     """Write a bundle with its index and make it the served one; returns its folder.
@@ -52,7 +55,8 @@ def export_bundle(
         )
     code = package_version("recgpt")
     with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
-        build_index(read_item_vectors(folder), folder, kind, index_recall)
+        interests_BD = sample_interests(dataset, model, QUERIES)
+        build_index(read_item_vectors(folder), folder, kind, index_recall, interests_BD)
     publish(artifacts, version)
     return artifacts / version
 
@@ -64,9 +68,28 @@ def add_items(config: AddConfig) -> tuple[Path, Additions]:
     artifact = load_artifact(find_bundle(config.artifacts))
     new = find_new_items(config, artifact)
     with extended_bundle(config.artifacts, artifact, new) as (folder, version):
-        build_index(read_item_vectors(folder), folder)
+        build_index_like(read_item_vectors(folder), folder, artifact.folder)
     publish(config.artifacts, version)
     return config.artifacts / version, new.report
+
+
+def sample_interests(dataset: Dataset, model: GPT, count: int) -> NDArray[np.float32] | None:
+    """First interests of up to `count` users with a history, drawn once: B D. None without any."""
+    users = np.flatnonzero(np.diff(dataset.offsets))
+    users_B = np.sort(np.random.default_rng(0).permutation(users)[:count])
+    if not len(users_B):
+        return None
+    device = model.items.weight.device
+    history_BL, lengths_B = pad([dataset.history(u) for u in users_B], model.config.max_history)
+    with evaluating(model), torch.inference_mode():
+        interest_BD, _ = model.prefill(
+            torch.from_numpy(history_BL).to(device),
+            torch.from_numpy(lengths_B).to(device),
+            torch.from_numpy(users_B).to(device),
+            steps=0,
+        )
+    found: NDArray[np.float32] = interest_BD.cpu().numpy()
+    return found
 
 
 async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:

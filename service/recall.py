@@ -7,9 +7,8 @@ Shapes: B batch, W those of it who have a history, L length, F popular items.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,41 +24,11 @@ from model.run import choose_device
 from service.dense import DENSE_ITEMS, DenseHits
 from service.hits import Case, Hits
 from service.merge import POPULAR, Ints, Merge
+from service.queries import Candidates, Query, StageSeconds
 from service.scores import scores_of
 
 TOGETHER = 64
 """So many users' states and scores fit into the caches of a CPU: more of them run in turn."""
-
-StageSeconds = dict[str, float]
-"""Seconds a batch spent in "model", "search" and "merge"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What one user asks for; ids are the caller's own strings."""
-
-    user_id: str
-    history: Sequence[str]  # oldest first
-    exclude: Sequence[str] = ()
-    k: int = 100
-    interests: int | None = None  # None: as the artifact says
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """The answer to one query, best first."""
-
-    catalogue: Sequence[str]  # the item ids, row by row
-    rows: Ints
-    scores: NDArray[np.float32]
-    interests: Ints  # which interest recalled it; -1: popular back-fill
-    unknown: int  # items of the history that the catalogue does not hold
-    cold: bool  # no known item in the history: popular items
-
-    @property
-    def item_ids(self) -> list[str]:
-        """The candidates' own ids."""
-        return [self.catalogue[row] for row in self.rows.tolist()]
 
 
 class Recaller:
@@ -67,6 +36,7 @@ class Recaller:
 
     def __init__(self, artifact: Artifact, index: ItemIndex, device: torch.device) -> None:
         self.manifest = artifact.manifest
+        self.bundle = artifact.folder
         self.version = artifact.manifest.version
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
@@ -79,9 +49,8 @@ class Recaller:
         self._index = index
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
-        self._user_rows = {user: row for row, user in enumerate(artifact.user_ids)}
-        columns = artifact.items.drop("item_id", "count", strict=False)
-        self._metadata = columns.to_dict(as_series=False)
+        nobody: dict[str, int] = {}
+        self._user_rows = artifact.user_rows or nobody
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
         self._flags_BV = np.zeros((0, self.catalogue_size), dtype=np.uint8)
 
@@ -137,10 +106,6 @@ class Recaller:
         history = self.item_ids[: self._longest]
         for size in (1, 8):
             self.recall([Query("", history)] * size)
-
-    def metadata(self, row: int) -> dict[str, Any]:
-        """Title and attributes of an item, as far as the artifact has them."""
-        return {name: v for name, of in self._metadata.items() if (v := of[row]) is not None}
 
     def _lend_flags(self, users: int) -> NDArray[np.uint8]:
         """Zeros for a batch. A batch that fails takes them with it: they may not be zeros then."""

@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import pydantic_core
 from fastapi import Request, Response
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.engine import Answer, Engine
+from service.catalogue import Catalogue
+from service.engine import Engine
 from service.errors import (
     ClientGone,
     Invalid,
@@ -26,9 +28,10 @@ from service.errors import (
     service_error_response,
 )
 from service.history import HistoryStore, StoreUnavailable
-from service.metrics import EVENT_TYPES, Metrics
+from service.metrics import Metrics
 from service.schemas import BatchRequest, Event, EventsRequest, RecallRequest
 from service.settings import ServeSettings
+from service.waiting import Answer
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +45,39 @@ class Routes:
     """The operations. They read bodies themselves: one pass from bytes to checked fields."""
 
     def __init__(
-        self, settings: ServeSettings, engine: Engine, store: HistoryStore, metrics: Metrics
+        self,
+        settings: ServeSettings,
+        catalogue: Catalogue,
+        engine: Engine,
+        store: HistoryStore,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._catalogue = catalogue
         self._engine = engine
         self._store = store
         self._metrics = metrics
+        self._version = to_json(catalogue.version)
+
+    def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+        """The operation with nothing around it but the answers to its errors."""
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive)
+            try:
+                response = await operation(request)
+            except ServiceError as error:
+                response = await self.on_service_error(request, error)
+            await response(scope, receive, send)
+
+        return serve
 
     async def recall(self, request: Request) -> Response:
         """Several interests are generated from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
         self._check_interests([body])
         answer = await _while_connected(request, self._engine.recall(body))
-        timing = ", ".join(f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items())
+        timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         return _json(self._result(request, body, answer), {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
@@ -66,7 +89,7 @@ class Routes:
             self._result(request, one, answer)
             for one, answer in zip(body.requests, answers, strict=True)
         ]
-        return _json({"results": results})
+        return _json(b'{"results":[%b]}' % b",".join(results))
 
     async def events(self, request: Request) -> Response:
         """Appended to the users' histories, in order of time where every event has one.
@@ -84,35 +107,34 @@ class Routes:
             log.warning("events not stored: %s", error)
             raise StoreFailed("the events could not be stored: send them again") from error
         for event in events:
-            kind = event.type if event.type in EVENT_TYPES else "other"
-            self._metrics.events[kind].inc()
-        return _json({"accepted": len(events), "stored": len(kept)})
+            self._metrics.event(event.type)
+        return _json(to_json({"accepted": len(events), "stored": len(kept)}))
 
     async def healthz(self) -> Response:
         """The process works. When it doesn't, restart it."""
         if not self._engine.alive():
             raise NotReady("the engine has stopped: restart the service")
-        return _json({"alive": True})
+        return _json(b'{"alive":true}')
 
     async def readyz(self) -> Response:
         """Recalls are answered in full: artifact loaded, store reachable, not going down."""
         if problem := await self._missing():
             raise NotReady(problem)
-        return _json({"ready": True, "version": self._engine.recaller.version})
+        return _json(to_json({"ready": True, "version": self._catalogue.version}))
 
     async def metrics(self) -> Response:
-        """All metrics of this process."""
-        self._metrics.ready.set(0 if await self._missing() else 1)
+        """All metrics, of all processes of the service."""
+        self._metrics.ready = not await self._missing()
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
 
     async def on_service_error(self, request: Request, error: ServiceError) -> Response:
         """An error that has an answer of its own."""
-        self._metrics.failures.labels(type(error).__name__).inc()
+        self._metrics.failure(type(error).__name__)
         return service_error_response(error, request.state.request_id)
 
     async def on_http_error(self, request: Request, error: HTTPException) -> Response:
         """No such path, or another method."""
-        self._metrics.failures.labels(f"HTTP{error.status_code}").inc()
+        self._metrics.failure(f"HTTP{error.status_code}")
         detail = f"{error.detail}: /docs lists what there is"
         headers = dict(error.headers or {})
         return problem_response(
@@ -162,53 +184,49 @@ class Routes:
                 recall.cancel()
 
     def _check_interests(self, requests: list[RecallRequest]) -> None:
-        most = self._engine.recaller.max_interests
+        most = self._catalogue.max_interests
         if any((request.interests or 0) > most for request in requests):
             raise Invalid(f"interests: this artifact generates at most {most}")
 
-    def _result(self, request: Request, body: RecallRequest, answer: Answer) -> dict[str, Any]:
-        found = answer.candidates
-        items: list[dict[str, Any]] = [
-            {"item_id": item, "score": score, "interest": interest}
-            for item, score, interest in zip(
-                found.item_ids, found.scores.tolist(), found.interests.tolist(), strict=True
-            )
-        ]
-        if body.with_metadata:
-            for item, row in zip(items, found.rows.tolist(), strict=True):
-                item["metadata"] = self._engine.recaller.metadata(row)
-        return {
-            "request_id": request.state.request_id,
-            "version": answer.version,
-            "items": items,
-            "degraded": answer.degraded_reason is not None,
-            "degraded_reason": answer.degraded_reason,
-            "unknown_items": found.unknown,
-        }
+    def _result(self, request: Request, body: RecallRequest, answer: Answer) -> bytes:
+        """A `RecallResponse` in JSON. Everything between quotes here needs no escapes."""
+        reason = answer.degraded_reason
+        return (
+            b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
+            b'"unknown_items":%d}'
+        ) % (
+            request.scope["state"]["request_id"].encode(),
+            self._version,
+            self._catalogue.encode(answer.candidates, body.with_metadata),
+            b"true" if reason else b"false",
+            b'"%b"' % reason.encode() if reason else b"null",
+            answer.candidates.unknown,
+        )
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Do the work, but give it up when the client leaves. The body must have been read."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnected(request))
-    leaving.add_done_callback(lambda _: working.cancel())
+    working = asyncio.current_task()
+    assert working
+    leaving = asyncio.create_task(_on_leave(request, working.cancel))
     try:
-        return await working
+        return await work
     except asyncio.CancelledError:
         if leaving.done() and not leaving.cancelled():
+            working.uncancel()
             raise ClientGone("the client left before the answer") from None
         raise
     finally:
         leaving.cancel()
 
 
-async def _disconnected(request: Request) -> None:
+async def _on_leave(request: Request, act: Callable[[], object]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
+    act()
 
 
-def _json(content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    body = pydantic_core.to_json(content, inf_nan_mode="null")  # metadata may hold a NaN
+def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
     return Response(body, headers=headers, media_type="application/json")
 
 

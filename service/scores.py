@@ -5,6 +5,7 @@ Shapes: B batch, V catalogue, P the same padded to whole groups, D width, N item
 
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.merge import Ints
+
+Scores = NDArray[Any]
+"""32-bit floats, or 16-bit integers in the order of the scores: each is read by who made it."""
 
 GROUP = 8  # items that selection looks at together
 ROUNDING = 2.0**-8  # of a number to bfloat16, relative
@@ -39,9 +43,10 @@ class Exact:
         self._scores_BP[:, self.items :] = self.low
         return self._scores_BP
 
-    def reach(self, floor_B: NDArray[np.float32]) -> NDArray[np.float32]:
+    def reach(self, floor_B: Scores) -> Scores:
         """What a score must be at least here to be at least the floor in truth."""
-        return np.maximum(floor_B, np.finfo(np.float32).min)
+        limit_B: Scores = np.maximum(floor_B, np.finfo(np.float32).min)
+        return limit_B
 
     def exact(self, places_N: Ints) -> NDArray[np.float32]:
         """The true scores at places of the last product."""
@@ -64,6 +69,11 @@ class Coarse:
         self._length = float(self._coarse_PD.float().norm(dim=1).max())
         self._room = self._coarse_PD.new_empty(0)
         self._interest_BD = vectors_VD[:0]
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # sparse tensors are "in beta state": torch says it once
+            self.exact(np.zeros(0, dtype=np.int64))
         self._errors_B = np.zeros(0, dtype=np.float32)
 
     def of(self, interest_BD: Tensor) -> NDArray[np.int16]:
@@ -82,7 +92,7 @@ class Coarse:
         )
         return scores_BP
 
-    def reach(self, floor_B: NDArray[np.int16]) -> NDArray[np.int16] | None:
+    def reach(self, floor_B: Scores) -> Scores | None:
         """What a score must be at least here to be at least the floor in truth.
 
         The floor is a score here that as many items reach as are wanted. None where it is no
@@ -92,7 +102,8 @@ class Coarse:
         limit_B = (floors_B * (1 - ROUNDING) - 2 * self._errors_B) * (1 - ROUNDING)
         if not (limit_B > 0).all():
             return None
-        return (limit_B.astype(np.float32).view(np.int32) >> 16).astype(np.int16)
+        bits_B: Scores = limit_B.astype(np.float32).view(np.int32) >> 16
+        return bits_B.astype(np.int16)
 
     def exact(self, places_N: Ints) -> NDArray[np.float32]:
         """The true scores at places of the last product, user after user."""
@@ -115,12 +126,10 @@ def scores_of(vectors_VD: Tensor) -> list[Coarse | Exact]:
     """What to search with on this machine: coarse scores first where they are much faster."""
     tried_VD = vectors_VD[:TRIED_ROWS]
     exact = Exact(vectors_VD)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sparse tensors are "in beta state", it says once
-        try:
-            coarse_seconds = _seconds(Coarse(tried_VD))
-        except RuntimeError:  # this build of torch lacks one of the operations
-            return [exact]
+    try:
+        coarse_seconds = _seconds(Coarse(tried_VD))
+    except RuntimeError:  # this build of torch lacks one of the operations
+        return [exact]
     if coarse_seconds > WORTH * _seconds(Exact(tried_VD)):
         return [exact]
     return [Coarse(vectors_VD), exact]

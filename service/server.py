@@ -1,20 +1,20 @@
 """Run the service: load, listen, drain on SIGTERM."""
 
-import gc
 import logging
-import signal
 import socket
-import sys
+from contextlib import ExitStack
 
 import faiss
 import torch
-import uvicorn
 
 from service.app import create_app
-from service.history import HistoryStore
+from service.catalogue import Catalogue
+from service.frontend import end_well, freeze_loaded, http_server, open_store
+from service.hub import Hub
 from service.logs import configure_logs
 from service.recall import Recaller
 from service.settings import ServeSettings
+from service.threaded import Threaded
 
 log = logging.getLogger(__name__)
 
@@ -22,44 +22,51 @@ log = logging.getLogger(__name__)
 def serve(settings: ServeSettings) -> None:
     """Serve until SIGTERM or SIGINT; requests under way are finished.
 
-    Raises ArtifactError for an unusable artifact, ValueError for an unusable store or port.
+    Raises ArtifactError for an unusable artifact, ValueError for an unusable store or port,
+    ChildProcessError where a front end can't be started.
     """
     configure_logs(settings.log_level)
-    # uvicorn raises the signal again after it has drained: let that be an orderly end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    end_well()
+    if settings.store.startswith("embedded:") and settings.http_workers > 1:
+        raise ValueError("--http-workers: an embedded store has one writer, so give 0 or 1")
     recaller = Recaller.load(settings.artifacts, settings.device)
     # By default both use every core they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
     recaller.warm_up()
-    # The collector must not walk through vocabularies and modules again and again: what is loaded
-    # stays. Seen with 64 connections: half of the time of an answer, and pauses of 0.2 s.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
-    store = HistoryStore.open(
-        settings.store,
-        settings.history_limit,
-        settings.store_connections,
-        settings.store_timeout_ms,
-    )
-    listener = _listen(settings.host, settings.port)
-    log.info("listening", extra={"host": settings.host, "port": listener.getsockname()[1]})
-    config = uvicorn.Config(
-        create_app(settings, recaller, store),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.drain_seconds,
-        lifespan="on",
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    freeze_loaded()
+    with ExitStack() as stack:
+        listeners = _listen(settings.host, settings.port, max(1, settings.http_workers))
+        for listener in listeners:
+            stack.enter_context(listener)
+        where = {"host": settings.host, "port": listeners[0].getsockname()[1]}
+        log.info("listening", extra=where)
+        if settings.http_workers:
+            Hub(settings, recaller, listeners).run()
+        else:
+            _serve_alone(settings, recaller, listeners[0])
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _serve_alone(settings: ServeSettings, recaller: Recaller, listener: socket.socket) -> None:
+    """HTTP, model and index in this process."""
+    catalogue = Catalogue.load(recaller.bundle, recaller.version, recaller.max_interests)
+    app = create_app(settings, Threaded(recaller), catalogue, open_store(settings))
+    http_server(settings, app).run(sockets=[listener])
+
+
+def _listen(host: str, port: int, count: int) -> list[socket.socket]:
+    """Sockets on one port; the kernel deals out new connections among them."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        if count == 1:
+            return [socket.create_server((host, port), family=family, backlog=2048)]
+        # They would also share the port with another service of ours: see first that it is free.
+        with socket.create_server((host, port), family=family) as probe:
+            port = probe.getsockname()[1]
+        return [
+            socket.create_server((host, port), family=family, backlog=2048, reuse_port=True)
+            for _ in range(count)
+        ]
     except OSError as error:
         raise ValueError(
             f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"

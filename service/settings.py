@@ -14,6 +14,12 @@ class ServeSettings(BaseModel, frozen=True):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    http_workers: int = Field(
+        1,
+        ge=0,
+        le=256,
+        description="processes for HTTP beside the model's; 0: one process for everything",
+    )
     threads: int = Field(
         1, ge=1, le=256, description="CPU threads of a batch; more only where cores are to spare"
     )

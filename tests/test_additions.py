@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import tiny
 
 import cli
 from model.additions import AddConfig
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset, test_split
 from model.evaluate import evaluate
-from service.offline import add_items, service_recall
-from service.recall import Query, Recaller
+from model.gpt import GPT
+from service.offline import add_items, export_bundle, service_recall
+from service.queries import Query
+from service.recall import Recaller
 
 
 @pytest.fixture
@@ -46,7 +49,9 @@ def test_a_new_version_holds_more_items_and_the_old_one_stays(
     assert extended.items["title"].to_list()[-2:] == ["One", "Two"]
     assert extended.items["count"].to_list()[-2:] == [0, 0]
     assert extended.popularity.tolist() == [*base.popularity, 0, 0]
-    assert extended.user_ids == base.user_ids
+    assert extended.user_rows
+    assert len(extended.user_rows) == dataset.users
+    assert [extended.user_rows.get(user) for user in dataset.user_ids] == list(range(dataset.users))
     old = base.model.items.weight.numpy()
     vectors = extended.model.items.weight.numpy()
     assert np.array_equal(vectors[: len(old)], old)
@@ -65,6 +70,16 @@ def test_new_items_are_recalled_and_can_stand_in_a_history(folder: Path, tmp_pat
     (then,), _ = recaller.recall([Query("", [*history, "twin"], k=5)])
     assert then.unknown == 0
     assert "twin" not in then.item_ids
+
+
+def test_the_index_stays_as_it_was_asked_for(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
+    base = export_bundle(tmp_path, dataset, model, tiny.RECALL, {}, "ivf", 0.5)
+    rows = "item_id,neighbours\nnew1,i1|i2\n"
+    version, _ = add_items(AddConfig(artifacts=tmp_path, items=table(tmp_path, rows)))
+    before, after = (json.loads((f / "index.json").read_text()) for f in (base, version))
+    assert (before["kind"], after["kind"], after["target"]) == ("ivf", "ivf", 0.5)
+    assert after["items"] == before["items"] + 1
+    assert after["measured_with"]["queries"] == before["measured_with"]["queries"] == "given"
 
 
 def test_unknown_ids_of_a_log_are_added_by_what_stands_beside_them(

@@ -13,9 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message
 
 from service.app import create_app
+from service.catalogue import Catalogue
 from service.history import HistoryStore, StoreUnavailable
-from service.recall import Candidates, Query, Recaller, StageSeconds
+from service.queries import Candidates, Query, StageSeconds
+from service.recall import Recaller
 from service.settings import ServeSettings
+from service.threaded import Threaded
 
 pytestmark = pytest.mark.anyio
 
@@ -25,11 +28,18 @@ def recaller(artifacts: Path) -> Recaller:
     return Recaller.load(artifacts, "cpu")
 
 
+@pytest.fixture(scope="module")
+def catalogue(recaller: Recaller) -> Catalogue:
+    return Catalogue.load(recaller.bundle, recaller.version, recaller.max_interests)
+
+
 @pytest.fixture
-async def client(recaller: Recaller, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def client(
+    recaller: Recaller, catalogue: Catalogue, tmp_path: Path
+) -> AsyncIterator[httpx.AsyncClient]:
     settings = ServeSettings(artifacts=tmp_path, store="", body_limit=100_000, deadline_ms=60_000)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
-    app = create_app(settings, recaller, store)
+    app = create_app(settings, Threaded(recaller), catalogue, store)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -159,9 +169,9 @@ async def test_metadata_is_given_on_request(client: httpx.AsyncClient, recaller:
 
 
 async def test_metadata_without_a_value_is_still_json(
-    client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recaller, "metadata", lambda row: {"price": math.nan, "year": 1999})
+    monkeypatch.setattr(catalogue, "metadata", lambda row: {"price": math.nan, "year": 1999})
     answer = await client.post("/recall", json={"user_id": "u0", "k": 1, "with_metadata": True})
     found = json.loads(answer.content, parse_constant=lambda name: pytest.fail(name))
     assert found["items"][0]["metadata"] == {"price": None, "year": 1999}
@@ -393,8 +403,9 @@ async def test_metrics_count_what_happened(client: httpx.AsyncClient, recaller: 
     await recall(client, user_id="nobody")
     await client.post("/recall", json={})
     text = (await client.get("/metrics")).text
-    for stage in ("queue", "store", "model", "search", "merge"):
+    for stage in ("queue", "model", "search", "merge"):
         assert sample(text, "recgpt_stage_seconds_count", stage=stage) == 2
+    assert sample(text, "recgpt_stage_seconds_count", stage="store") == 1  # one brought its own
     assert sample(text, "recgpt_batch_size_count") == 2
     assert sample(text, "recgpt_requests_total", route="/recall", status="200") == 2
     assert sample(text, "recgpt_requests_total", route="/recall", status="422") == 1

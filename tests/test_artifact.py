@@ -28,7 +28,8 @@ def test_what_is_loaded_is_what_was_exported(dataset: Dataset, model: GPT, folde
     artifact = load_artifact(folder)
     assert artifact.manifest.metrics == {"recgpt": {"HR@10": 0.5}}
     assert artifact.manifest.version == folder.name
-    assert artifact.user_ids == dataset.user_ids
+    assert artifact.user_rows
+    assert [artifact.user_rows.get(user) for user in dataset.user_ids] == list(range(dataset.users))
     assert artifact.items.equals(dataset.items)
     loaded = artifact.model.state_dict()
     assert loaded.keys() == model.state_dict().keys()
@@ -65,6 +66,10 @@ FILES = [
     "popularity.npy",
     "items.parquet",
     "users.parquet",
+    "user_ends.npy",
+    "user_hashes.npy",
+    "user_ids.npy",
+    "user_rows.npy",
     "index.faiss",
     "index.json",
 ]

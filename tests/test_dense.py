@@ -1,20 +1,75 @@
+"""Search of a small catalogue: the same hits as by sorting all scores, exact and in 16 bits."""
+
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from service.dense import top
+from service.dense import DenseHits
+from service.hits import Case
+from service.merge import Merge
+from service.scores import Coarse, Exact, scores_of
 
 
-@pytest.mark.parametrize("items", [10, 100, 1000])
-def test_everyones_best_are_found_in_order(items: int) -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        users = int(rng.integers(1, 9))
-        scores_BV = rng.standard_normal((users, items)).astype(np.float32)
-        scores_BV[rng.random(scores_BV.shape) < rng.choice([0, 0.5, 0.99, 1])] = -np.inf
-        quotas_B = rng.integers(0, 12, users)
-        users_N, rows_N, scores_N = top(scores_BV, quotas_B)
-        for user, quota in enumerate(quotas_B):
-            best = [row for row in np.argsort(-scores_BV[user]) if scores_BV[user, row] > -np.inf]
-            assert rows_N[users_N == user].tolist() == best[:quota]
-        assert scores_N.tolist() == scores_BV[users_N, rows_N].tolist()
-        assert (np.diff(users_N) >= 0).all()
+def sorted_out(
+    vectors_VD: Tensor, steps: Sequence[Tensor], cases: Sequence[Case]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Everyone's candidates, and everyone's next tokens, the slow way."""
+    lists, tokens = [], []
+    for user, case in enumerate(cases):
+        given, offered = list[int](), list[int]()
+        for interest_BD, quota in zip(steps, case.quotas, strict=True):
+            order = (interest_BD[user] @ vectors_VD.T).argsort(descending=True).tolist()
+            open_rows = [row for row in order if row not in case.closed]
+            offered.append(next(row for row in open_rows if row not in offered))
+            given += [row for row in open_rows if row not in given][:quota]
+        lists.append(given)
+        tokens.append(offered)
+    return lists, tokens
+
+
+def case(rng: np.random.Generator, items: int, quotas: tuple[int, ...]) -> Case:
+    closed = rng.choice(items, int(rng.integers(0, 12)), replace=False).tolist()
+    closed = closed or [0]
+    return Case(-1, closed[:5], closed, k=sum(quotas), quotas=quotas, unknown=0)
+
+
+@pytest.mark.parametrize("items", [61, 500, 3000])
+@pytest.mark.parametrize("quotas", [(9,), (8, 2), (4, 2, 2, 1)])
+@pytest.mark.parametrize("kind", ["exact", "coarse"])
+def test_hits_and_tokens_are_those_of_sorting(
+    items: int, quotas: tuple[int, ...], kind: str
+) -> None:
+    rng, users = np.random.default_rng(items), 7
+    torch.manual_seed(items)
+    vectors_VD = F.normalize(torch.randn(items, 16), dim=1)
+    steps = [14 * F.normalize(torch.randn(users, 16), dim=1) for _ in quotas]
+    steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
+    cases = [case(rng, items, quotas) for _ in range(users)]
+    exact = Exact(vectors_VD)
+    merge = Merge(np.zeros((users, items), np.uint8), [one.closed for one in cases])
+    scores = [exact] if kind == "exact" else [Coarse(vectors_VD), exact]
+    hits = DenseHits(scores, merge, cases, np.arange(users))
+    found = [hits.search(interest_BD).tolist() for interest_BD in steps]
+    hits.refill()
+
+    lists, tokens = sorted_out(vectors_VD, steps, cases)
+    assert [one.rows.tolist() for one in merge.finish()] == lists
+    given_tokens = [list(of_user) for of_user in zip(*found, strict=True)]
+    last = len(quotas) - 1  # nobody asks for a token after the last search
+    assert [of_user[:last] for of_user in given_tokens] == [of_user[:last] for of_user in tokens]
+
+
+def test_a_coarse_product_gives_up_where_scores_are_not_positive() -> None:
+    torch.manual_seed(0)
+    vectors_VD = torch.randn(64, 8)
+    coarse = Coarse(vectors_VD)
+    coarse.of(torch.randn(2, 8))
+    assert coarse.reach(np.zeros(2, np.int16)) is None
+
+
+def test_the_last_of_the_scores_is_exact() -> None:
+    assert isinstance(scores_of(torch.randn(64, 8))[-1], Exact)

@@ -11,9 +11,11 @@ from service.engine import STORE_PAUSE, Engine
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
-from service.recall import Candidates, Query, Recaller, StageSeconds
+from service.queries import Candidates, Query, StageSeconds
+from service.recall import Recaller
 from service.schemas import RecallRequest
 from service.settings import ServeSettings
+from service.threaded import Threaded
 
 pytestmark = pytest.mark.anyio
 
@@ -73,7 +75,7 @@ async def engine(
 ) -> AsyncIterator[tuple[Engine, Metrics]]:
     metrics = Metrics()
     chosen = ServeSettings(artifacts=Path("."), store="", **settings)
-    running = Engine(worker, store, metrics, chosen)  # type: ignore[arg-type]
+    running = Engine(Threaded(worker), store, metrics, chosen)  # type: ignore[arg-type]
     running.start()
     yield running, metrics
     await running.drain()

@@ -73,9 +73,9 @@ MANY = np.random.default_rng(2).normal(size=(3000, 8)).astype(np.float32)
 def test_an_approximate_index_reaches_the_recall_that_its_card_tells(tmp_path: Path) -> None:
     build_index(MANY, tmp_path, "ivf", target=0.9, queries_BD=QUERIES)
     card = json.loads((tmp_path / "index.json").read_text())
-    assert (card["kind"], card["measured_queries"]) == ("ivf", "given")
-    rows, scores = ItemIndex.load(tmp_path).search(QUERIES, card["measured_hits"])
-    exact = np.argsort(-(QUERIES @ MANY.T), axis=1)[:, : card["measured_hits"]]
+    assert (card["kind"], card["measured_with"]["queries"]) == ("ivf", "given")
+    rows, scores = ItemIndex.load(tmp_path).search(QUERIES, card["measured_with"]["hits"])
+    exact = np.argsort(-(QUERIES @ MANY.T), axis=1)[:, : card["measured_with"]["hits"]]
     found = [len(set(r) & set(e)) for r, e in zip(rows.tolist(), exact.tolist(), strict=True)]
     assert sum(found) / exact.size == pytest.approx(card["recall"])
     assert card["recall"] >= 0.9

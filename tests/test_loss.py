@@ -10,6 +10,7 @@ from model.batches import Batch
 from model.loss import LossConfig, batch_loss, bce, objective, sampled_softmax, softmax
 
 CATALOGUE = 300
+DRAWS = torch.Generator().manual_seed(0)
 
 
 @pytest.fixture
@@ -51,11 +52,12 @@ def test_sampled_softmax_is_the_formula(world: tuple[Tensor, Tensor, Tensor]) ->
     hidden, table, targets = world
     rows = torch.cat([targets[:5], torch.tensor([7, 7, 8, 9])])
     share = torch.rand(CATALOGUE, dtype=torch.double)[rows]
+    vectors = table[torch.cat([targets, rows])]
     logits = hidden @ table[rows].T - (len(rows) * share).log().float()
     logits = logits.masked_fill(rows == targets[:, None], -torch.inf)
     right = (hidden * table[targets]).sum(1, keepdim=True)
     expected = F.cross_entropy(torch.cat([right, logits], dim=1), torch.zeros_like(targets))
-    found = sampled_softmax(hidden, table, targets, rows, share)
+    found = sampled_softmax(hidden, vectors, targets, rows, share)
     torch.testing.assert_close(found, expected)
     wanted = gradients(expected, hidden, table)
     torch.testing.assert_close(gradients(found, hidden, table), wanted)
@@ -66,8 +68,9 @@ def test_sampled_softmax_tends_to_the_whole_one(world: tuple[Tensor, Tensor, Ten
     hidden, table, targets = world
     hidden = hidden.detach() * 0.3
     counts = np.arange(CATALOGUE, dtype=np.int64) ** 2
-    config = LossConfig(loss="sampled", negatives=400_000, popularity_power=0.5)
-    found = objective(config, counts, torch.device("cpu"))(hidden, table, targets)
+    config = LossConfig(loss="sampled", negatives=400_000, popularity_power=0.5, products="float32")
+    loss_of = objective(config, counts, torch.device("cpu"))
+    found = loss_of(hidden, lambda rows: table[rows], targets, DRAWS)
     torch.testing.assert_close(found, softmax(hidden, table, targets), rtol=0.003, atol=0)
 
 
@@ -87,6 +90,7 @@ def test_batch_loss_is_the_mean_over_real_targets() -> None:
     scores = model(rows, zeros, places, users) @ model.item_vectors().T
     logs = scores.log_softmax(-1)
     expected = -(logs[0, 0, 2] + logs[0, 1, 5] + logs[1, 0, 9]) / 3
-    torch.testing.assert_close(batch_loss(model, batch, softmax), expected)
+    loss_of = objective(LossConfig(products="float32"), np.zeros(40, int), torch.device("cpu"))
+    torch.testing.assert_close(batch_loss(model, batch, loss_of, DRAWS), expected)
     nothing = Batch(rows, zeros, places, users, None, torch.full_like(rows, -1))
-    assert batch_loss(model, nothing, softmax) == 0
+    assert batch_loss(model, nothing, loss_of, DRAWS) == 0

@@ -1,5 +1,5 @@
+import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,19 +9,11 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+import cli
 from model.pretrain import PretrainConfig
 from model.run import TrainConfig, read_figures, train
 from model.training import Progress
 from model.tune import TuneConfig
-
-RUN = """
-import sys
-import torch
-from model.run import TrainConfig, train
-
-torch.set_num_threads(1)
-train(TrainConfig.model_validate_json(sys.argv[1]))
-"""
 
 
 def config(folder: Path, out: str, **changes: object) -> TrainConfig:
@@ -34,32 +26,28 @@ def config(folder: Path, out: str, **changes: object) -> TrainConfig:
             update={"dropout": 0.0, "attention_dropout": 0.0, "user_dropout": 0.0}
         ),
         pretrain=PretrainConfig(epochs=2, batch_size=61, sampling="windows", products="float32"),
-        tune=TuneConfig(epochs=1, batch_size=61, products="float32"),
+        tune=TuneConfig(epochs=1, batch_size=61, products="float32", loss="sampled"),
     )
     return base.model_copy(update=changes)
 
 
 def in_two_processes(run: TrainConfig) -> None:
-    """As torchrun would: it only sets the environment and starts them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", RUN, run.model_dump_json()],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors.decode()
-    finally:
-        for process in started:
-            process.kill()
+    """`torchrun … recgpt train`, its options in the environment."""
+    options = {
+        f"RECGPT_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in run.model_dump(mode="json", exclude_none=True).items()
+    }
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    recgpt = [sys.executable, str(Path(cli.__file__)), "train"]
+    found = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", "--no-python", *recgpt],
+        env=os.environ | options,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
 
 
 def assert_close(one: Path, two: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from loadtest import bench_quality, quality
-from loadtest.quality_table import BEGIN, BSAREC, END, METRICS, Entry
+from loadtest.quality_table import BSAREC, METRICS, Entry
 from model.pretrain import PretrainConfig
 from model.run import TrainConfig
 
@@ -75,7 +75,8 @@ def test_the_table_marks_what_is_above_the_published_figures(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / "quality.md").write_text(f"# Mine\n\nbefore\n\n{BEGIN}\nstale\n{END}\n\nafter\n")
+    begin, end = "<!-- begin: loadtest.quality -->", "<!-- end: loadtest.quality -->"
+    (out / "quality.md").write_text(f"# Mine\n\nbefore\n\n{begin}\nstale\n{end}\n\nafter\n")
     for _ in range(2):  # a second time replaces, and adds nothing
         gather(runs, out, monkeypatch)
     text = (out / "quality.md").read_text()

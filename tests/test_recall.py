@@ -14,7 +14,8 @@ from model.gpt import GPT
 from model.manifest import ArtifactError
 from service.merge import POPULAR
 from service.offline import service_recall
-from service.recall import Candidates, Query, Recaller
+from service.queries import Candidates, Query
+from service.recall import Recaller
 
 
 @pytest.fixture(scope="module", params=["all scores", "Faiss"])

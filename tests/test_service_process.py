@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from redis_server import RedisServer, free_port
 
 from model.data import Dataset
@@ -72,10 +74,36 @@ def service(artifacts: Path, store: str, folder: Path, **environment: str) -> It
         running.process.wait()
 
 
-def test_sigterm_drains_and_ends_well(artifacts: Path, dataset: Dataset, tmp_path: Path) -> None:
+@pytest.fixture(params=["0", "1", "2"])
+def http_workers(request: pytest.FixtureRequest) -> str:
+    """Everything in one process, or front ends beside the model's."""
+    found: str = request.param
+    return found
+
+
+def total(metrics: str, name: str, **labels: str) -> float:
+    """The sum of the samples that have these labels."""
+    families = text_string_to_metric_families(metrics)
+    samples = [sample for family in families for sample in family.samples if sample.name == name]
+    return sum(s.value for s in samples if labels.items() <= s.labels.items())
+
+
+def metrics_after(running: Service, recalls: int) -> str:
+    """The metrics once so many recalls are counted: a moment after they are answered."""
+    for _ in range(200):
+        text = running.client.get("/metrics").text
+        if total(text, "recgpt_requests_total", route="/recall", status="200") == recalls:
+            return text
+        time.sleep(0.05)
+    raise AssertionError(text)
+
+
+def test_sigterm_drains_and_ends_well(
+    artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer, http_workers: str
+) -> None:
     """Requests that were under way when the signal came are all answered."""
-    patient = {"RECGPT_DEADLINE_MS": "30000"}
-    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path, **patient) as running:
+    patient = {"RECGPT_DEADLINE_MS": "30000", "RECGPT_HTTP_WORKERS": http_workers}
+    with service(artifacts, redis_server.url, tmp_path, **patient) as running:
         body = {"user_id": "u0", "history": dataset.item_ids[:3], "k": 20}
 
         async def load() -> list[int]:
@@ -113,12 +141,13 @@ def test_an_acknowledged_event_survives_kill_9(
 
 
 def test_redis_may_be_absent_and_come_and_go(
-    artifacts: Path, dataset: Dataset, tmp_path: Path
+    artifacts: Path, dataset: Dataset, tmp_path: Path, http_workers: str
 ) -> None:
     redis = RedisServer(tmp_path)
     history = dataset.item_ids[:3]
     event = {"events": [{"user_id": "ann", "item_id": history[0]}]}
     patient = {"RECGPT_STORE_TIMEOUT_MS": "2000", "RECGPT_DEADLINE_MS": "30000"}
+    patient["RECGPT_HTTP_WORKERS"] = http_workers
     with service(artifacts, redis.url, tmp_path, **patient) as running:
         for _ in range(2):
             assert running.ready() == 503
@@ -159,6 +188,45 @@ def test_clients_that_leave_are_no_errors_of_ours(artifacts: Path, tmp_path: Pat
         assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
 
 
+def test_front_ends_count_together(
+    artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Whoever answers /metrics tells what all of them did, and what one did that has ended."""
+    redis_server.flush()
+    with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS="2") as running:
+        url = f"http://127.0.0.1:{running.port}"
+        assert len(psutil.Process(running.process.pid).children()) == 2
+        body = {"user_id": "u0", "history": dataset.item_ids[:3]}
+        for _ in range(30):  # every one has a connection of its own: some for each front end
+            assert httpx.post(f"{url}/recall", json=body, timeout=60).status_code == 200
+        metrics = metrics_after(running, recalls=30)
+        assert total(metrics, "recgpt_request_seconds_count", route="/recall") == 30
+        assert total(metrics, "recgpt_request_seconds_bucket", route="/recall", le="+Inf") == 30
+        assert total(metrics, "recgpt_queue_length") == 0
+        assert total(metrics, "recgpt_artifact_info") == 1
+
+
+def test_a_front_end_that_dies_is_started_again(
+    artifacts: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS="1") as running:
+        running.recall(user_id="ann")
+        metrics_after(running, recalls=1)
+        engine = psutil.Process(running.process.pid)
+        (first,) = engine.children()
+        first.kill()
+        running.client.close()
+        running.client = httpx.Client(base_url=running.client.base_url, timeout=60)
+        running.recall(user_id="ann")
+        (second,) = engine.children()
+        assert second.pid != first.pid
+        metrics_after(running, recalls=2)
+        assert [r for r in running.records() if "started again" in str(r["message"])]
+        engine.kill()  # no front end stays behind
+        psutil.wait_procs([second], timeout=60)
+        assert not second.is_running()
+
+
 def test_logs_are_json_with_request_ids(artifacts: Path, tmp_path: Path) -> None:
     with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
         answer = running.recall(user_id="private-user")
@@ -173,11 +241,13 @@ def start(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_taken_port_is_said(artifacts: Path, tmp_path: Path) -> None:
-    store = f"embedded:{tmp_path / 'store'}"
-    with service(artifacts, store, tmp_path) as running:
-        words = ("--artifacts", str(artifacts), "--store", f"{store}2")
-        second = start(*words, "--port", str(running.port))
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_taken_port_is_said(
+    artifacts: Path, tmp_path: Path, redis_server: RedisServer, workers: str
+) -> None:
+    with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS=workers) as running:
+        words = ("--artifacts", str(artifacts), "--store", redis_server.url)
+        second = start(*words, "--port", str(running.port), "--http-workers", workers)
     assert second.returncode == 1
     assert "choose another --port" in second.stderr
     assert "Traceback" not in second.stderr
@@ -201,3 +271,10 @@ def test_an_unusable_store_is_said(artifacts: Path, store: str) -> None:
     ended = start("--artifacts", str(artifacts), "--store", store)
     assert ended.returncode == 1
     assert "--store" in ended.stderr
+
+
+def test_an_embedded_store_has_one_writer(artifacts: Path, tmp_path: Path) -> None:
+    words = ("--artifacts", str(artifacts), "--store", f"embedded:{tmp_path / 'store'}")
+    ended = start(*words, "--http-workers", "2")
+    assert ended.returncode == 1
+    assert "--http-workers" in ended.stderr

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from model.data import Dataset
 from model.gpt import GPT
+from model.optimizer import Optimizer
 from model.pretrain import PretrainConfig
 from model.rollout import RecallConfig
 from model.run import TrainConfig, choose_device, load_run, read_figures, train
@@ -32,7 +33,7 @@ def config(data: Path, out: Path, **changes: object) -> TrainConfig:
         device="cpu",
         model=tiny.CONFIG,
         pretrain=PretrainConfig(epochs=3, batch_size=16),
-        tune=TuneConfig(epochs=2, batch_size=16),
+        tune=TuneConfig(epochs=2, batch_size=16, loss="sampled"),  # tables by row
     )
     return base.model_copy(update=changes)
 
@@ -156,7 +157,9 @@ def test_both_prompt_forms_lower_the_loss(
 def load_progress(file: Path, run: TrainConfig) -> list[dict[str, float]]:
     dataset = Dataset.load(run.data)
     model = GPT(run.model, dataset.catalogue, dataset.users)
-    progress = load_checkpoint(file, model, torch.optim.AdamW(model.parameters(), fused=True))
+    progress = load_checkpoint(
+        file, model, Optimizer(model, 1e-3, by_row=run.tune.loss == "sampled")
+    )
     return progress.curves[1:]
 
 

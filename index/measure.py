@@ -1,0 +1,135 @@
+"""How much an approximate search finds, and how fast it is beside the exact one.
+
+Shapes: V catalogue, D width, B queries, K hits.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.kinds import Parameters, efforts, faiss_parameters
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Search = Callable[[Vectors], Rows]
+"""B D → B K."""
+
+BATCHES = (1, 8, 64)
+ROUNDS = 3
+MOST_SECONDS = 2.0  # for a rate, where the catalogue is large
+MATRIX_FROM_QUERIES = 4  # smaller batches are faster in Faiss's own loops
+
+
+def prefer_products(width: int) -> None:
+    """Let Faiss multiply matrices from a few queries on, two to four times faster at 64 of them;
+    its default leaves that to 1,000. This is for the whole process."""
+    faiss.cvar.distance_compute_blas_threshold = MATRIX_FROM_QUERIES * width
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Faiss with one thread for a while, as the service runs it by default."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def exact_search(vectors_VD: Vectors, hits: int) -> Search:
+    """The search to compare with; takes the table as it is, mapped or not."""
+    prefer_products(vectors_VD.shape[1])
+
+    def search(queries_BD: Vectors) -> Rows:
+        found: Any = faiss.knn(queries_BD, vectors_VD, hits, metric=faiss.METRIC_INNER_PRODUCT)
+        rows_BK: Rows = found[1]
+        return rows_BK
+
+    return search
+
+
+def index_search(index: Any, parameters: Parameters, hits: int) -> Search:
+    """The search of an index with these parameters."""
+    told = faiss_parameters(parameters)
+
+    def search(queries_BD: Vectors) -> Rows:
+        rows_BK: Rows = index.search(queries_BD, hits, params=told)[1]
+        return rows_BK
+
+    return search
+
+
+def in_batches(search: Search, queries_BD: Vectors) -> Rows:
+    """The hits of many queries, in batches of the largest size."""
+    largest = BATCHES[-1]
+    starts = range(0, len(queries_BD), largest)
+    return np.concatenate([search(queries_BD[s : s + largest]) for s in starts])
+
+
+def rates(searches: Sequence[Search], queries_BD: Vectors) -> list[dict[str, float]]:
+    """Queries a second of each search, by the size of a batch.
+
+    They take turns and the best of several rounds counts: a machine that is busy with other work
+    slows them all, but not all at once.
+    """
+    best: list[dict[str, float]] = [{} for _ in searches]
+    for batch in BATCHES:
+        for _ in range(ROUNDS):
+            for search, found in zip(searches, best, strict=True):
+                rate = _rate(search, queries_BD, min(batch, len(queries_BD)))
+                found[str(batch)] = round(max(found.get(str(batch), 0.0), rate), 1)
+    return best
+
+
+def recall_of(rows_BK: Rows, exact_BK: Rows) -> tuple[float, float]:
+    """Share of the exact hits that were found, and what it surely is: two standard errors less."""
+    shares_B = np.array(
+        [len(np.intersect1d(r, e)) / len(e) for r, e in zip(rows_BK, exact_BK, strict=True)]
+    )
+    mean = float(shares_B.mean())
+    return mean, mean - 2 * float(shares_B.std()) / len(shares_B) ** 0.5
+
+
+def cheapest(
+    index: Any, queries_BD: Vectors, exact_BK: Rows, target: float
+) -> tuple[Parameters, float]:
+    """The parameters of the fastest search that surely finds `target` of the hits, and its recall.
+
+    Where none does, those of the most thorough search.
+    """
+    hits = exact_BK.shape[1]
+    found: list[tuple[float, Parameters, float]] = []
+    for way in efforts(index.ntotal):
+        low, high = 0, len(way)  # the recall grows along the way: bisect
+        while low < high:
+            middle = (low + high) // 2
+            search = index_search(index, way[middle], hits)
+            started = time.perf_counter()
+            recall, surely = recall_of(in_batches(search, queries_BD), exact_BK)
+            seconds = time.perf_counter() - started
+            if surely >= target:
+                found.append((seconds, way[middle], recall))
+                high = middle
+            else:
+                low = middle + 1
+    if found:
+        _, parameters, recall = min(found, key=lambda one: one[0])
+        return parameters, recall
+    most = efforts(index.ntotal)[-1][-1]
+    rows_BK = in_batches(index_search(index, most, hits), queries_BD)
+    return most, recall_of(rows_BK, exact_BK)[0]
+
+
+def _rate(search: Search, queries_BD: Vectors, batch: int) -> float:
+    """Queries a second over all of them, or as many as the time allows."""
+    done, started = 0, time.perf_counter()
+    while done + batch <= len(queries_BD) and time.perf_counter() - started < MOST_SECONDS:
+        search(queries_BD[done : done + batch])
+        done += batch
+    return done / (time.perf_counter() - started)

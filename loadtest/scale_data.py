@@ -1,0 +1,81 @@
+"""A made-up catalogue of any size with the structure of a learned one, and interests in it.
+
+What is imitated was measured on a table that `recgpt train` made of Beauty (12,101 items, width 64)
+and on the interests of its users; docs/results/scale.md has both beside each other.
+
+- 12,000 base items: a common direction, 60 topics and 1,500 groups of Zipf-like size, and a part of
+  their own, normal with a decaying spectrum; of length 1.
+- Every further item: a base item and a normal part as long as the distance from an item to its
+  nearest neighbour, of length 1 again.
+- An interest: an item (what comes next), half as much of another one of the same topic or not, and
+  a normal part.
+
+Shapes: V catalogue, D width, B queries.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vectors = NDArray[np.float32]
+
+BASE, TOPICS, GROUPS = 12_000, 60, 1_500
+COMMON, TOPIC, GROUP, OWN = 0.06, 0.13, 0.39, 0.42  # shares of the squared length
+JITTER = 0.77
+CHUNK = 500_000
+
+
+def catalogue(file: Path, items: int, width: int, isotropic: bool = False) -> Vectors:
+    """Item vectors V D, written to `file` and mapped; isotropic ones have no structure at all."""
+    rng = np.random.default_rng(0)
+    base = _base(rng, width)
+    vectors_VD = np.lib.format.open_memmap(file, "w+", np.float32, (items, width))
+    for first in range(0, items, CHUNK):
+        count = min(CHUNK, items - first)
+        if isotropic:
+            vectors_VD[first : first + count] = _unit(_part(rng, count, width, 1.0, 1.0))
+        else:
+            jitter = _part(rng, count, width, JITTER**2)
+            vectors_VD[first : first + count] = _unit(base[rng.integers(BASE, size=count)] + jitter)
+    vectors_VD.flush()
+    mapped: Vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    return mapped
+
+
+def interests(width: int, count: int, seed: int, isotropic: bool = False) -> Vectors:
+    """Queries B D for the catalogue of that width."""
+    base = _base(np.random.default_rng(0), width)
+    rng = np.random.default_rng(seed)
+    if isotropic:
+        return _unit(_part(rng, count, width, 1.0, 1.0))
+    next_BD, other_BD = (base[rng.integers(BASE, size=count)] for _ in range(2))
+    return _unit(next_BD + 0.4 * other_BD + _part(rng, count, width, 0.45))
+
+
+def _base(rng: np.random.Generator, width: int) -> Vectors:
+    topics_G = _zipf(rng, TOPICS, GROUPS, 0.7)
+    groups_V = _zipf(rng, GROUPS, BASE, 0.5)
+    common = _unit(_part(rng, 1, width, 1.0)) * np.float32(COMMON**0.5)
+    topic_VD = _part(rng, TOPICS, width, TOPIC)[topics_G][groups_V]
+    group_VD = _part(rng, GROUPS, width, GROUP)[groups_V]
+    return _unit(common + topic_VD + group_VD + _part(rng, BASE, width, OWN))
+
+
+def _part(
+    rng: np.random.Generator, count: int, width: int, square: float, last: float = 0.5
+) -> Vectors:
+    """Normal vectors of that mean squared length; the weakest direction is `last` of the first."""
+    spectrum = np.linspace(1.0, last, width, dtype=np.float32)
+    spectrum *= np.float32((square / (spectrum**2).sum()) ** 0.5)
+    return rng.standard_normal((count, width), dtype=np.float32) * spectrum
+
+
+def _zipf(rng: np.random.Generator, kinds: int, count: int, power: float) -> NDArray[np.int64]:
+    shares = np.arange(1, kinds + 1) ** -power
+    return rng.choice(kinds, size=count, p=shares / shares.sum())
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors

@@ -1,0 +1,40 @@
+"""What is asked of a recaller and what it answers. No torch here: front-end processes use it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.merge import Ints
+
+StageSeconds = dict[str, float]
+"""Seconds a batch spent in "model", "search" and "merge"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What one user asks for; ids are the caller's own strings."""
+
+    user_id: str
+    history: Sequence[str]  # oldest first
+    exclude: Sequence[str] = ()
+    k: int = 100
+    interests: int | None = None  # None: as the artifact says
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The answer to one query, best first."""
+
+    catalogue: Sequence[str]  # the item ids, row by row
+    rows: Ints
+    scores: NDArray[np.float32]
+    interests: Ints  # which interest recalled it; -1: popular back-fill
+    unknown: int  # items of the history that the catalogue does not hold
+    cold: bool  # no known item in the history: popular items
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The candidates' own ids."""
+        return [self.catalogue[row] for row in self.rows.tolist()]

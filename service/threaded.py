@@ -1,0 +1,28 @@
+"""The worker as a thread of this process."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from service.queries import Candidates, Query, StageSeconds
+from service.recall import Recaller
+
+
+class Threaded:
+    """Runs a Recaller in the one thread that owns it."""
+
+    def __init__(self, recaller: Recaller) -> None:
+        self._recaller = recaller
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recall")
+
+    async def start(self) -> None:
+        """Nothing to do: the thread starts with the first batch."""
+
+    async def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+        """See `service.engine.Worker`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._recaller.recall, queries)
+
+    async def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()

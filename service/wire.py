@@ -1,0 +1,103 @@
+"""What a front-end process and the engine's process say to each other over a local socket.
+
+A frame is its length in four bytes and a msgpack value. A front end greets with an empty list, then
+asks with lists of queries, one at a time; each is answered by candidates in a few flat arrays, or
+by what failed.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from service.queries import Candidates, Query, StageSeconds
+
+LENGTH = struct.Struct("<I")
+LONGEST = 1 << 30  # bytes of a frame
+
+
+class RecallFailed(Exception):
+    """The engine could not answer a batch; its log has the details."""
+
+
+def frame(content: Any) -> bytes:
+    """A value as it goes over the socket. Raises ValueError where it is too large."""
+    body: bytes = msgpack.packb(content)
+    if len(body) > LONGEST:
+        raise ValueError(f"a batch of {len(body)} bytes is too large for one message")
+    return LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Puts together what comes in pieces."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The bodies that are complete now."""
+        self._buffer += data
+        complete = []
+        while len(self._buffer) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._buffer)
+            end = LENGTH.size + length
+            if length > LONGEST:
+                raise ValueError("not a frame of ours")
+            if len(self._buffer) < end:
+                break
+            complete.append(bytes(self._buffer[LENGTH.size : end]))
+            del self._buffer[:end]
+        return complete
+
+
+def question(queries: Sequence[Query]) -> bytes:
+    """The frame that asks for a batch."""
+    return frame([[q.user_id, q.history, q.exclude, q.k, q.interests] for q in queries])
+
+
+def read_question(body: bytes) -> list[Query]:
+    """The queries of a frame; none in a greeting."""
+    return [Query(*fields) for fields in msgpack.unpackb(body)]
+
+
+def answer(found: Sequence[Candidates], seconds: StageSeconds) -> bytes:
+    """The frame that answers a batch."""
+    return frame(
+        {
+            "sizes": [len(one.rows) for one in found],
+            "rows": _flat([one.rows for one in found], np.int32),
+            "scores": _flat([one.scores for one in found], np.float32),
+            "interests": _flat([one.interests for one in found], np.int8),
+            "unknown": [one.unknown for one in found],
+            "cold": [one.cold for one in found],
+            "seconds": seconds,
+        }
+    )
+
+
+def failure() -> bytes:
+    """The frame that says that a batch failed."""
+    return frame({})
+
+
+def read_answer(body: bytes, catalogue: Sequence[str]) -> tuple[list[Candidates], StageSeconds]:
+    """What `answer` was given. Raises RecallFailed."""
+    said = msgpack.unpackb(body)
+    if not said:
+        raise RecallFailed("the engine's log has the details")
+    rows = np.frombuffer(said["rows"], np.int32)
+    scores = np.frombuffer(said["scores"], np.float32)
+    interests = np.frombuffer(said["interests"], np.int8)
+    found, begin = [], 0
+    for size, unknown, cold in zip(said["sizes"], said["unknown"], said["cold"], strict=True):
+        part = slice(begin, begin := begin + size)
+        found.append(
+            Candidates(catalogue, rows[part], scores[part], interests[part], unknown, cold)
+        )
+    return found, said["seconds"]
+
+
+def _flat(arrays: Sequence[np.ndarray[Any, Any]], kind: type[np.generic]) -> bytes:
+    return np.concatenate(arrays).astype(kind).tobytes()

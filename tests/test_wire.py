@@ -1,0 +1,63 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from service.queries import Candidates, Query
+from service.wire import (
+    Frames,
+    RecallFailed,
+    answer,
+    failure,
+    frame,
+    question,
+    read_answer,
+    read_question,
+)
+
+CATALOGUE = ["a", "b", "ü"]
+
+
+def candidates(*rows: int) -> Candidates:
+    some = np.array(rows, dtype=np.int64)
+    return Candidates(CATALOGUE, some, some.astype(np.float32) / 3, some % 2 - 1, 5, not rows)
+
+
+def test_questions_arrive_as_they_were_asked() -> None:
+    queries = [Query("ann", ["a", "ü"], ["b"], 7, 2), Query("", [], [])]
+    (body,) = Frames().feed(question(queries))
+    assert read_question(body) == queries
+
+
+def test_answers_arrive_as_they_were_given() -> None:
+    given = [candidates(2, 0), candidates(), candidates(1)]
+    (body,) = Frames().feed(answer(given, {"model": 0.5}))
+    found, seconds = read_answer(body, CATALOGUE)
+    assert seconds == {"model": 0.5}
+    assert [one.item_ids for one in found] == [["ü", "a"], [], ["b"]]
+    for one, two in zip(found, given, strict=True):
+        assert one.scores.tolist() == two.scores.tolist()
+        assert one.interests.tolist() == two.interests.tolist()
+        assert (one.unknown, one.cold) == (two.unknown, two.cold)
+
+
+def test_a_failure_is_said() -> None:
+    (body,) = Frames().feed(failure())
+    with pytest.raises(RecallFailed):
+        read_answer(body, CATALOGUE)
+
+
+def test_frames_may_come_in_any_pieces() -> None:
+    stream = b"".join(frame("x" * size) for size in (0, 1, 300))
+    whole = Frames().feed(stream)
+    assert len(whole) == 3
+    frames = Frames()
+    assert [body for i in range(len(stream)) for body in frames.feed(stream[i : i + 1])] == whole
+    with pytest.raises(ValueError, match="not a frame"):
+        Frames().feed(b"\xff" * 8)
+
+
+def test_a_front_end_does_without_torch() -> None:
+    code = "import sys, service.frontend; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
