@@ -3,7 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, StringConstraints, ValidationError
 
@@ -11,7 +11,7 @@ from model.block import GPTConfig
 from model.files import write_json
 from model.rollout import RecallConfig
 
-FORMAT = 2  # 1: before relative positions
+FORMAT = 3  # 1: before relative positions; 2: user ids in one list
 
 
 class ArtifactError(ValueError):
@@ -32,7 +32,7 @@ class FileEntry(BaseModel, frozen=True):
 class Manifest(BaseModel, frozen=True):
     """The bundle's description of itself."""
 
-    format: Literal[2]
+    format: int
     version: str
     created: str
     code_version: str

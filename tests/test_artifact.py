@@ -103,8 +103,8 @@ def test_every_damage_is_found_and_named(folder: Path, name: str) -> None:
     [
         ("{", "damaged"),
         ("[]", "damaged"),
-        ('{"format": 3}', "has format 3, this version reads 2"),
-        ('{"format": 2}', "damaged"),
+        ('{"format": 2}', "has format 2, this version reads 3"),
+        ('{"format": 3}', "damaged"),
     ],
 )
 def test_a_damaged_manifest_is_named(folder: Path, content: str, message: str) -> None:
