@@ -144,7 +144,7 @@ def _items_of(recaller: Recaller) -> Lists:
 
     def lists(cases: pl.DataFrame, k: int) -> list[list[str]]:
         answers, _ = recaller.recall([Query("", history, k=k) for history in cases["history"]])
-        return [answer.item_ids for answer in answers]
+        return [recaller.names(answer) for answer in answers]
 
     return lists
 

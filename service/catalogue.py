@@ -23,8 +23,8 @@ class Catalogue:
     def __init__(self, version: str, max_interests: int, items: pl.DataFrame) -> None:
         self.version = version
         self.max_interests = max_interests
-        self.item_ids: list[str] = items["item_id"].to_list()
-        self._heads = [b'{"item_id":%b,"score":' % to_json(item) for item in self.item_ids]
+        # Ids stand here only: as objects, those of 10 million items are most of the process.
+        self._heads = [b'{"item_id":%b,"score":' % to_json(item) for item in items["item_id"]]
         columns = items.drop("item_id", "count", strict=False)
         self._metadata = columns.to_dict(as_series=False)
 

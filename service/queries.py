@@ -27,14 +27,8 @@ class Query:
 class Candidates:
     """The answer to one query, best first."""
 
-    catalogue: Sequence[str]  # the item ids, row by row
-    rows: Ints
+    rows: Ints  # of the catalogue
     scores: NDArray[np.float32]
     interests: Ints  # which interest recalled it; -1: popular back-fill
     unknown: int  # items of the history that the catalogue does not hold
     cold: bool  # no known item in the history: popular items
-
-    @property
-    def item_ids(self) -> list[str]:
-        """The candidates' own ids."""
-        return [self.catalogue[row] for row in self.rows.tolist()]

@@ -89,7 +89,7 @@ class Recaller:
             hits.refill()
         self._backfill(merge, cases)
         answers = [
-            Candidates(self.item_ids, *merged, unknown=case.unknown, cold=not case.history)
+            Candidates(*merged, unknown=case.unknown, cold=not case.history)
             for case, merged in zip(cases, merge.finish(), strict=True)
         ]
         self._flags_BV = flags_BV
@@ -100,6 +100,10 @@ class Recaller:
             "search": searching,
             "merge": time.perf_counter() - rolled_out + merging + rolling - started,
         }
+
+    def names(self, found: Candidates) -> list[str]:
+        """The candidates' own ids."""
+        return [self.item_ids[row] for row in found.rows.tolist()]
 
     def warm_up(self) -> None:
         """Do the first, slow batches before a user waits for them."""

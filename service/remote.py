@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import Callable, Sequence
 
-from service.catalogue import Catalogue
 from service.queries import Candidates, Query, StageSeconds
 from service.wire import LENGTH, frame, question, read_answer
 
@@ -12,9 +11,8 @@ from service.wire import LENGTH, frame, question, read_answer
 class Remote:
     """Asks the engine's process, one batch after another."""
 
-    def __init__(self, connection: socket.socket, catalogue: Catalogue) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._catalogue = catalogue
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._listening: asyncio.Task[None]
@@ -36,7 +34,7 @@ class Remote:
         asked = question(queries)
         self._answer = asyncio.get_running_loop().create_future()
         self._writer.write(asked)
-        return read_answer(await self._answer, self._catalogue.item_ids)
+        return read_answer(await self._answer)
 
     async def close(self) -> None:
         """Leave the engine's process."""

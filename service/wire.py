@@ -82,7 +82,7 @@ def failure() -> bytes:
     return frame({})
 
 
-def read_answer(body: bytes, catalogue: Sequence[str]) -> tuple[list[Candidates], StageSeconds]:
+def read_answer(body: bytes) -> tuple[list[Candidates], StageSeconds]:
     """What `answer` was given. Raises RecallFailed."""
     said = msgpack.unpackb(body)
     if not said:
@@ -93,9 +93,7 @@ def read_answer(body: bytes, catalogue: Sequence[str]) -> tuple[list[Candidates]
     found, begin = [], 0
     for size, unknown, cold in zip(said["sizes"], said["unknown"], said["cold"], strict=True):
         part = slice(begin, begin := begin + size)
-        found.append(
-            Candidates(catalogue, rows[part], scores[part], interests[part], unknown, cold)
-        )
+        found.append(Candidates(rows[part], scores[part], interests[part], unknown, cold))
     return found, said["seconds"]
 
 

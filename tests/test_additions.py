@@ -61,15 +61,16 @@ def test_a_new_version_holds_more_items_and_the_old_one_stays(
 
 def test_new_items_are_recalled_and_can_stand_in_a_history(folder: Path, tmp_path: Path) -> None:
     history = ["i5", "i6", "i7"]
-    (before,), _ = Recaller.load(folder).recall([Query("", history, k=5)])
-    rows = f"item_id,neighbours\ntwin,{before.item_ids[0]}\n"
+    recaller = Recaller.load(folder)
+    (before,), _ = recaller.recall([Query("", history, k=5)])
+    rows = f"item_id,neighbours\ntwin,{recaller.names(before)[0]}\n"
     add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows), length=1.5))
     recaller = Recaller.load(folder)
     (after,), _ = recaller.recall([Query("", history, k=5)])
-    assert after.item_ids[0] == "twin"
+    assert recaller.names(after)[0] == "twin"
     (then,), _ = recaller.recall([Query("", [*history, "twin"], k=5)])
     assert then.unknown == 0
-    assert "twin" not in then.item_ids
+    assert "twin" not in recaller.names(then)
 
 
 def test_the_index_stays_as_it_was_asked_for(dataset: Dataset, model: GPT, tmp_path: Path) -> None:

@@ -40,8 +40,7 @@ class Worker:
             raise RuntimeError("poison")
         answers = [
             Candidates(
-                q.history,
-                np.arange(len(q.history)),
+                np.array([ord(item[-1]) for item in q.history], np.int64),
                 np.zeros(len(q.history), np.float32),
                 np.zeros(len(q.history), np.int64),
                 unknown=0,
@@ -101,7 +100,7 @@ async def test_what_waits_becomes_one_batch_with_one_read() -> None:
         await until(lambda: running.queue_length() == 8)
         worker.go.set()
         answers = await asyncio.gather(*calls)
-    assert [a.candidates.item_ids for a in answers] == [[f"item of u{i}"] for i in range(9)]
+    assert [a.candidates.rows.tolist() for a in answers] == [[ord(f"{i}")] for i in range(9)]
     assert worker.batches == [["u0"], [f"u{i}" for i in range(1, 9)]]
     assert store.reads == worker.batches
     assert len(worker.threads) == 1
@@ -124,7 +123,7 @@ async def test_a_history_in_the_request_needs_no_store() -> None:
         empty = RecallRequest(user_id="bob", history=[])
         answers = [await running.recall(given), await running.recall(empty)]
     assert store.reads == []
-    assert [a.candidates.item_ids for a in answers] == [["a", "b"], []]
+    assert [a.candidates.rows.tolist() for a in answers] == [[ord("a"), ord("b")], []]
     assert [a.degraded_reason for a in answers] == [None, "no_history"]
 
 
@@ -232,9 +231,9 @@ async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Pa
         )
         await store.append([("u1", other)])
         after = await running.recall(RecallRequest(user_id="u1", k=40))
-    assert set(warm.candidates.item_ids) == set(recaller.item_ids) - set(known)
-    assert other in warm.candidates.item_ids
-    assert other not in after.candidates.item_ids
+    assert set(recaller.names(warm.candidates)) == set(recaller.item_ids) - set(known)
+    assert other in recaller.names(warm.candidates)
+    assert other not in recaller.names(after.candidates)
     assert [a.degraded_reason for a in (warm, unknown, new)] == [
         None,
         "unknown_items",

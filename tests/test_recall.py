@@ -70,7 +70,7 @@ def test_a_batch_of_unlike_queries_equals_them_one_by_one(
     together, seconds = recaller.recall(queries)
     for query, answer in zip(queries, together, strict=True):
         alone = one(recaller, query)
-        assert answer.item_ids == alone.item_ids
+        assert answer.rows.tolist() == alone.rows.tolist()
         assert answer.interests.tolist() == alone.interests.tolist()
         assert answer.scores == pytest.approx(alone.scores, abs=1e-5)
     assert set(seconds) == {"model", "search", "merge"}
@@ -80,8 +80,8 @@ def test_a_batch_of_unlike_queries_equals_them_one_by_one(
 def test_history_and_exclude_are_never_returned(recaller: Recaller, dataset: Dataset) -> None:
     history, exclude = history_of(dataset, 0), dataset.item_ids[10:20]
     answer = one(recaller, Query("u0", history, exclude, k=2000))
-    assert set(answer.item_ids) == set(dataset.item_ids) - set(history) - set(exclude)
-    assert len(answer.item_ids) == len(set(answer.item_ids))
+    assert set(recaller.names(answer)) == set(dataset.item_ids) - set(history) - set(exclude)
+    assert len(answer.rows) == len(set(answer.rows.tolist()))
 
 
 def test_the_whole_history_is_closed_not_only_what_the_model_reads(
@@ -89,7 +89,7 @@ def test_the_whole_history_is_closed_not_only_what_the_model_reads(
 ) -> None:
     history = dataset.item_ids[:30]  # the model reads 8
     answer = one(recaller, Query("u0", history, k=100))
-    assert set(answer.item_ids) == set(dataset.item_ids[30:])
+    assert set(recaller.names(answer)) == set(dataset.item_ids[30:])
 
 
 def test_scores_are_inner_products_that_fall_within_an_interest(
@@ -123,8 +123,8 @@ def test_without_a_known_item_popular_ones_are_given(
     assert answer.cold
     assert answer.unknown == len(history)
     assert set(answer.interests) == {POPULAR}
-    assert dataset.item_ids[0] not in answer.item_ids
-    assert len(answer.item_ids) == 6
+    assert dataset.item_ids[0] not in recaller.names(answer)
+    assert len(answer.rows) == 6
 
 
 def test_unknown_items_are_skipped_and_counted(recaller: Recaller, dataset: Dataset) -> None:
@@ -144,7 +144,7 @@ def test_interests_are_bounded_by_the_artifact(recaller: Recaller, dataset: Data
 
 def test_everything_seen_leaves_an_empty_list(recaller: Recaller, dataset: Dataset) -> None:
     answer = one(recaller, Query("u0", dataset.item_ids, k=10))
-    assert answer.item_ids == []
+    assert answer.rows.tolist() == []
     assert not answer.cold
 
 
@@ -173,7 +173,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(
 ) -> None:
     """What one batch marked as seen must not be missing from another's answers."""
     query = Query("u0", history_of(dataset, 0), k=10)
-    expected = one(recaller, query).item_ids
+    expected = recaller.names(one(recaller, query))
 
     def broken(*_: object) -> None:
         raise RuntimeError("search failed")
@@ -182,7 +182,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(
         patch.setattr("service.merge.Merge.give", broken)
         with pytest.raises(RuntimeError, match="search failed"):
             recaller.recall([Query("u1", dataset.item_ids[:30], exclude=expected, k=10)])
-    assert one(recaller, query).item_ids == expected
+    assert recaller.names(one(recaller, query)) == expected
 
 
 def test_a_large_batch_equals_its_queries_one_by_one(
@@ -195,6 +195,6 @@ def test_a_large_batch_equals_its_queries_one_by_one(
         for i, user in enumerate(dataset.user_ids)
     ]
     together, _ = recaller.recall(queries)
-    assert [answer.item_ids for answer in together] == [
-        one(recaller, query).item_ids for query in queries
+    assert [answer.rows.tolist() for answer in together] == [
+        one(recaller, query).rows.tolist() for query in queries
     ]
