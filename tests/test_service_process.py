@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -222,9 +222,38 @@ def test_a_front_end_that_dies_is_started_again(
         assert second.pid != first.pid
         metrics_after(running, recalls=2)
         assert [r for r in running.records() if "started again" in str(r["message"])]
-        engine.kill()  # no front end stays behind
-        psutil.wait_procs([second], timeout=60)
-        assert not second.is_running()
+
+
+def test_the_service_ends_with_its_engine(
+    artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    """Whoever supervises it sees an error, and can start it again on the same port at once."""
+    patient = {"RECGPT_DEADLINE_MS": "300000", "RECGPT_DRAIN_SECONDS": "300"}
+    patient["RECGPT_HTTP_WORKERS"] = "2"
+    body = {"user_id": "u0", "history": dataset.item_ids[:3], "k": 20}
+    with service(artifacts, redis_server.url, tmp_path, **patient) as running:
+        engine = psutil.Process(running.process.pid)
+        front_ends = engine.children()
+        assert len(front_ends) == 2
+        url = f"http://127.0.0.1:{running.port}/recall/batch"
+
+        async def under_way() -> None:
+            """The connection stays open, and recalls are on their way, when the engine ends."""
+            async with httpx.AsyncClient(timeout=60) as client:
+                engine.suspend()
+                asking = asyncio.create_task(client.post(url, json={"requests": [body] * 10}))
+                await asyncio.sleep(0.5)
+                engine.kill()
+                with suppress(httpx.TransportError):
+                    assert (await asking).status_code == 500
+
+        asyncio.run(under_way())
+        assert running.process.wait(timeout=60) == -signal.SIGKILL
+        _, staying = psutil.wait_procs(front_ends, timeout=60)  # not the deadline, nor the drain's
+        assert not staying
+        lost = [r for r in running.records() if r["level"] == "CRITICAL"]
+        assert [r["message"] for r in lost] == ["the engine's process is gone"] * 2
+        socket.create_server(("127.0.0.1", running.port)).close()
 
 
 def test_logs_are_json_with_request_ids(artifacts: Path, tmp_path: Path) -> None:
