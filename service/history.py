@@ -4,6 +4,7 @@ A history is the list `h:{user_id}` of item ids, newest first, cut to `limit`: a
 language can write it with LPUSH and LTRIM.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from service.embedded import EmbeddedStore
+from service.lists import Lists
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +30,22 @@ class StoreUnavailable(Exception):
 
 
 class HistoryStore:
-    """Histories of users, oldest first to the outside. One pipeline a call."""
+    """Histories of users, oldest first to the outside. One round trip a call."""
 
-    def __init__(self, client: Any, limit: int, embedded: EmbeddedStore | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        limit: int,
+        seconds: float | None = None,
+        lists: Lists | None = None,
+        embedded: EmbeddedStore | None = None,
+    ) -> None:
+        """A client that is waited for so many seconds a call, and what reads faster than it."""
         self._client = client
         self._limit = limit
+        self._seconds = seconds
+        self._lists = lists
         self._embedded = embedded
-        # The embedded store does not know the word, and has no transactions.
-        self._reading = {} if embedded else {"transaction": False}
 
     @classmethod
     def open(cls, url: str, limit: int = 1000, connections: int = 8, timeout_ms: int = 200) -> Self:
@@ -45,36 +55,40 @@ class HistoryStore:
         """
         if url.startswith("embedded:"):
             embedded = EmbeddedStore(url.removeprefix("embedded:"))
-            return cls(embedded.client, limit, embedded)
+            return cls(embedded.client, limit, embedded=embedded)
         if not url.startswith(("redis://", "rediss://")):
             raise ValueError("--store: give redis://host:port/db or embedded:PATH")
         seconds = timeout_ms / 1000
         pool: Any = aioredis.BlockingConnectionPool.from_url(
             url,
             max_connections=connections,
-            timeout=seconds,  # for a free connection
-            socket_timeout=seconds,
-            socket_connect_timeout=seconds,
+            timeout=None,  # a call as a whole has a time limit: one timer, not several a command
+            socket_timeout=None,
             # Once, at once, for a connection that Redis closed meanwhile; a slow Redis is not asked
             # again.
             retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
         )
         try:
-            pool.make_connection()  # checks the URL's options; connects nowhere
+            lists = Lists(pool.make_connection())  # checks the URL's options; connects nowhere
         except TypeError:
             raise ValueError("--store: the URL has an option that Redis does not take") from None
-        return cls(aioredis.Redis.from_pool(pool), limit)  # closes the pool with it
+        # The client closes the pool with it.
+        return cls(aioredis.Redis.from_pool(pool), limit, seconds, lists)
 
     async def read(self, users: Sequence[str]) -> list[list[str]]:
         """Histories of the users, in order; empty where nothing is known.
 
         Raises StoreUnavailable.
         """
-        pipeline = self._client.pipeline(**self._reading)
-        for user in users:
-            pipeline.lrange(_key(user), 0, self._limit - 1)
+        keys = [_key(user) for user in users]
         async with self._talking():
-            found = await pipeline.execute(raise_on_error=False)
+            if self._lists:
+                found = await self._lists.read(keys, self._limit)
+            else:
+                pipeline = self._client.pipeline()
+                for key in keys:
+                    pipeline.lrange(key, 0, self._limit - 1)
+                found = await pipeline.execute(raise_on_error=False)
         return [_oldest_first(items) for items in found]
 
     async def append(self, events: Sequence[tuple[str, str]]) -> None:
@@ -125,6 +139,8 @@ class HistoryStore:
     async def close(self) -> None:
         """Let go of connections, and of the file."""
         await self._client.aclose()
+        if self._lists:
+            await self._lists.close()
         if self._embedded:
             self._embedded.close()
 
@@ -142,8 +158,11 @@ class HistoryStore:
     async def _talking(self) -> AsyncIterator[None]:
         """Every way in which a store fails is one error to the callers."""
         try:
-            yield
-        except (TimeoutError, RedisError, OSError) as error:
+            async with asyncio.timeout(self._seconds):
+                yield
+        except TimeoutError:
+            raise StoreUnavailable(f"no answer within {self._seconds} s") from None
+        except (RedisError, OSError) as error:
             # redis-py puts the command, that is ids of users, before the server's own words.
             words = str(error).rpartition("caused error: ")[2]
             raise StoreUnavailable(f"{type(error).__name__}: {words}") from None

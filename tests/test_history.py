@@ -119,17 +119,35 @@ async def test_a_redis_that_comes_and_goes(tmp_path: Path) -> None:
 
 async def test_a_redis_that_hangs_is_given_up(redis_server: RedisServer) -> None:
     redis_server.flush()
-    store = HistoryStore.open(redis_server.url, timeout_ms=300)
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    await store.append([("ann", "a"), ("bob", "b")])
+    assert await store.read(["ann"]) == [["a"]]
+    store._seconds = 0.3
     os.kill(redis_server.process.pid, signal.SIGSTOP)
     try:
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="no answer within"):
             await store.read(["ann"])
     finally:
         os.kill(redis_server.process.pid, signal.SIGCONT)
+    store._seconds = PATIENT / 1000
+    assert await store.read(["bob"]) == [["b"]]  # not the late answer to the former question
     await store.close()
+
+
+async def test_connections_that_redis_closed_are_opened_again(redis_server: RedisServer) -> None:
+    redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
-    assert await store.read(["ann"]) == [[]]
+    for item in ("a", "b"):
+        await store.append([("ann", item)])
+        assert (await store.read(["ann"]))[0][-1] == item
+        redis_server.command("CLIENT", "KILL", "TYPE", "normal")
     await store.close()
+
+
+async def test_reads_at_the_same_time_get_their_own_answers(store: HistoryStore) -> None:
+    await store.append([(f"u{i}", f"i{i}") for i in range(20)])
+    found = await asyncio.gather(*(store.read([f"u{i}", f"u{19 - i}"]) for i in range(20)))
+    assert found == [[[f"i{i}"], [f"i{19 - i}"]] for i in range(20)]
 
 
 async def test_the_embedded_store_persists(tmp_path: Path) -> None:
