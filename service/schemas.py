@@ -1,6 +1,6 @@
 """What requests and answers look like. Every size is bounded; unknown fields are an error."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -31,7 +31,9 @@ class RecallRequest(Body):
     history: list[Id] | None = Field(
         None, max_length=1000, description="item ids, oldest first, in place of the stored ones"
     )
-    exclude: list[Id] = Field([], max_length=1000, description="item ids not to be returned")
+    exclude: list[Id] = Field(  # a default that is a list would be copied deeply, for 2 µs
+        default_factory=list, max_length=1000, description="item ids not to be returned"
+    )
     interests: int | None = Field(
         None, ge=1, le=8, description="interests to generate; default: as the artifact says"
     )
@@ -90,6 +92,14 @@ class Event(Body):
     request_id: Annotated[str, Field(max_length=128)] | None = Field(
         None, description="the recall it is a reaction to"
     )
+
+    @property
+    def moment(self) -> float:
+        """The timestamp in seconds since 1970, 0 without one; UTC where it names no zone."""
+        stamp = self.timestamp
+        if isinstance(stamp, datetime):
+            return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+        return stamp or 0.0
 
 
 class EventsRequest(Body):
