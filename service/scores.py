@@ -61,13 +61,14 @@ class Coarse:
 
     def __init__(self, vectors_VD: Tensor) -> None:
         self._vectors_PD = _padded(vectors_VD)
-        self._coarse_PD = self._vectors_PD.bfloat16()
+        coarse_PD = self._vectors_PD.bfloat16()
+        self._coarse_DP = coarse_PD.T.contiguous()  # the product reads it as it is
         self.padded, self.dim = self._vectors_PD.shape
         self.low = np.int16(-(2**15))
-        error_PD = self._vectors_PD - self._coarse_PD
+        error_PD = self._vectors_PD - coarse_PD
         self._error = float(error_PD.norm(dim=1).max())
-        self._length = float(self._coarse_PD.float().norm(dim=1).max())
-        self._room = self._coarse_PD.new_empty(0)
+        self._length = float(coarse_PD.float().norm(dim=1).max())
+        self._room = coarse_PD.new_empty(0)
         self._interest_BD = vectors_VD[:0]
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -88,7 +89,7 @@ class Coarse:
         self._room = _enough(self._room, len(interest_BD) * self.padded)
         room_BP = self._room[: len(interest_BD) * self.padded].view(-1, self.padded)
         scores_BP: NDArray[np.int16] = (
-            torch.mm(coarse_BD, self._coarse_PD.T, out=room_BP).view(torch.int16).numpy()
+            torch.mm(coarse_BD, self._coarse_DP, out=room_BP).view(torch.int16).numpy()
         )
         return scores_BP
 
