@@ -183,12 +183,14 @@ class EvaluateNewUsers(Command):
     example:
       recgpt train --data data --out run
       recgpt train --data data --out run-without --hold-out-users 0.1
-      recgpt evaluate new-users --without run-without --along run --out new-users.json
+      recgpt evaluate new-users --without run-without --along run
     """
 
     without: Path = Field(description="run that held users out")
     along: Path = Field(description="run on the same data that trained with everybody")
-    out: Path | None = Field(None, description="JSON file for the figures")
+    out: Path | None = Field(
+        None, description="the figures (default: new-users.json in --along, for its report)"
+    )
 
     def run(self) -> None:
         """See `model.new_users`."""
@@ -200,8 +202,7 @@ class EvaluateNewUsers(Command):
         for name, difference in found["difference"].items():
             relative, error = difference["relative"], difference["standard_error"]
             print(f"  {name:<8}{relative:>+8.1%} ± {error:.1%}")
-        if self.out:
-            write_json(self.out, found)
+        write_json(self.out or self.along / "new-users.json", found)
 
 
 class Report(Command):
@@ -225,20 +226,21 @@ class Report(Command):
 class EvaluateInterests(Command):
     """Measure what 2, 3, 4 interests recall against one, at the same length of list.
 
-    example:  recgpt evaluate interests --run-dir run --out interests.json
+    example:  recgpt evaluate interests --run-dir run
     """
 
     run_dir: Path = Field(description="folder that `recgpt train` wrote")
     interests: int = Field(4, ge=1, le=8, description="most interests to measure")
     genres_column: str = Field("genres", description="list column of the items, for diversity")
-    out: Path | None = Field(None, description="JSON file for the figures")
+    out: Path | None = Field(
+        None, description="the figures (default: interests.json in the run, for its report)"
+    )
 
     def run(self) -> None:
         """See `model.interests`."""
         found = compare_interests(self.run_dir, self.interests, self.genres_column)
         print(format_interests(found))
-        if self.out:
-            write_json(self.out, found)
+        write_json(self.out or self.run_dir / "interests.json", found)
 
 
 class Serve(Command, ServeSettings):
