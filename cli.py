@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from command import Command, explain, parse
 from model.additions import AddConfig
 from model.artifact import find_bundle
+from model.block import GPTConfig
 from model.data import Dataset, test_split
 from model.evaluate import check_equal, evaluate, format_figures, popular_recall, popularity
 from model.fetch import fetch_ml_100k
@@ -375,11 +376,12 @@ def _demo_data(raw: Path, data: Path) -> PrepareConfig:
 
 
 def _demo_training(data: Path, run: Path) -> TrainConfig:
-    """A few minutes on two cores: windows instead of prefixes, and small batches."""
+    """A few minutes on two cores: half the width, windows instead of prefixes, small batches."""
     return TrainConfig(
         data=data,
         out=run,
         resume=True,
+        model=GPTConfig(dim=64, feed_forward=256, user_rank=8),
         pretrain=PretrainConfig(sampling="windows", batch_size=16, epochs=30),
         tune=TuneConfig(
             form="interleaved", sampling="windows", batch_size=16, epochs=4, learning_rate=2e-4
