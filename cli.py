@@ -18,6 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from command import Command, explain, parse
 from model.additions import AddConfig
 from model.artifact import find_bundle
+from model.block import GPTConfig
 from model.data import Dataset, test_split
 from model.evaluate import check_equal, evaluate, format_figures, popular_recall, popularity
 from model.fetch import fetch_ml_100k
@@ -183,12 +184,14 @@ class EvaluateNewUsers(Command):
     example:
       recgpt train --data data --out run
       recgpt train --data data --out run-without --hold-out-users 0.1
-      recgpt evaluate new-users --without run-without --along run --out new-users.json
+      recgpt evaluate new-users --without run-without --along run
     """
 
     without: Path = Field(description="run that held users out")
     along: Path = Field(description="run on the same data that trained with everybody")
-    out: Path | None = Field(None, description="JSON file for the figures")
+    out: Path | None = Field(
+        None, description="the figures (default: new-users.json in --along, for its report)"
+    )
 
     def run(self) -> None:
         """See `model.new_users`."""
@@ -200,8 +203,7 @@ class EvaluateNewUsers(Command):
         for name, difference in found["difference"].items():
             relative, error = difference["relative"], difference["standard_error"]
             print(f"  {name:<8}{relative:>+8.1%} ± {error:.1%}")
-        if self.out:
-            write_json(self.out, found)
+        write_json(self.out or self.along / "new-users.json", found)
 
 
 class Report(Command):
@@ -225,20 +227,21 @@ class Report(Command):
 class EvaluateInterests(Command):
     """Measure what 2, 3, 4 interests recall against one, at the same length of list.
 
-    example:  recgpt evaluate interests --run-dir run --out interests.json
+    example:  recgpt evaluate interests --run-dir run
     """
 
     run_dir: Path = Field(description="folder that `recgpt train` wrote")
     interests: int = Field(4, ge=1, le=8, description="most interests to measure")
     genres_column: str = Field("genres", description="list column of the items, for diversity")
-    out: Path | None = Field(None, description="JSON file for the figures")
+    out: Path | None = Field(
+        None, description="the figures (default: interests.json in the run, for its report)"
+    )
 
     def run(self) -> None:
         """See `model.interests`."""
         found = compare_interests(self.run_dir, self.interests, self.genres_column)
         print(format_interests(found))
-        if self.out:
-            write_json(self.out, found)
+        write_json(self.out or self.run_dir / "interests.json", found)
 
 
 class Serve(Command, ServeSettings):
@@ -373,11 +376,12 @@ def _demo_data(raw: Path, data: Path) -> PrepareConfig:
 
 
 def _demo_training(data: Path, run: Path) -> TrainConfig:
-    """A few minutes on two cores: windows instead of prefixes, and small batches."""
+    """A few minutes on two cores: half the width, windows instead of prefixes, small batches."""
     return TrainConfig(
         data=data,
         out=run,
         resume=True,
+        model=GPTConfig(dim=64, feed_forward=256, user_rank=8),
         pretrain=PretrainConfig(sampling="windows", batch_size=16, epochs=30),
         tune=TuneConfig(
             form="interleaved", sampling="windows", batch_size=16, epochs=4, learning_rate=2e-4

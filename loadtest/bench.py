@@ -68,7 +68,8 @@ def measure(options: argparse.Namespace, store: str, requests: list[bytes]) -> F
         "naive": ["-m", "loadtest.naive", *artifacts, "--store", store],
         "ours": ["-m", "cli", "serve", *artifacts, "--store", store, "--log-level", "warning"],
     }
-    figures: Figures = {"naive": [], "ours": [], "empty": [], "pipeline": []}
+    bare = [*artifacts, "--data", str(options.data), "--k", str(options.k)]
+    figures: Figures = {name: [] for name in ("naive", "ours", "empty", "pipeline", "engine")}
     for number in range(options.rounds):
         for name, command in commands.items():
             with server(command) as (port, process):
@@ -79,12 +80,16 @@ def measure(options: argparse.Namespace, store: str, requests: list[bytes]) -> F
             say(f"round {number + 1}: {name} {figures[name][-1]['rps']:,.0f} requests/s")
         with server(["-m", "loadtest.empty", "--size", str(size)]) as (port, process):
             figures["empty"].append(closed(port, process, requests, options))
-        command = ["-m", "loadtest.pipeline", *artifacts, "--data", str(options.data)]
-        command += ["--k", str(options.k)]
-        bare = subprocess.run([sys.executable, *command], check=True, capture_output=True)
-        figures["pipeline"].append(json.loads(bare.stdout))
         say(f"round {number + 1}: empty {figures['empty'][-1]['rps']:,.0f} requests/s")
-        say(f"round {number + 1}: {bare.stdout.decode().strip()}")
+        for name, module in (
+            ("pipeline", "loadtest.pipeline"),
+            ("engine", "loadtest.bench_engine"),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", module, *bare], check=True, capture_output=True
+            )
+            figures[name].append(json.loads(done.stdout))
+        say(f"round {number + 1}: pipeline {figures['pipeline'][-1]['pipeline_rps']:,.0f}/s")
     return figures
 
 
@@ -101,6 +106,7 @@ def closed(
         "failed": load.failed,
         "p50_ms": load.milliseconds(50),
         "p99_ms": load.milliseconds(99),
+        "p99.9_ms": load.milliseconds(99.9),
         "cpu_ms_per_request": used / max(1, len(load.latencies)) * 1000,
         "memory_mb": sum(one.memory_info().rss for one in family(process)) / 2**20,
     }
@@ -167,6 +173,7 @@ def summary(figures: Figures, options: argparse.Namespace) -> Figures:
         "p99_half_load_ms": ours["open"]["0.5"]["p99_ms"],
         "naive_p99_half_load_ms": naive["open"]["0.5"]["p99_ms"],
         "four_interests_over_one": bare["one_interest_rps"] / bare["four_rps"],
+        "engine_over_floor": medians["engine"]["batches"]["64"]["over_floor"],
         "details": medians,
         "k": options.k,
         **circumstances(),
@@ -176,18 +183,20 @@ def summary(figures: Figures, options: argparse.Namespace) -> Figures:
 def print_table(report: Figures) -> None:
     """The figures for people."""
     print(f"{'':10}{'requests/s':>12}{'CPU ms':>9}{'MB':>7}", end="")
-    print("".join(f"{f'p50 at {s:.0%}':>13}{f'p99 at {s:.0%}':>13}" for s in SHARES))
+    print("".join(f"{f'p50/p99/p99.9 at {share:.0%}':>25}" for share in SHARES))
     for name in ("naive", "ours", "empty"):
         one = report["details"][name]
-        print(
-            f"{name:10}{one['rps']:12,.0f}{one['cpu_ms_per_request']:9.2f}{one['memory_mb']:7.0f}",
-            end="",
-        )
+        print(f"{name:10}{one['rps']:12,.0f}{one['cpu_ms_per_request']:9.2f}", end="")
+        print(f"{one['memory_mb']:7.0f}", end="")
         for load in one.get("open", {}).values():
-            print(f"{load['p50_ms']:10.1f} ms{load['p99_ms']:10.1f} ms", end="")
+            tail = " /".join(f"{load[f'p{p}_ms']:6.1f}" for p in (50, 99, 99.9))
+            print(f"{tail:>22} ms", end="")
         print()
     print(f"{'pipeline':10}{report['pipeline_rps']:12,.0f}")
     print("ours, mean per batch: " + json.dumps(report["details"]["ours"]["stages_ms"]))
+    for batch, one in report["details"]["engine"]["batches"].items():
+        print(f"engine, batch {batch}: {one['us_per_request']:.0f} µs a request, ", end="")
+        print(f"{one['over_floor']:.2f} x the floor")
     print(
         f"ours / naive {report['ours_rps'] / report['naive_rps']:.2f}, "
         f"ours / empty {report['ours_rps'] / report['empty_rps']:.2f}, "

@@ -11,6 +11,7 @@ is kept.
 import argparse
 import json
 import re
+import shlex
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -69,7 +70,7 @@ def gather(runs: Sequence[Path]) -> tuple[Measured, Recipes]:
         config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
         if config.seed != seed:
             raise ValueError(f"{run} was trained with seed {config.seed}: rename it")
-        for name, values in by_model(model, figures):
+        for name, values in by_model(model, config.peer, figures):
             of_model = measured.setdefault((place, name), {})
             if seed in of_model and name != "popularity":  # which is the same for every seed
                 raise ValueError(f"{run}: seed {seed} of {name} on {place} is there already")
@@ -89,9 +90,9 @@ def parse_name(run: Path) -> tuple[str, str, int]:
     return SETS[found[1].lower()], found[2], int(found[3])
 
 
-def by_model(model: str, figures: Figures) -> Iterator[tuple[str, list[float]]]:
+def by_model(model: str, peer: str | None, figures: Figures) -> Iterator[tuple[str, list[float]]]:
     """What a run measures: its model, the baseline, and where it is ours, the first stage alone."""
-    names = {OWN: model, "popularity": "popularity"}
+    names = {peer or OWN: peer or model, "popularity": "popularity"}
     if model == OWN:
         names["pre-trained, one interest"] = f"{OWN}, pre-trained only, one interest"
     for found, name in names.items():
@@ -111,7 +112,7 @@ def train_options(config: TrainConfig) -> list[str]:
                 case "False":
                     options.append(f"--no-{flag}")
                 case value:
-                    options.append(f"--{flag} {value}")
+                    options.append(f"--{flag} {shlex.quote(value)}")
     return options
 
 

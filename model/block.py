@@ -20,10 +20,10 @@ class GPTConfig(BaseModel, frozen=True):
     network: Literal["gpt", "gru"] = Field(
         "gpt", description="gpt, or the recurrent network of the peer GRU4Rec (not served)"
     )
-    dim: int = Field(64, ge=1, description="width of an interest vector")
+    dim: int = Field(128, ge=1, description="width of an interest vector")
     layers: int = Field(2, ge=1, description="decoder layers")
     heads: int = Field(2, ge=1, description="attention heads; a divisor of dim")
-    feed_forward: int = Field(256, ge=1, description="width of the feed-forward layers")
+    feed_forward: int = Field(512, ge=1, description="width of the feed-forward layers")
     max_history: int = Field(50, ge=1, description="newest items of a history that are read")
     max_interests: int = Field(4, ge=1, le=8, description="interests that can be generated")
     positions: Literal["relative", "absolute"] = Field(
@@ -36,7 +36,7 @@ class GPTConfig(BaseModel, frozen=True):
     cosine: bool = Field(True, description="items and interests are unit vectors, times a scale")
     dropout: float = Field(0.5, ge=0, lt=1, description="on embeddings and residual branches")
     attention_dropout: float = Field(0.5, ge=0, lt=1, description="on attention weights")
-    user_rank: int = Field(8, ge=0, description="rank of the user table; 0 = no user module")
+    user_rank: int = Field(0, ge=0, description="rank of the user table; 0 = no user module")
     user_dropout: float = Field(
         0.9, ge=0, lt=1, description="share of samples trained as the unknown user"
     )

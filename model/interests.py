@@ -34,7 +34,8 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
     {"run", "ks", "shares", "splits": {"validation" | "test": {"pretrain" | "tune": {
          "lists": [{"interests", "first_share", "k", "recall", "coverage", "diversity"?}],
          "overlap": [{"interest": 2 …, "k", "shared_with_first", "jaccard"}]}}},
-     "chosen": [{"stage", "interests", "k", "first_share", "validation", "test", "one_interest"}]}
+     "chosen": [{"stage", "interests", "k", "first_share", "validation", "test", "one_interest"}],
+     "tables": {stage: {"1 interest" | "2 interests" …: {"recall@20" …: of "chosen", on test}}}}
     `diversity` (where items have genres): mean of 1 - cosine between the genres of two items of a
     list. `shared_with_first`: share of an interest's own k items that the first interest has, too;
     `jaccard`: the mean over all earlier interests. `chosen`: the first_share of highest recall on
@@ -53,12 +54,14 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
                 "lists": _lists(lists_NMK, split.targets, dataset, genres_column),
                 "overlap": _overlap(lists_NMK),
             }
+    chosen = _choose(figures)
     return {
         "run": str(run),
         "ks": list(KS),
         "shares": list(SHARES),
         "splits": figures,
-        "chosen": _choose(figures),
+        "chosen": chosen,
+        "tables": _tables(figures["test"], chosen),
     }
 
 
@@ -195,6 +198,20 @@ def _choose(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 | {"one_interest": tested[1, 1.0, k]}
             )
     return chosen
+
+
+def _tables(figures: dict[str, Any], chosen: list[dict[str, Any]]) -> dict[str, Any]:
+    """The chosen lists as `model.tables` shows them: a column a number of interests."""
+    tables: dict[str, Any] = {}
+    for name in ("recall", "coverage", "diversity", "shared_with_first"):
+        for entry in chosen:
+            of, count, k = figures[entry["stage"]], entry["interests"], entry["k"]
+            rows = [row for row in of["lists"] if _way(row) == _way(entry)]
+            rows += [row for row in of["overlap"] if (row["interest"], row["k"]) == (count, k)]
+            columns = tables.setdefault(entry["stage"], {})
+            column = columns.setdefault(f"{count} interest{'s' if count > 1 else ''}", {})
+            column |= {f"{name}@{k}": row[name] for row in rows if name in row}
+    return tables
 
 
 def format_interests(found: dict[str, Any]) -> str:

@@ -69,3 +69,9 @@ def test_the_comparison_agrees_with_the_run(tmp_path: Path) -> None:
     assert all(0 <= entry["jaccard"] <= 1 for entry in overlap)
     assert len(found["chosen"]) == 2 * 3 * 4
     assert "3 interests" in format_interests(found)
+    tuned = found["tables"]["tune"]
+    assert list(tuned) == ["1 interest", "2 interests", "3 interests"]
+    for entry in found["chosen"][-4:]:  # three interests, after tuning
+        assert tuned["3 interests"][f"recall@{entry['k']}"] == entry["test"]
+    (shared,) = (e["shared_with_first"] for e in overlap if (e["interest"], e["k"]) == (3, 20))
+    assert tuned["3 interests"]["shared_with_first@20"] == shared

@@ -39,7 +39,9 @@ def runs(tmp_path: Path) -> list[Path]:
         write_run(folder, "yelp-recgpt-s1", {**ours, "recgpt": 0.03}, seed=1),
         write_run(folder, "toys-recgpt-s2", {**ours, "recgpt": 0.08}, seed=2),
         write_run(folder, "toys-recgpt-s1", {**ours, "recgpt": 0.07}, seed=1),
-        write_run(folder, "Toys_and_Games-sasrec-bce-s1", {**popular, "recgpt": 0.05}, seed=1),
+        write_run(
+            folder, "Toys_and_Games-bce-s1", {**popular, "SASRec": 0.05}, seed=1, peer="SASRec"
+        ),
     ]
 
 
@@ -63,7 +65,7 @@ def test_gathers_means_and_spreads_by_set_and_model(
     assert found["Toys"]["recgpt"]["seeds"] == [1, 2]
     assert found["Toys"]["recgpt"]["mean"] == pytest.approx([0.075] * 6)
     assert found["Toys"]["recgpt"]["sd"] == pytest.approx([0.005 * 2**0.5] * 6, abs=1e-6)
-    assert found["Toys"]["sasrec-bce"] == {"seeds": [1], "mean": [0.05] * 6, "sd": [0.0] * 6}
+    assert found["Toys"]["SASRec"] == {"seeds": [1], "mean": [0.05] * 6, "sd": [0.0] * 6}
     assert found["Toys"]["popularity"]["mean"] == pytest.approx([0.01] * 6)
     assert found["Toys"]["recgpt, pre-trained only, one interest"]["mean"][0] == 0.06
     assert found["Yelp"]["recgpt"]["mean"] == [0.03] * 6
@@ -88,7 +90,7 @@ def test_the_table_marks_what_is_above_the_published_figures(
         "| recgpt | 2 | 0.0750 ± 0.0071 | 0.0750 ± 0.0071 | 0.0750 ± 0.0071 "
         "| **0.0750 ± 0.0071†** | **0.0750 ± 0.0071†** | **0.0750 ± 0.0071** |"
     )
-    assert "| sasrec-bce | 1 | 0.0500 |" in text
+    assert "| SASRec | 1 | 0.0500 |" in text
     assert "above BSARec's published means in 7 of 12 cells" in text
     assert "Toys HR@5 (-0.0023)" in text
     assert "above the best single published figures in 5 of 12 cells" in text
