@@ -69,12 +69,12 @@ class Coarse:
         self._error = float(error_PD.norm(dim=1).max())
         self._length = float(coarse_PD.float().norm(dim=1).max())
         self._room = coarse_PD.new_empty(0)
-        self._interest_BD = vectors_VD[:0]
+        self._interest_BD = vectors_VD[:1]
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
             )  # sparse tensors are "in beta state": torch says it once
-            self.exact(np.zeros(0, dtype=np.int64))
+            self.exact(np.zeros(1, dtype=np.int64))
         self._errors_B = np.zeros(0, dtype=np.float32)
 
     def of(self, interest_BD: Tensor) -> NDArray[np.int16]:
@@ -108,6 +108,8 @@ class Coarse:
 
     def exact(self, places_N: Ints) -> NDArray[np.float32]:
         """The true scores at places of the last product, user after user."""
+        if not len(places_N):  # often so, and no product is quick
+            return np.zeros(0, dtype=np.float32)
         users_N, rows_N = np.divmod(places_N, self.padded)
         users = len(self._interest_BD)
         ends_B = np.searchsorted(users_N, np.arange(users + 1))
