@@ -1,6 +1,6 @@
 """Micro-batching: what is ready when the worker gets free is the next batch, with no delay.
 
-    recall() ─► unread ─► store, a pipeline for all that wait ─► ready ─► worker ─► answers
+    recall() ─► unread ─► store, one trip for all that wait ─► ready ─► worker ─► answers
 
 The store is read while the worker computes. The event loop never runs torch: the worker is a
 thread of this process, or another process.
@@ -128,7 +128,7 @@ class Engine:
             waiting.fail(DeadlinePassed(f"{detail}: the service is overloaded"))
 
     async def _read(self) -> None:
-        """Histories from the store: one pipeline after another, each for all that wait by then."""
+        """Histories from the store: one trip after another, each for all that wait by then."""
         while True:
             batch = await self._unread.take(self._settings.max_batch)
             started = time.perf_counter()
