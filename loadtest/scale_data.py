@@ -39,7 +39,7 @@ def catalogue(file: Path, items: int, width: int, isotropic: bool = False) -> Ve
             jitter = _part(rng, count, width, JITTER**2)
             vectors_VD[first : first + count] = _unit(base[rng.integers(BASE, size=count)] + jitter)
     vectors_VD.flush()
-    mapped: Vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    mapped: Vectors = np.load(file, mmap_mode="c", allow_pickle=False)  # torch wants to write
     return mapped
 
 
