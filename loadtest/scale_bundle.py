@@ -74,7 +74,7 @@ def serving(artifacts: Path, items: int) -> dict[str, Any]:
 
 
 def _table(weight: torch.Tensor) -> nn.Embedding:
-    return nn.Embedding(*weight.shape, _weight=weight)
+    return nn.Embedding(len(weight), weight.shape[1], _weight=weight)
 
 
 def _recall(port: int, history: np.ndarray) -> None:
