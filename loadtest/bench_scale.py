@@ -11,14 +11,17 @@ import json
 import resource
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.build import HITS, build_index, read_card
+from index.build import HITS, build_index
+from index.card import read_card
+from index.kinds import Kind
 from index.measure import BATCHES, exact_search, in_batches, rates, recall_of
 from index.search import ItemIndex
 from loadtest.bench import say
@@ -26,6 +29,8 @@ from loadtest.circumstances import circumstances
 from loadtest.scale_bundle import bundle_of, serving
 from loadtest.scale_data import catalogue, interests
 from model.artifact import publish, read_item_vectors
+from model.rollout import RecallConfig
+from service.contest import dense_and_index
 
 Vectors = NDArray[np.float32]
 
@@ -36,7 +41,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--index", choices=("auto", "flat", "ivf"), default="auto")
+    parser.add_argument("--index", choices=("auto", *get_args(Kind)), default="auto")
     parser.add_argument("--index-recall", type=float, default=0.98)
     parser.add_argument("--isotropic", action="store_true", help="vectors without any structure")
     parser.add_argument("--out", type=Path, help="folder for scale.json")
@@ -62,7 +67,14 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         file.unlink()
         say("building the index")
         vectors_VD = read_item_vectors(bundle)
-        build_index(vectors_VD, bundle, options.index, options.index_recall, chosen_with_BD)
+        build_index(
+            vectors_VD,
+            bundle,
+            options.index,
+            options.index_recall,
+            chosen_with_BD,
+            partial(dense_and_index, RecallConfig()),
+        )
         say(f"index built after {time.perf_counter() - started:.0f} s")
     publish(artifacts, version)
     bundle = artifacts / version

@@ -21,7 +21,7 @@ from model.inference import Inference
 from model.manifest import ArtifactError
 from model.rollout import quotas, rollout
 from model.run import choose_device
-from service.dense import DENSE_ITEMS, DenseHits
+from service.dense import DenseHits
 from service.hits import Case, Hits
 from service.merge import POPULAR, Ints, Merge
 from service.queries import Candidates, Query, StageSeconds
@@ -42,7 +42,7 @@ class Recaller:
         self.max_interests = artifact.manifest.model.max_interests
         model = artifact.model.to(device)
         self._network = Inference(model)
-        dense = index.kind == "flat" and device.type == "cpu" and index.items <= DENSE_ITEMS
+        dense = index.kind == "dense" and device.type == "cpu"
         self._scores = scores_of(model.items.weight) if dense else []
         self._device = device
         self._longest = artifact.manifest.model.max_history
