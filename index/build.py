@@ -136,7 +136,8 @@ def _measured(
     seconds = time.perf_counter() - started
     with one_thread():
         parameters, recall = cheapest(index, queries_BD, exact_BK, target)
-        rate, flat_rate = rates([index_search(index, parameters, hits), exact], queries_BD)
+        searches = [index_search(index, parameters, hits), exact]
+        rate, flat_rate = rates(searches, queries_BD, clock=time.process_time)
     return index, {
         "parameters": parameters,
         "recall": recall,

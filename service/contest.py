@@ -3,6 +3,7 @@
 Shapes: B batch, V catalogue, D width.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +20,7 @@ from service.merge import Ints, Merge
 from service.scores import scores_of
 
 K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen
-SECONDS = 0.05  # for a rate: the export of a small catalogue stays quick
+SECONDS = 0.03  # for a rate: the export of a small catalogue stays quick
 
 HitsOf = Callable[[Merge, Sequence[Case], Ints], DenseHits | Hits]
 
@@ -27,15 +28,15 @@ HitsOf = Callable[[Merge, Sequence[Case], Ints], DenseHits | Hits]
 def dense_and_index(
     recall: RecallConfig, vectors_VD: Vectors, index: ItemIndex, queries_BD: Vectors
 ) -> tuple[Rates, Rates]:
-    """Recalls a second, all but the network, by `service.dense` and by the index; one thread.
+    """Recalls a CPU second, all but the network, by `service.dense` and by the index.
 
-    A query is taken for a user's first interest, its neighbours for the later ones.
+    With one thread. A query is taken for a user's first interest, its neighbours for the later ones.
     """
     with one_thread(), _one_torch_thread():
         scores = scores_of(torch.from_numpy(vectors_VD))
         ways: list[HitsOf] = [partial(DenseHits, scores), partial(Hits, index)]
         recalls = [_recalls(hits_of, recall, index.items) for hits_of in ways]
-        dense, by_index = rates(recalls, queries_BD, SECONDS)
+        dense, by_index = rates(recalls, queries_BD, SECONDS, time.process_time)
     return dense, by_index
 
 
