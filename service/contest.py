@@ -30,7 +30,7 @@ def dense_and_index(
 ) -> tuple[Rates, Rates]:
     """Recalls a CPU second, all but the network, by `service.dense` and by the index.
 
-    With one thread. A query is taken for a user's first interest, its neighbours for the later ones.
+    With one thread. A query counts as a user's first interest, its neighbours as the later ones.
     """
     with one_thread(), _one_torch_thread():
         scores = scores_of(torch.from_numpy(vectors_VD))

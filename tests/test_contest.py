@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import RECALL
 
-from index.build import build_index
+from index.build import DECIDING, build_index
+from index.card import read_card
 from index.measure import BATCHES
 from index.search import ItemIndex
 from service.contest import dense_and_index
@@ -27,3 +28,11 @@ def test_both_ways_are_timed(tmp_path: Path, items: int, users: int) -> None:
         assert set(rates) == {str(batch) for batch in BATCHES}
         assert min(rates.values()) > 0
     assert torch.get_num_threads() == threads
+
+
+def test_an_export_takes_the_faster_one_and_says_so(artifacts: Path) -> None:
+    card = read_card(artifacts / "current")
+    contest = card["contest"]
+    faster = max(contest, key=lambda name: contest[name][DECIDING])
+    assert set(contest) == {"dense_per_second", "flat_per_second"}
+    assert faster == f"{card['kind']}_per_second"
