@@ -4,7 +4,7 @@ Shapes: B batch, V catalogue, D width.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -16,13 +16,12 @@ from index.search import ItemIndex
 from model.rollout import RecallConfig, quotas
 from service.dense import DenseHits
 from service.hits import Case, Hits
-from service.merge import Ints, Merge
+from service.merge import Merge
+from service.recall import HitsOf
 from service.scores import scores_of
 
 K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen
 SECONDS = 0.03  # for a rate: the export of a small catalogue stays quick
-
-HitsOf = Callable[[Merge, Sequence[Case], Ints], DenseHits | Hits]
 
 
 def dense_and_index(
