@@ -27,7 +27,7 @@ from index.search import ItemIndex
 from loadtest.bench import say
 from loadtest.circumstances import circumstances
 from loadtest.scale_bundle import bundle_of, serving
-from loadtest.scale_data import catalogue, interests
+from loadtest.scale_data import BASE, catalogue, interests
 from model.artifact import publish, read_item_vectors
 from model.rollout import RecallConfig
 from service.contest import dense_and_index
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--index", choices=("auto", *get_args(Kind)), default="auto")
     parser.add_argument("--index-recall", type=float, default=0.98)
+    parser.add_argument("--base-items", type=int, default=BASE, help="which the others are near to")
     parser.add_argument("--isotropic", action="store_true", help="vectors without any structure")
     parser.add_argument("--out", type=Path, help="folder for scale.json")
     parser.add_argument("--queries", type=int, default=512, help="to choose with, and to measure")
@@ -58,10 +59,10 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    artifacts, shape = folder / "artifacts", (options.width, options.queries)
-    file = folder / "vectors.npy"
-    made_VD = catalogue(file, options.items, options.width, options.isotropic)
-    chosen_with_BD = interests(*shape, seed=1, isotropic=options.isotropic)
+    artifacts, file = folder / "artifacts", folder / "vectors.npy"
+    structure = (options.isotropic, options.base_items)
+    made_VD = catalogue(file, options.items, options.width, *structure)
+    chosen_with_BD = interests(options.width, options.queries, 1, *structure)
     started = time.perf_counter()
     with bundle_of(artifacts, made_VD, options.users) as (bundle, version):
         file.unlink()
@@ -82,14 +83,15 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "items": options.items,
         "users": options.users,
         "width": options.width,
-        "vectors": "isotropic" if options.isotropic else "like learned ones",
+        "vectors": "isotropic" if options.isotropic else f"near {options.base_items} learned ones",
         "hits": HITS,
         "export_seconds": time.perf_counter() - started,
         "build_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "file_mb": {file.name: file.stat().st_size / 1e6 for file in bundle.iterdir()},
         "card": read_card(bundle),
     }
-    figures |= _compare(bundle, interests(*shape, seed=2, isotropic=options.isotropic), options)
+    queries_BD = interests(options.width, options.queries, 2, *structure)
+    figures |= _compare(bundle, queries_BD, options)
     say(json.dumps(figures))
     return figures | {"service": serving(artifacts, options.items)} | circumstances()
 
