@@ -16,6 +16,7 @@ from pydantic_settings import CliPositionalArg
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from command import Command, explain, parse
+from index.build import Choice
 from model.additions import AddConfig
 from model.artifact import find_bundle
 from model.block import GPTConfig
@@ -98,8 +99,10 @@ class Export(Command):
 
     run_dir: Path = Field(description="folder that `recgpt train` wrote")
     artifacts: Path = Field(description="folder of the bundles")
-    index: Literal["auto", "flat", "ivf"] = Field(
-        "auto", description="exact (flat), approximate (ivf), or what a measurement says"
+    index: Choice = Field(
+        "auto",
+        description="exact by Faiss (flat) or by whole scores (dense), approximate (ivf), or the "
+        "fastest, measured",
     )
     index_recall: float = Field(
         0.98, gt=0, le=1, description="share of the exact hits that an approximate index must find"

@@ -1,6 +1,7 @@
 """The kinds of Faiss index a catalogue can have, and what each is told at a search.
 
 flat    every item is scored: exact
+dense   the same index, of a catalogue that the service scores faster itself, on a CPU
 ivf     items in lists by their nearest centroid; the lists nearest to a query are scored by 4 bits
         a component (FastScan), and the best of them again by fp16 vectors
 
@@ -15,7 +16,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["flat", "ivf"]
+Kind = Literal["flat", "dense", "ivf"]
 Parameters = dict[str, float]
 
 CHUNK = 100_000  # items added at once, so that a mapped table is never copied whole
@@ -26,7 +27,7 @@ LIST_ROUNDS = 12
 def build(kind: Kind, vectors_VD: NDArray[np.float32]) -> Any:
     """An index over all rows, by inner product."""
     items, width = vectors_VD.shape
-    if kind == "flat":
+    if kind != "ivf":
         index: Any = faiss.IndexFlatIP(width)
     else:
         lists = _lists(items)

@@ -18,6 +18,9 @@ Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Search = Callable[[Vectors], Rows]
 """B D → B K."""
+Clock = Callable[[], float]
+Rates = dict[str, float]
+"""Queries a second, by the size of a batch."""
 
 BATCHES = (1, 8, 64)
 ROUNDS = 3
@@ -72,17 +75,22 @@ def in_batches(search: Search, queries_BD: Vectors) -> Rows:
     return np.concatenate([search(queries_BD[s : s + largest]) for s in starts])
 
 
-def rates(searches: Sequence[Search], queries_BD: Vectors) -> list[dict[str, float]]:
-    """Queries a second of each search, by the size of a batch.
+def rates(
+    searches: Sequence[Callable[[Vectors], object]],
+    queries_BD: Vectors,
+    seconds: float = MOST_SECONDS,
+    clock: Clock = time.perf_counter,
+) -> list[Rates]:
+    """The rates of each search, where a batch's are measured for so many seconds at most.
 
     They take turns and the best of several rounds counts: a machine that is busy with other work
-    slows them all, but not all at once.
+    slows them all, but not all at once. With one thread `time.process_time` is the better clock.
     """
-    best: list[dict[str, float]] = [{} for _ in searches]
+    best: list[Rates] = [{} for _ in searches]
     for batch in BATCHES:
         for _ in range(ROUNDS):
             for search, found in zip(searches, best, strict=True):
-                rate = _rate(search, queries_BD, min(batch, len(queries_BD)))
+                rate = _rate(search, queries_BD, min(batch, len(queries_BD)), seconds, clock)
                 found[str(batch)] = round(max(found.get(str(batch), 0.0), rate), 1)
     return best
 
@@ -110,9 +118,9 @@ def cheapest(
         while low < high:
             middle = (low + high) // 2
             search = index_search(index, way[middle], hits)
-            started = time.perf_counter()
+            started = time.process_time()
             recall, surely = recall_of(in_batches(search, queries_BD), exact_BK)
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             if surely >= target:
                 found.append((seconds, way[middle], recall))
                 high = middle
@@ -126,10 +134,16 @@ def cheapest(
     return most, recall_of(rows_BK, exact_BK)[0]
 
 
-def _rate(search: Search, queries_BD: Vectors, batch: int) -> float:
+def _rate(
+    search: Callable[[Vectors], object],
+    queries_BD: Vectors,
+    batch: int,
+    seconds: float,
+    clock: Clock,
+) -> float:
     """Queries a second over all of them, or as many as the time allows."""
-    done, started = 0, time.perf_counter()
-    while done + batch <= len(queries_BD) and time.perf_counter() - started < MOST_SECONDS:
+    done, started = 0, clock()
+    while done + batch <= len(queries_BD) and clock() - started < seconds:
         search(queries_BD[done : done + batch])
         done += batch
-    return done / (time.perf_counter() - started)
+    return done / (clock() - started)

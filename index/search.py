@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.build import CARD_FILE, INDEX_FILE, read_card
+from index.card import CARD_FILE, INDEX_FILE, read_card
 from index.kinds import Kind, Parameters, faiss_parameters, widened
 from index.measure import prefer_products
 
@@ -58,7 +58,7 @@ class ItemIndex:
         Where fewer than k rows exist, K is the catalogue's size.
         """
         k = min(k, self.items)
-        if self.kind == "flat":
+        if self.kind != "ivf":
             scores_BK, rows_BK = self._index.search(queries_BD, k)
             return rows_BK, scores_BK
         # The recall was measured at so many hits: more of them take more effort.
@@ -74,7 +74,7 @@ class ItemIndex:
         return self._index.search(queries_BD, k, params=faiss_parameters(told))
 
     def _move_to_gpu(self) -> None:
-        if self.kind != "flat":
+        if self.kind == "ivf":
             log.warning(
                 "an index of kind %s is searched on the CPU only: it stays there", self.kind
             )

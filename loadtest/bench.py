@@ -239,12 +239,12 @@ def redis_server() -> Iterator[str]:
 
 
 @contextmanager
-def server(command: list[str]) -> Iterator[tuple[int, psutil.Process]]:
-    """A server of ours on a free port."""
+def server(command: list[str], patience: float = 60) -> Iterator[tuple[int, psutil.Process]]:
+    """A server of ours on a free port, which has so many seconds to listen there."""
     port = _free_port()
     process = subprocess.Popen([sys.executable, *command, "--port", str(port)])
     try:
-        _await_port(port)
+        _await_port(port, patience)
         yield port, psutil.Process(process.pid)
     finally:
         process.terminate()
@@ -267,8 +267,8 @@ def _free_port() -> int:
         return port
 
 
-def _await_port(port: int) -> None:
-    for _ in range(600):
+def _await_port(port: int, patience: float = 60) -> None:
+    for _ in range(round(patience * 10)):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return

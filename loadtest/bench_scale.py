@@ -3,35 +3,36 @@
     python -m loadtest.bench_scale --items 1000000 --out docs/results
 
 See `loadtest.scale_data` for the vectors. Other queries choose the index's parameters than are
-measured here. What a service would load is loaded in a process of its own, for its start-up time
-and memory; the ids and the table of `--users` users are mapped.
+measured here. Then `recgpt serve` is started on the bundle, for its start-up time and memory.
 """
 
 import argparse
 import json
-import platform
 import resource
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.build import HITS, build_index, read_card
+from index.build import HITS, build_index
+from index.card import read_card
+from index.kinds import Kind
 from index.measure import BATCHES, exact_search, in_batches, rates, recall_of
 from index.search import ItemIndex
-from loadtest.scale_data import catalogue, interests
-from model.ids import IdTable, write_ids
+from loadtest.bench import say
+from loadtest.circumstances import circumstances
+from loadtest.scale_bundle import bundle_of, serving
+from loadtest.scale_data import BASE, catalogue, interests
+from model.artifact import publish, read_item_vectors
+from model.rollout import RecallConfig
+from service.contest import dense_and_index
 
 Vectors = NDArray[np.float32]
-HELD_OUT = 512
-USER_RANK = 16
 
 
 def main() -> None:
@@ -40,15 +41,14 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--index", choices=("auto", "flat", "ivf"), default="auto")
+    parser.add_argument("--index", choices=("auto", *get_args(Kind)), default="auto")
     parser.add_argument("--index-recall", type=float, default=0.98)
+    parser.add_argument("--base-items", type=int, default=BASE, help="which the others are near to")
     parser.add_argument("--isotropic", action="store_true", help="vectors without any structure")
     parser.add_argument("--out", type=Path, help="folder for scale.json")
-    parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--queries", type=int, default=512, help="to choose with, and to measure")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    if options.load:
-        print(json.dumps(_load(options.load)))
-        return
     with tempfile.TemporaryDirectory() as folder:
         figures = _measure(options, Path(folder))
     text = json.dumps(figures, indent=2) + "\n"
@@ -59,41 +59,58 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    shape = (options.width, HELD_OUT)
-    vectors_VD = catalogue(folder / "vectors.npy", options.items, options.width, options.isotropic)
-    _users(folder, options.users)
-    chosen_with_BD = interests(*shape, seed=1, isotropic=options.isotropic)
+    artifacts, file = folder / "artifacts", folder / "vectors.npy"
+    structure = (options.isotropic, options.base_items)
+    made_VD = catalogue(file, options.items, options.width, *structure)
+    chosen_with_BD = interests(options.width, options.queries, 1, *structure)
     started = time.perf_counter()
-    build_index(vectors_VD, folder, options.index, options.index_recall, chosen_with_BD)
+    with bundle_of(artifacts, made_VD, options.users) as (bundle, version):
+        file.unlink()
+        say("building the index")
+        vectors_VD = read_item_vectors(bundle)
+        build_index(
+            vectors_VD,
+            bundle,
+            options.index,
+            options.index_recall,
+            chosen_with_BD,
+            partial(dense_and_index, RecallConfig()),
+        )
+        say(f"index built after {time.perf_counter() - started:.0f} s")
+    publish(artifacts, version)
+    bundle = artifacts / version
     figures: dict[str, Any] = {
         "items": options.items,
         "users": options.users,
         "width": options.width,
-        "vectors": "isotropic" if options.isotropic else "like learned ones",
+        "vectors": "isotropic" if options.isotropic else f"near {options.base_items} learned ones",
         "hits": HITS,
         "export_seconds": time.perf_counter() - started,
         "build_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "file_mb": (folder / "index.faiss").stat().st_size / 1e6,
-        "card": read_card(folder),
+        "file_mb": {file.name: file.stat().st_size / 1e6 for file in bundle.iterdir()},
+        "card": read_card(bundle),
     }
-    words = [sys.executable, "-m", "loadtest.bench_scale", "--load", str(folder)]
-    figures["loaded"] = json.loads(subprocess.check_output(words))
-    figures |= _compare(vectors_VD, folder, interests(*shape, seed=2, isotropic=options.isotropic))
-    figures["machine"] = f"{platform.machine()}, faiss {faiss.__version__}"
-    return figures
+    queries_BD = interests(options.width, options.queries, 2, *structure)
+    figures |= _compare(bundle, queries_BD, options)
+    say(json.dumps(figures))
+    return figures | {"service": serving(artifacts, options.items)} | circumstances()
 
 
-def _compare(vectors_VD: Vectors, folder: Path, queries_BD: Vectors) -> dict[str, Any]:
-    """Held-out recall, and rates beside exact search's, by threads and size of a batch."""
-    index, exact = ItemIndex.load(folder), exact_search(vectors_VD, HITS)
+def _compare(bundle: Path, queries_BD: Vectors, options: argparse.Namespace) -> dict[str, Any]:
+    """Held-out recall, and rates beside exact search's, by threads and size of a batch.
+
+    Those of one thread count CPU time.
+    """
+    index, exact = ItemIndex.load(bundle), exact_search(read_item_vectors(bundle), HITS)
 
     def search(queries_BD: Vectors) -> NDArray[np.int64]:
         return index.search(queries_BD, HITS)[0]
 
     found: dict[str, Any] = {"per_second": {}, "exact_per_second": {}, "over_exact": {}}
-    for threads in (1, 2):
+    for threads in options.threads:
         faiss.omp_set_num_threads(threads)
-        ours, theirs = rates([search, exact], queries_BD)
+        clock = time.process_time if threads == 1 else time.perf_counter
+        ours, theirs = rates([search, exact], queries_BD, clock=clock)
         over = {str(batch): round(ours[str(batch)] / theirs[str(batch)], 2) for batch in BATCHES}
         found["per_second"][f"{threads} threads"] = ours
         found["exact_per_second"][f"{threads} threads"] = theirs
@@ -101,44 +118,6 @@ def _compare(vectors_VD: Vectors, folder: Path, queries_BD: Vectors) -> dict[str
     rows_BK = in_batches(search, queries_BD)
     found["recall"] = recall_of(rows_BK, in_batches(exact, queries_BD))[0]
     return found
-
-
-def _users(folder: Path, count: int) -> None:
-    """Ids, and a table of vectors that is mostly a hole in the file."""
-    write_ids(folder, "user", (f"user-{row}" for row in range(count)))
-    shape = (count + 1, USER_RANK)
-    np.lib.format.open_memmap(folder / "user_table.npy", "w+", np.float32, shape).flush()
-
-
-def _load(folder: Path) -> dict[str, Any]:
-    """What a service would load: seconds and memory."""
-    before = _resident_mb()
-    index_seconds, index = _timed(lambda: ItemIndex.load(folder))
-    with_index = _resident_mb()
-    users_seconds, users = _timed(lambda: IdTable(folder, "user"))
-    table_UR = np.load(folder / "user_table.npy", mmap_mode="r", allow_pickle=False)
-    asked = [f"user-{row}" for row in np.random.default_rng(0).integers(len(users), size=10_000)]
-    lookup_seconds, rows = _timed(lambda: [users.get(user) for user in asked])
-    table_UR[np.array(rows) + 1].sum()
-    return {
-        "items": index.items,
-        "index_seconds": index_seconds,
-        "index_mb": with_index - before,
-        "users_seconds": users_seconds,
-        "users_mb_after_10000_lookups": _resident_mb() - with_index,
-        "lookup_us": lookup_seconds / len(asked) * 1e6,
-    }
-
-
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
-    done = work()
-    return time.perf_counter() - started, done
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
-    return pages * resource.getpagesize() / 1e6
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 What is imitated was measured on a table that `recgpt train` made of Beauty (12,101 items, width 64)
 and on the interests of its users; docs/results/scale.md has both beside each other.
 
-- 12,000 base items: a common direction, 60 topics and 1,500 groups of Zipf-like size, and a part of
-  their own, normal with a decaying spectrum; of length 1.
+- 12,000 base items, or as many as are asked for: a common direction, 60 topics and 1,500 groups of
+  Zipf-like size, and a part of their own, normal with a decaying spectrum; of length 1.
 - Every further item: a base item and a normal part as long as the distance from an item to its
   nearest neighbour, of length 1 again.
 - An interest: an item (what comes next), half as much of another one of the same topic or not, and
@@ -26,10 +26,12 @@ JITTER = 0.77
 CHUNK = 500_000
 
 
-def catalogue(file: Path, items: int, width: int, isotropic: bool = False) -> Vectors:
+def catalogue(
+    file: Path, items: int, width: int, isotropic: bool = False, base_items: int = BASE
+) -> Vectors:
     """Item vectors V D, written to `file` and mapped; isotropic ones have no structure at all."""
     rng = np.random.default_rng(0)
-    base = _base(rng, width)
+    base = _base(rng, width, base_items)
     vectors_VD = np.lib.format.open_memmap(file, "w+", np.float32, (items, width))
     for first in range(0, items, CHUNK):
         count = min(CHUNK, items - first)
@@ -37,29 +39,33 @@ def catalogue(file: Path, items: int, width: int, isotropic: bool = False) -> Ve
             vectors_VD[first : first + count] = _unit(_part(rng, count, width, 1.0, 1.0))
         else:
             jitter = _part(rng, count, width, JITTER**2)
-            vectors_VD[first : first + count] = _unit(base[rng.integers(BASE, size=count)] + jitter)
+            vectors_VD[first : first + count] = _unit(
+                base[rng.integers(base_items, size=count)] + jitter
+            )
     vectors_VD.flush()
-    mapped: Vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    mapped: Vectors = np.load(file, mmap_mode="c", allow_pickle=False)  # torch wants to write
     return mapped
 
 
-def interests(width: int, count: int, seed: int, isotropic: bool = False) -> Vectors:
-    """Queries B D for the catalogue of that width."""
-    base = _base(np.random.default_rng(0), width)
+def interests(
+    width: int, count: int, seed: int, isotropic: bool = False, base_items: int = BASE
+) -> Vectors:
+    """Queries B D for the catalogue of that width and so many base items."""
+    base = _base(np.random.default_rng(0), width, base_items)
     rng = np.random.default_rng(seed)
     if isotropic:
         return _unit(_part(rng, count, width, 1.0, 1.0))
-    next_BD, other_BD = (base[rng.integers(BASE, size=count)] for _ in range(2))
+    next_BD, other_BD = (base[rng.integers(base_items, size=count)] for _ in range(2))
     return _unit(next_BD + 0.4 * other_BD + _part(rng, count, width, 0.45))
 
 
-def _base(rng: np.random.Generator, width: int) -> Vectors:
+def _base(rng: np.random.Generator, width: int, items: int) -> Vectors:
     topics_G = _zipf(rng, TOPICS, GROUPS, 0.7)
-    groups_V = _zipf(rng, GROUPS, BASE, 0.5)
+    groups_V = _zipf(rng, GROUPS, items, 0.5)
     common = _unit(_part(rng, 1, width, 1.0)) * np.float32(COMMON**0.5)
     topic_VD = _part(rng, TOPICS, width, TOPIC)[topics_G][groups_V]
     group_VD = _part(rng, GROUPS, width, GROUP)[groups_V]
-    return _unit(common + topic_VD + group_VD + _part(rng, BASE, width, OWN))
+    return _unit(common + topic_VD + group_VD + _part(rng, items, width, OWN))
 
 
 def _part(

@@ -137,8 +137,9 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def read_item_vectors(folder: Path) -> NDArray[np.float32]:
-    """The item table of a bundle, V D."""
-    vectors: NDArray[np.float32] = np.load(folder / "item_vectors.npy", allow_pickle=False)
+    """The item table of a bundle, V D: mapped, and never written."""
+    file = folder / "item_vectors.npy"
+    vectors: NDArray[np.float32] = np.load(file, mmap_mode="c", allow_pickle=False)
     return vectors
 
 
@@ -163,7 +164,7 @@ def _write_tensors(model: GPT, folder: Path) -> None:
 
 
 def _read_model(folder: Path, manifest: Manifest) -> GPT:
-    """The network around the tables; the user table stays on disk until its rows are read."""
+    """The network around the tables; those stay on disk until their rows are read."""
     weights = load_file(folder / "model.safetensors")
     weights["items.weight"] = torch.from_numpy(read_item_vectors(folder))
     users = 0

@@ -1,5 +1,7 @@
 """Search of a small catalogue by one matrix product a step, where everything closed is left out.
 
+Whether it pays is measured at export (`service.contest`): an index of the kind `dense` says so.
+
 Faiss is asked for more hits than are wanted, because it cannot know what a user has seen; here the
 closed items' scores are taken away first, and no more than the quota is looked for.
 
@@ -23,9 +25,6 @@ from torch import Tensor
 from service.hits import Case, quota_table
 from service.merge import Ints, Merge
 from service.scores import GROUP, Coarse, Exact, Scores
-
-DENSE_ITEMS = 100_000
-"""Up to this many items the scores of a batch fit into the caches, more or less."""
 
 
 class _Found(NamedTuple):

@@ -6,6 +6,7 @@ Shapes: B batch, K candidates.
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version as package_version
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from model.data import Dataset
 from model.evaluate import Figures, Recall, pad
 from model.gpt import GPT, evaluating
 from model.rollout import RecallConfig
+from service.contest import dense_and_index
 from service.history import HistoryStore
 from service.queries import Query
 from service.recall import Recaller
@@ -56,7 +58,14 @@ def export_bundle(
     code = package_version("recgpt")
     with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
         interests_BD = sample_interests(dataset, model, QUERIES)
-        build_index(read_item_vectors(folder), folder, kind, index_recall, interests_BD)
+        build_index(
+            read_item_vectors(folder),
+            folder,
+            kind,
+            index_recall,
+            interests_BD,
+            partial(dense_and_index, recall),
+        )
     publish(artifacts, version)
     return artifacts / version
 
@@ -68,7 +77,8 @@ def add_items(config: AddConfig) -> tuple[Path, Additions]:
     artifact = load_artifact(find_bundle(config.artifacts))
     new = find_new_items(config, artifact)
     with extended_bundle(config.artifacts, artifact, new) as (folder, version):
-        build_index_like(read_item_vectors(folder), folder, artifact.folder)
+        contest = partial(dense_and_index, artifact.manifest.recall)
+        build_index_like(read_item_vectors(folder), folder, artifact.folder, contest)
     publish(config.artifacts, version)
     return config.artifacts / version, new.report
 

@@ -6,7 +6,8 @@ Shapes: B batch, W those of it who have a history, L length, F popular items.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -21,7 +22,7 @@ from model.inference import Inference
 from model.manifest import ArtifactError
 from model.rollout import quotas, rollout
 from model.run import choose_device
-from service.dense import DENSE_ITEMS, DenseHits
+from service.dense import DenseHits
 from service.hits import Case, Hits
 from service.merge import POPULAR, Ints, Merge
 from service.queries import Candidates, Query, StageSeconds
@@ -29,6 +30,9 @@ from service.scores import scores_of
 
 TOGETHER = 64
 """So many users' states and scores fit into the caches of a CPU: more of them run in turn."""
+
+HitsOf = Callable[[Merge, Sequence[Case], Ints], Hits | DenseHits]
+"""The searches of those users of a batch who are named."""
 
 
 class Recaller:
@@ -42,11 +46,9 @@ class Recaller:
         self.max_interests = artifact.manifest.model.max_interests
         model = artifact.model.to(device)
         self._network = Inference(model)
-        dense = index.kind == "flat" and device.type == "cpu" and index.items <= DENSE_ITEMS
-        self._scores = scores_of(model.items.weight) if dense else []
+        self._hits = _hits_of(index, model.items.weight)
         self._device = device
         self._longest = artifact.manifest.model.max_history
-        self._index = index
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
         nobody: dict[str, int] = {}
@@ -118,11 +120,6 @@ class Recaller:
             return np.zeros((users, self.catalogue_size), dtype=np.uint8)
         return flags_BV
 
-    def _hits(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> Hits | DenseHits:
-        if self._scores:
-            return DenseHits(self._scores, merge, cases, users_W)
-        return Hits(self._index, merge, cases, users_W)
-
     @torch.inference_mode()
     def _roll_out(self, warm: Sequence[Case], hits: Hits | DenseHits) -> None:
         history_BL, lengths_B = pad([c.history for c in warm], self._longest)
@@ -159,3 +156,10 @@ class Recaller:
             first_SF = np.broadcast_to(first_F, (len(short_S), len(first_F)))
             nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
             merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)
+
+
+def _hits_of(index: ItemIndex, vectors_VD: torch.Tensor) -> HitsOf:
+    """The search that the export chose; whole scores need no index."""
+    if index.kind == "dense" and vectors_VD.device.type == "cpu":
+        return partial(DenseHits, scores_of(vectors_VD))
+    return partial(Hits, index)

@@ -80,7 +80,18 @@ def test_the_index_stays_as_it_was_asked_for(dataset: Dataset, model: GPT, tmp_p
     before, after = (json.loads((f / "index.json").read_text()) for f in (base, version))
     assert (before["kind"], after["kind"], after["target"]) == ("ivf", "ivf", 0.5)
     assert after["items"] == before["items"] + 1
-    assert after["measured_with"]["queries"] == before["measured_with"]["queries"] == "given"
+    assert after["queries"] == before["queries"] == "given"
+
+
+def test_which_search_is_faster_is_measured_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind, dense in ("dense", 2.0), ("flat", 0.5):
+        found = {"64": dense}, {"64": 1.0}
+        monkeypatch.setattr("service.offline.dense_and_index", lambda *_, found=found: found)
+        rows = f"item_id,neighbours\nnew-{kind},i1|i2\n"
+        version, _ = add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows)))
+        assert json.loads((version / "index.json").read_text())["kind"] == kind
 
 
 def test_unknown_ids_of_a_log_are_added_by_what_stands_beside_them(

@@ -1,10 +1,12 @@
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from index.build import build_index, vectors_sha256
+from index.build import Contest, build_index, vectors_sha256
+from index.measure import BATCHES, Rates, Vectors
 from index.search import ItemIndex
 
 VECTORS = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
@@ -73,7 +75,7 @@ MANY = np.random.default_rng(2).normal(size=(3000, 8)).astype(np.float32)
 def test_an_approximate_index_reaches_the_recall_that_its_card_tells(tmp_path: Path) -> None:
     build_index(MANY, tmp_path, "ivf", target=0.9, queries_BD=QUERIES)
     card = json.loads((tmp_path / "index.json").read_text())
-    assert (card["kind"], card["measured_with"]["queries"]) == ("ivf", "given")
+    assert (card["kind"], card["queries"]) == ("ivf", "given")
     rows, scores = ItemIndex.load(tmp_path).search(QUERIES, card["measured_with"]["hits"])
     exact = np.argsort(-(QUERIES @ MANY.T), axis=1)[:, : card["measured_with"]["hits"]]
     found = [len(set(r) & set(e)) for r, e in zip(rows.tolist(), exact.tolist(), strict=True)]
@@ -100,3 +102,55 @@ def test_a_recall_out_of_reach_is_refused(tmp_path: Path) -> None:
 def test_a_small_catalogue_is_searched_exactly(tmp_path: Path) -> None:
     build_index(MANY, tmp_path)
     assert ItemIndex.load(tmp_path).kind == "flat"
+
+
+def contest(dense: float, by_index: float) -> Contest:
+    """One with a known end."""
+
+    def run(vectors: Vectors, index: ItemIndex, queries: Vectors) -> tuple[Rates, Rates]:
+        assert index.search(queries, 5)[0].shape == (len(queries), 5)
+        return {str(b): dense for b in BATCHES}, {str(b): by_index for b in BATCHES}
+
+    return run
+
+
+@pytest.mark.parametrize("dense", [1.0, 3.0])
+@pytest.mark.parametrize("large", [1000, 100_000])
+def test_whole_scores_are_chosen_where_they_are_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dense: float, large: int
+) -> None:
+    """Faster than the better one of the two indexes: which one that is may differ."""
+    monkeypatch.setattr("index.build.LARGE", large)
+    build_index(MANY, tmp_path, "auto", 0.5, QUERIES, contest(dense, 2.0))
+    card = json.loads((tmp_path / "index.json").read_text())
+    other = (set(card["contest"]) - {"dense_per_second"}).pop()
+    assert card["contest"] == {
+        "dense_per_second": {str(b): dense for b in BATCHES},
+        other: {str(b): 2.0 for b in BATCHES},
+    }
+    loaded = ItemIndex.load(tmp_path)
+    assert f"{loaded.kind}_per_second" == ("dense_per_second" if dense > 2 else other)
+    if loaded.kind == "dense":
+        exact = np.argsort(-(QUERIES @ MANY.T), axis=1)[:, :10]
+        assert loaded.search(QUERIES, 10)[0].tolist() == exact.tolist()
+
+
+@pytest.mark.parametrize("kind", ["flat", "dense"])
+def test_what_is_asked_for_is_not_contested(tmp_path: Path, kind: Literal["flat", "dense"]) -> None:
+    build_index(MANY, tmp_path, kind, contest=contest(1.0 if kind == "dense" else 3.0, 2.0))
+    assert ItemIndex.load(tmp_path).kind == kind
+
+
+def test_too_many_items_for_whole_scores_are_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("index.build.MOST_DENSE", len(MANY) - 1)
+    build_index(MANY, tmp_path, contest=contest(3.0, 2.0))
+    assert ItemIndex.load(tmp_path).kind == "flat"
+
+
+def test_an_unknown_kind_is_refused(folder: Path) -> None:
+    card = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(card | {"kind": "graph"}))
+    with pytest.raises(ValueError, match="unknown kind 'graph'"):
+        ItemIndex.load(folder)

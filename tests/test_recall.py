@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +12,22 @@ from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
 from model.manifest import ArtifactError
 from service.merge import POPULAR
-from service.offline import service_recall
+from service.offline import export_bundle, service_recall
 from service.queries import Candidates, Query
 from service.recall import Recaller
 
 
-@pytest.fixture(scope="module", params=["all scores", "Faiss"])
-def recaller(artifacts: Path, request: pytest.FixtureRequest) -> Iterator[Recaller]:
+@pytest.fixture(scope="module", params=["dense", "flat"])
+def recaller(
+    dataset: Dataset,
+    model: GPT,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Recaller:
     """Every way to the same answers."""
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param != "all scores":
-            patch.setattr("service.recall.DENSE_ITEMS", 0)
-        yield Recaller.load(artifacts, "cpu")
+    artifacts = tmp_path_factory.mktemp(request.param)
+    export_bundle(artifacts, dataset, model, RECALL, {}, request.param)
+    return Recaller.load(artifacts, "cpu")
 
 
 def history_of(dataset: Dataset, user: int) -> list[str]:

@@ -1,0 +1,69 @@
+"""Which search answers faster on this catalogue: measured at export, as the service does it.
+
+Shapes: B batch, V catalogue, D width.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+
+from index.measure import BATCHES, Rates, Vectors, one_thread, rates
+from index.search import ItemIndex
+from model.rollout import RecallConfig, quotas
+from service.dense import DenseHits
+from service.hits import Case, Hits
+from service.merge import Merge
+from service.recall import HitsOf
+from service.scores import scores_of
+
+K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen
+SECONDS = 0.03  # for a rate: the export of a small catalogue stays quick
+
+
+def dense_and_index(
+    recall: RecallConfig, vectors_VD: Vectors, index: ItemIndex, queries_BD: Vectors
+) -> tuple[Rates, Rates]:
+    """Recalls a CPU second, all but the network, by `service.dense` and by the index.
+
+    With one thread. A query counts as a user's first interest, its neighbours as the later ones.
+    """
+    with one_thread(), _one_torch_thread():
+        scores = scores_of(torch.from_numpy(vectors_VD))
+        ways: list[HitsOf] = [partial(DenseHits, scores), partial(Hits, index)]
+        recalls = [_recalls(hits_of, recall, index.items) for hits_of in ways]
+        dense, by_index = rates(recalls, queries_BD, SECONDS, time.process_time)
+    return dense, by_index
+
+
+def _recalls(hits_of: HitsOf, recall: RecallConfig, items: int) -> Callable[[Vectors], None]:
+    """The searches of a batch, and the lists that they make."""
+    rng = np.random.default_rng(0)
+    shares = quotas(K, recall.interests, recall.first_share)
+    seen_BC = rng.integers(items, size=(BATCHES[-1], CLOSED)).tolist()
+    cases_B = [Case(-1, seen, seen, k=K, quotas=shares, unknown=0) for seen in seen_BC]
+    flags_BV = np.zeros((BATCHES[-1], items), dtype=np.uint8)
+
+    def run(interests_BD: Vectors) -> None:
+        batch = len(interests_BD)
+        merge = Merge(flags_BV[:batch], [case.closed for case in cases_B[:batch]])
+        hits = hits_of(merge, cases_B[:batch], np.arange(batch))
+        for step in range(recall.interests):
+            hits.search(torch.from_numpy(np.roll(interests_BD, step, axis=0)))
+        hits.refill()
+        merge.finish()
+
+    return run
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
