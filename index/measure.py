@@ -35,14 +35,17 @@ def prefer_products(width: int) -> None:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Faiss with one thread for a while, as the service runs it by default."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+def one_thread(
+    threads: Callable[[], int] = faiss.omp_get_max_threads,
+    use: Callable[[int], object] = faiss.omp_set_num_threads,
+) -> Iterator[None]:
+    """Faiss, or another library, with one thread for a while, as the service runs it by default."""
+    before = threads()
+    use(1)
     try:
         yield
     finally:
-        faiss.omp_set_num_threads(before)
+        use(before)
 
 
 def exact_search(vectors_VD: Vectors, hits: int) -> Search:

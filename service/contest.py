@@ -4,8 +4,7 @@ Shapes: B batch, V catalogue, D width.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -31,7 +30,7 @@ def dense_and_index(
 
     With one thread. A query counts as a user's first interest, its neighbours as the later ones.
     """
-    with one_thread(), _one_torch_thread():
+    with one_thread(), one_thread(torch.get_num_threads, torch.set_num_threads):
         scores = scores_of(torch.from_numpy(vectors_VD))
         ways: list[HitsOf] = [partial(DenseHits, scores), partial(Hits, index)]
         recalls = [_recalls(hits_of, recall, index.items) for hits_of in ways]
@@ -57,13 +56,3 @@ def _recalls(hits_of: HitsOf, recall: RecallConfig, items: int) -> Callable[[Vec
         merge.finish()
 
     return run
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
