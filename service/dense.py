@@ -5,8 +5,8 @@ Whether it pays is measured at export (`service.contest`): an index of the kind 
 Faiss is asked for more hits than are wanted, because it cannot know what a user has seen; here the
 closed items' scores are taken away first, and no more than the quota is looked for.
 
-Where the processor multiplies 16-bit floats much faster, the product is made of those. They leave
-out what cannot be a hit, whatever the rounding; the few items that are left are scored again.
+The product is of 8-bit integers. It leaves out what cannot be a hit, whatever the rounding; the few
+items that are left are scored again.
 
 Shapes: B batch, V catalogue, P the same padded to whole groups, G groups, D width, N hits of all
 users, user after user. Items are named by their place in the batch's scores: user · P + row.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from service.hits import Case, quota_table
 from service.merge import Ints, Merge
-from service.scores import GROUP, Coarse, Exact, Scores
+from service.scores import GROUP, LOW, Coarse, Scores
 
 
 class _Found(NamedTuple):
@@ -36,17 +36,14 @@ class _Found(NamedTuple):
 class DenseHits:
     """The hits of every step of a rollout: candidates, and the next token."""
 
-    def __init__(
-        self, scores: Sequence[Coarse | Exact], merge: Merge, cases: Sequence[Case], users_W: Ints
-    ) -> None:
-        """`scores` are tried in turn; the last one has to be exact."""
+    def __init__(self, scores: Scores, merge: Merge, cases: Sequence[Case], users_W: Ints) -> None:
         self._scores = scores
         self._merge = merge
         self.users_W = users_W
         warm = [cases[user] for user in users_W.tolist()]
         self._quotas_BM = quota_table(warm)
         self.steps = self._quotas_BM.shape[1]
-        self._padded = scores[0].padded
+        self._padded = scores.padded
         sizes_B = [len(case.closed) for case in warm]
         rows_N = np.fromiter(chain.from_iterable(case.closed for case in warm), np.int64)
         self._closed: Ints = np.repeat(np.arange(len(warm)) * self._padded, sizes_B) + rows_N
@@ -58,8 +55,7 @@ class DenseHits:
     def search(self, interest_BD: Tensor) -> Tensor:
         """See `model.rollout.Search`."""
         started = time.perf_counter()
-        tries = (self._find(scores, interest_BD) for scores in self._scores)
-        found = next(found for found in tries if found is not None)
+        found = self._find(interest_BD)
         searched = time.perf_counter()
         users_N, rows_N = np.divmod(found.places_N, self._padded)
         self._merge.give(self.users_W[users_N], rows_N, found.scores_N, self._step)
@@ -77,30 +73,26 @@ class DenseHits:
             users_N, rows_N = np.divmod(self._given, self._padded)
             self._merge.mark_given(self.users_W[users_N], rows_N)
 
-    def _find(self, scores: Coarse | Exact, interest_BD: Tensor) -> _Found | None:
-        """The hits of the next step, and the next token; None where these scores don't tell."""
-        places = scores.of(interest_BD)
-        flat = places.reshape(-1)
-        flat[self._closed] = scores.low
+    def _find(self, interest_BD: Tensor) -> _Found:
+        """The hits of the next step, and the next token."""
+        scores = self._scores
+        scores_BP = scores.of(interest_BD)
+        flat = scores_BP.reshape(-1)
+        flat[self._closed] = LOW
         last = self._step == self.steps - 1
         again_N: Ints = np.zeros(0, dtype=np.int64)  # given ones that may be the next token
         if self._step and not last:
-            again = self._best_given(scores, flat, len(places))
-            if again is None:
-                return None
-            again_N = again
+            again_N = self._best_given(flat, len(scores_BP))
         again_scores_N = scores.exact(again_N)
-        flat[self._given] = scores.low
+        flat[self._given] = LOW
         quotas_B = self._quotas_BM[:, self._step]
         # One more than were offered: so there is one that wasn't.
         most = max(int(quotas_B.max()), 0 if last else self._step + 1)
-        open_N = reaching(scores, places, most)
-        if open_N is None:
-            return None
+        open_N = reaching(scores, scores_BP, most)
         order_N, scores_N, rank_N = _ordered(open_N, scores.exact(open_N), self._padded)
         users_N = order_N // self._padded
         hit_N = rank_N < quotas_B[users_N]
-        best_B = np.zeros(len(places), dtype=np.int64)
+        best_B = np.zeros(len(scores_BP), dtype=np.int64)
         if not last:
             first_N = rank_N <= self._step
             both_N = np.concatenate([order_N[first_N], again_N])
@@ -111,28 +103,25 @@ class DenseHits:
             best_B[users_N] = rows_N
         return _Found(order_N[hit_N], scores_N[hit_N], best_B)
 
-    def _best_given(self, scores: Coarse | Exact, flat: Scores, users: int) -> Ints | None:
+    def _best_given(self, flat: Coarse, users: int) -> Ints:
         """Which items given before, and not offered, may be the best of those; user after user."""
         kept_N = flat[self._offered]
-        flat[self._offered] = scores.low
+        flat[self._offered] = LOW
         given_N = flat[self._given]
         flat[self._offered] = kept_N
         users_N = self._given // self._padded
-        best_B = np.full(users, scores.low)
+        best_B = np.full(users, LOW)
         np.maximum.at(best_B, users_N, given_N)
-        limit_B = scores.reach(best_B)
-        return None if limit_B is None else np.sort(self._given[given_N >= limit_B[users_N]])
+        limit_B = self._scores.reach(best_B)
+        return np.sort(self._given[given_N >= limit_B[users_N]])
 
 
-def reaching(scores: Coarse | Exact, scores_BP: Scores, most: int) -> Ints | None:
-    """Places of everyone's `most` best items, and of some more; user after user.
-
-    None where these scores don't tell.
-    """
+def reaching(scores: Scores, scores_BP: Coarse, most: int) -> Ints:
+    """Places of everyone's `most` best items, and of some more; user after user."""
     users, padded = scores_BP.shape
     groups = padded // GROUP
     best_BG = scores_BP.reshape(users, GROUP, groups).max(axis=1)
-    floor_B = np.full(users, scores.low)
+    floor_B = np.full(users, LOW)
     if most and groups >= 2 * most:
         # A score that as many groups reach as items are wanted: those are at or above it.
         bests = best_BG
@@ -140,8 +129,6 @@ def reaching(scores: Coarse | Exact, scores_BP: Scores, most: int) -> Ints | Non
             bests = bests[:, : GROUP * fewer].reshape(users, GROUP, fewer).max(axis=1)
         floor_B = np.partition(bests, bests.shape[1] - most, axis=1)[:, -most]
     limit_B = scores.reach(floor_B)
-    if limit_B is None:
-        return None
     users_N, groups_N = np.divmod(np.flatnonzero(best_BG >= limit_B[:, None]), groups)
     places = (users_N * padded + groups_N)[:, None] + np.arange(GROUP) * groups
     reached = scores_BP.reshape(-1)[places] >= limit_B[users_N][:, None]

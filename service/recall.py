@@ -20,13 +20,14 @@ from model.artifact import Artifact, find_bundle, load_artifact
 from model.evaluate import pad
 from model.inference import Inference
 from model.manifest import ArtifactError
+from model.recorded import Recorded
 from model.rollout import quotas, rollout
 from model.run import choose_device
 from service.dense import DenseHits
 from service.hits import Case, Hits
 from service.merge import POPULAR, Ints, Merge
 from service.queries import Candidates, Query, StageSeconds
-from service.scores import scores_of
+from service.scores import Scores
 
 TOGETHER = 64
 """So many users' states and scores fit into the caches of a CPU: more of them run in turn."""
@@ -45,7 +46,8 @@ class Recaller:
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
         model = artifact.model.to(device)
-        self._network = Inference(model)
+        recorded = Recorded(artifact.folder, torch.get_num_threads())
+        self._network = Inference(model, recorded if device.type == "cpu" else None)
         self._hits = _hits_of(index, model.items.weight)
         self._device = device
         self._longest = artifact.manifest.model.max_history
@@ -161,5 +163,5 @@ class Recaller:
 def _hits_of(index: ItemIndex, vectors_VD: torch.Tensor) -> HitsOf:
     """The search that the export chose; whole scores need no index."""
     if index.kind == "dense" and vectors_VD.device.type == "cpu":
-        return partial(DenseHits, scores_of(vectors_VD))
+        return partial(DenseHits, Scores(vectors_VD))
     return partial(Hits, index)

@@ -29,10 +29,10 @@ def serve(settings: ServeSettings) -> None:
     end_well()
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
         raise ValueError("--http-workers: an embedded store has one writer, so give 0 or 1")
-    recaller = Recaller.load(settings.artifacts, settings.device)
     # By default both use every core they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
+    recaller = Recaller.load(settings.artifacts, settings.device)
     recaller.warm_up()
     freeze_loaded()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Search of a small catalogue: the same hits as by sorting all scores, exact and in 16 bits."""
+"""Search of a small catalogue: the same hits as by sorting all scores, in 8 bits."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from service.dense import DenseHits
 from service.hits import Case
 from service.merge import Merge
-from service.scores import Coarse, Exact, scores_of
+from service.scores import Scores
 
 
 def sorted_out(
@@ -39,20 +39,15 @@ def case(rng: np.random.Generator, items: int, quotas: tuple[int, ...]) -> Case:
 
 @pytest.mark.parametrize("items", [61, 500, 3000])
 @pytest.mark.parametrize("quotas", [(9,), (8, 2), (4, 2, 2, 1)])
-@pytest.mark.parametrize("kind", ["exact", "coarse"])
-def test_hits_and_tokens_are_those_of_sorting(
-    items: int, quotas: tuple[int, ...], kind: str
-) -> None:
+def test_hits_and_tokens_are_those_of_sorting(items: int, quotas: tuple[int, ...]) -> None:
     rng, users = np.random.default_rng(items), 7
     torch.manual_seed(items)
     vectors_VD = F.normalize(torch.randn(items, 16), dim=1)
     steps = [14 * F.normalize(torch.randn(users, 16), dim=1) for _ in quotas]
     steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
     cases = [case(rng, items, quotas) for _ in range(users)]
-    exact = Exact(vectors_VD)
     merge = Merge(np.zeros((users, items), np.uint8), [one.closed for one in cases])
-    scores = [exact] if kind == "exact" else [Coarse(vectors_VD), exact]
-    hits = DenseHits(scores, merge, cases, np.arange(users))
+    hits = DenseHits(Scores(vectors_VD), merge, cases, np.arange(users))
     found = [hits.search(interest_BD).tolist() for interest_BD in steps]
     hits.refill()
 
@@ -61,15 +56,3 @@ def test_hits_and_tokens_are_those_of_sorting(
     given_tokens = [list(of_user) for of_user in zip(*found, strict=True)]
     last = len(quotas) - 1  # nobody asks for a token after the last search
     assert [of_user[:last] for of_user in given_tokens] == [of_user[:last] for of_user in tokens]
-
-
-def test_a_coarse_product_gives_up_where_scores_are_not_positive() -> None:
-    torch.manual_seed(0)
-    vectors_VD = torch.randn(64, 8)
-    coarse = Coarse(vectors_VD)
-    coarse.of(torch.randn(2, 8))
-    assert coarse.reach(np.zeros(2, np.int16)) is None
-
-
-def test_the_last_of_the_scores_is_exact() -> None:
-    assert isinstance(scores_of(torch.randn(64, 8))[-1], Exact)

@@ -1,5 +1,7 @@
 """The network as it is served computes what the network of training does."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
@@ -7,6 +9,7 @@ import torch
 
 from model.inference import Inference
 from model.packing import pack
+from model.recorded import Recorded, write_network
 
 VARIANTS: list[dict[str, object]] = [
     {},
@@ -21,16 +24,21 @@ VARIANTS: list[dict[str, object]] = [
 ]
 
 
+@pytest.mark.parametrize("recorded", [False, True], ids=["torch", "onnx"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 @torch.no_grad()
-def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) -> None:
+def test_prefill_and_steps_equal_the_networks_own(
+    variant: dict[str, object], recorded: bool, tmp_path: Path
+) -> None:
     model = tiny.gpt(tiny.CONFIG.model_copy(update=variant))
+    if recorded:
+        write_network(model, tmp_path)
     rng = np.random.default_rng(0)
     lengths = torch.from_numpy(rng.integers(1, 9, 23))
     history_BL = torch.from_numpy(rng.integers(0, 40, (23, int(lengths.max()))))
     users_B = torch.from_numpy(rng.integers(-1, 60, 23))
     expected_BD, cache = model.prefill(history_BL, lengths, users_B, steps=3)
-    served = Inference(model)
+    served = Inference(model, Recorded(tmp_path, threads=1) if recorded else None)
     interest_BD, packed = served.prefill(history_BL, lengths, users_B, steps=3)
     torch.testing.assert_close(interest_BD, expected_BD, atol=2e-5, rtol=1e-4)
     for _ in range(3):
