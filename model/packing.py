@@ -1,7 +1,6 @@
 """Histories of unlike length in one grid, so that nearly nothing is padding.
 
-Several short ones share a row that is as wide as the longest; each has room behind it for what the
-model appends.
+Several short ones share a row that is as wide as the longest.
 Shapes: B histories, L length, R rows of the grid, T slots of a row, S = R T, U queries: as many in
 each row as the row that holds most histories.
 """
@@ -23,7 +22,7 @@ class Packing:
     first_B: Ints  # slot of the oldest item, of all S
     row_B: Ints
     query_B: Ints  # slot of the history's query, of all U
-    queries: int  # U
+    owner_U: Ints  # whose query; anybody's where it is nobody's
     owner_S: Ints  # whose slot; anybody's where it is nobody's
     start_S: Ints  # where in its row the slot's history begins; the slot itself where it has none
 
@@ -61,6 +60,7 @@ def pack(spans_B: Ints) -> Packing:
     owner_S = np.zeros(len(room) * width, dtype=np.int64)
     start_S = np.tile(np.arange(width), len(room))
     owner_S[slot_N], start_S[slot_N] = owner_N, start_B[owner_N]
-    queries = len(room) * max(held)
     query_B = row_B * max(held) + np.array(places)
-    return Packing(len(room), width, first_B, row_B, query_B, queries, owner_S, start_S)
+    owner_U = np.zeros(len(room) * max(held), dtype=np.int64)
+    owner_U[query_B] = np.arange(len(spans))
+    return Packing(len(room), width, first_B, row_B, query_B, owner_U, owner_S, start_S)

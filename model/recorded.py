@@ -20,7 +20,8 @@ from model.inference import Eager, Inference
 
 PREFILL_FILE, STEP_FILE = "network.prefill.onnx", "network.step.onnx"
 OPSET = 17
-STATE = ("keys_", "values_", "near_", "own_")
+GIVEN = ("items_BD", "user_BD", "owner_U", "query_B")
+"""Inputs of a step that are no part of the state."""
 FREE = "BRTSQUN"
 """Letters of a name that stand for sizes which every batch has its own of."""
 
@@ -42,7 +43,8 @@ class _Recorder:
     def __init__(self, model: GPT, folder: Path) -> None:
         self._eager, self._folder = Eager(model), folder
         layers = range(model.config.layers)
-        self._seen = [f"keys_{n}_RHdT" for n in layers] + [f"values_{n}_RHTd" for n in layers]
+        self._seen = ["distances_UT", "mask_RQT"]
+        self._seen += [f"keys_{n}_RHdT" for n in layers] + [f"values_{n}_RHTd" for n in layers]
         self._changing = [f"near_{n}_BCD" for n in layers if model.config.local]
         self._own = [f"own_{part}_{n}_BND" for part in ("keys", "values") for n in layers]
 
@@ -89,24 +91,41 @@ class Recorded:
 
     def __init__(self, folder: Path, threads: int) -> None:
         """Of a verified bundle; each stage runs on so many threads."""
-        self._prefill = open_session(folder / PREFILL_FILE, threads)
-        self._step = open_session(folder / STEP_FILE, threads)
-        self._names = [i.name for i in self._step.get_inputs() if i.name.startswith(STATE)]
-        self._seen = sum(name.startswith(STATE[:2]) for name in self._names)
-        self._width = self._step.get_inputs()[0].shape[1]
+        self._prefill = _Stage(folder / PREFILL_FILE, threads)
+        self._step = _Stage(folder / STEP_FILE, threads)
+        self._names = [name for name in self._step.inputs if name not in GIVEN]
+        own = [name for name in self._names if name.startswith("own_")]
+        self._seen = len(self._names) - len(self._step.outputs) + 1
+        self._own, self._width = len(own), self._step.width
 
     def prefill(self, inputs: dict[str, Tensor]) -> tuple[Tensor, list[Any]]:
         """See `Network`."""
-        interest_BD, *state = _run(self._prefill, {n: _value(t) for n, t in inputs.items()})
+        interest_BD, *state = self._prefill({n: _value(t) for n, t in inputs.items()})
         nothing = np.zeros((interest_BD.shape()[0], 0, self._width), dtype=np.float32)
         empty = onnxruntime.OrtValue.ortvalue_from_numpy(nothing)
-        return _tensor(interest_BD), state + [empty] * self._seen
+        return _tensor(interest_BD), state + [empty] * self._own
 
     def step(self, inputs: dict[str, Tensor], state: list[Any]) -> tuple[Tensor, list[Any]]:
         """See `Network`."""
         feed = {name: _value(tensor) for name, tensor in inputs.items()}
-        interest_BD, *changed = _run(self._step, feed | dict(zip(self._names, state, strict=True)))
+        interest_BD, *changed = self._step(feed | dict(zip(self._names, state, strict=True)))
         return _tensor(interest_BD), state[: self._seen] + changed
+
+
+class _Stage:
+    """A session with the names of what goes in and comes out."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        self._session = open_session(file, threads)
+        self.inputs = [one.name for one in self._session.get_inputs()]
+        self.outputs = [one.name for one in self._session.get_outputs()]
+        self.width = self._session.get_inputs()[0].shape[1]
+
+    def __call__(self, feed: dict[str, Any]) -> list[Any]:
+        """All outputs; what the network has no use for is not fed."""
+        wanted = {name: feed[name] for name in self.inputs}
+        found: list[Any] = self._session.run_with_ort_values(self.outputs, wanted)
+        return found
 
 
 def open_session(model: Path | bytes, threads: int) -> Any:
@@ -115,13 +134,6 @@ def open_session(model: Path | bytes, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: Any, feed: dict[str, Any]) -> list[Any]:
-    """All outputs; what the network has no use for is not fed."""
-    wanted = {i.name: feed[i.name] for i in session.get_inputs()}
-    found: list[Any] = session.run_with_ort_values([o.name for o in session.get_outputs()], wanted)
-    return found
 
 
 def _value(tensor: Tensor) -> Any:
