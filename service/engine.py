@@ -2,6 +2,9 @@
 
     recall() ─► unread ─► store, one trip for all that wait ─► ready ─► worker ─► answers
 
+A worker in another process is told of recalls while it computes and makes its batches itself, so
+that it never waits for this process; this one keeps back what is more than the next batch.
+
 The store is read while the worker computes. The event loop never runs torch: the worker is a
 thread of this process, or another process.
 """
@@ -17,7 +20,7 @@ from typing import Protocol
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Computed, Query
 from service.schemas import RecallRequest
 from service.settings import ServeSettings
 from service.waiting import Answer, Queue, Waiting
@@ -30,11 +33,14 @@ STORE_PAUSE = 0.5  # seconds between two looks whether a store that failed is ba
 class Worker(Protocol):
     """What computes a batch."""
 
+    ahead: int
+    """Recalls that it may still be busy with when it is asked for more."""
+
     async def start(self) -> None:
         """Batches are going to come; called on the event loop."""
 
-    async def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
-        """Answer in order; called again only after it has returned. May raise anything."""
+    async def recall(self, queries: Sequence[Query]) -> Computed:
+        """Answer in order. May raise anything."""
 
     async def close(self) -> None:
         """Nothing more will be asked."""
@@ -56,6 +62,9 @@ class Engine:
         self._deadline: asyncio.TimerHandle | None = None  # of the oldest
         self._running: list[asyncio.Task[None]] = []
         self._absence: asyncio.Task[None] | None = None  # runs while the store fails
+        self._answering: set[asyncio.Task[None]] = set()
+        self._asked = 0  # recalls that the worker is busy with
+        self._fewer = asyncio.Event()  # set when an answer has come
         self.draining = False
 
     def start(self) -> None:
@@ -101,7 +110,8 @@ class Engine:
             await asyncio.wait([waiting.answer for waiting in self._unanswered])
         if self._deadline:
             self._deadline.cancel()
-        tasks = [*self._running, *([self._absence] if self._absence else [])]
+        absence = [self._absence] if self._absence else []
+        tasks = [*self._running, *self._answering, *absence]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -161,20 +171,36 @@ class Engine:
                 return
 
     async def _run(self) -> None:
-        """One batch after another. Taking one ahead was measured: smaller batches, slower."""
+        """What is ready goes to the worker as soon as it takes more."""
         while True:
+            while self._asked > self._worker.ahead:
+                self._fewer.clear()
+                await self._fewer.wait()
             batch = await self._ready.take(self._settings.max_batch)
             now = time.perf_counter()
             for waiting in batch:
-                queued = now - waiting.since - waiting.seconds["store"]
-                waiting.seconds["queue"] = queued
-                self._metrics.stage_seconds["queue"].observe(queued)
+                waiting.seconds["queue"] = now - waiting.since - waiting.seconds["store"]
             self._metrics.queue_length.set(self.queue_length())
+            self._asked += len(batch)
+            task = asyncio.create_task(self._answer_all(batch))
+            self._answering.add(task)
+            task.add_done_callback(self._answered)
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._answering.discard(task)
+        if not task.cancelled() and task.exception():
+            self._running.append(task)  # a bug: `alive` tells of it
+
+    async def _answer_all(self, batch: Sequence[Waiting]) -> None:
+        try:
             await self._answer(batch)
+        finally:
+            self._asked -= len(batch)
+            self._fewer.set()
 
     async def _answer(self, batch: Sequence[Waiting]) -> None:
         try:
-            found, seconds = await self._worker.recall([waiting.query() for waiting in batch])
+            computed = await self._worker.recall([waiting.query() for waiting in batch])
         except Exception:
             log.exception("a batch of %d failed", len(batch))
             if len(batch) > 1:  # one bad query must not fail its neighbours
@@ -183,11 +209,14 @@ class Engine:
             else:
                 batch[0].fail(ServiceError("the recall failed: the log has the details"))
             return
-        for stage, taken in seconds.items():
-            self._metrics.stage_seconds[stage].observe(taken)
-        self._metrics.batch_size.observe(len(batch))
-        for waiting, candidates in zip(batch, found, strict=True):
-            answer = waiting.resolve(candidates, seconds)
+        if computed.batch:
+            for stage, taken in computed.seconds.items():
+                self._metrics.stage_seconds[stage].observe(taken)
+            self._metrics.batch_size.observe(computed.batch)
+        for waiting, candidates in zip(batch, computed.found, strict=True):
+            waiting.seconds["queue"] += computed.waited
+            self._metrics.stage_seconds["queue"].observe(waiting.seconds["queue"])
+            answer = waiting.resolve(candidates, computed.seconds)
             if answer.degraded_reason:
                 self._metrics.fallbacks.inc(answer.degraded_reason)
             if candidates.unknown:

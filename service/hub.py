@@ -15,12 +15,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.frontend import FrontEndConfig
-from service.queries import Query
+from service.queries import Computed, Query
 from service.recall import Recaller
 from service.settings import ServeSettings
 from service.tallies import ROW_BYTES
@@ -44,6 +45,7 @@ class _FrontEnd:
 class _Question:
     front_end: _FrontEnd
     queries: list[Query]
+    since: float
 
 
 class Hub:
@@ -127,7 +129,7 @@ class Hub:
             for body in front_end.frames.feed(data):
                 front_end.greeted = True
                 if queries := read_question(body):
-                    self._asked.append(_Question(front_end, queries))
+                    self._asked.append(_Question(front_end, queries, time.perf_counter()))
 
     def _ended(self, front_end: _FrontEnd) -> None:
         """Its process has ended, or does: start another one, unless all are to end."""
@@ -156,6 +158,7 @@ class Hub:
         return batch
 
     def _answer(self, batch: Sequence[_Question]) -> None:
+        started = time.perf_counter()
         try:
             queries = [query for question in batch for query in question.queries]
             found, seconds = self._recaller.recall(queries)
@@ -170,7 +173,10 @@ class Hub:
         begin = 0
         for question in batch:
             end = begin + len(question.queries)
-            _reply(question.front_end, answer(found[begin:end], seconds))
+            told = 0 if begin else len(queries)
+            waited = started - question.since
+            said = answer(Computed(found[begin:end], seconds, told, waited))
+            _reply(question.front_end, said)
             begin = end
 
 

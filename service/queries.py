@@ -24,6 +24,16 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """What a worker made of what it was asked."""
+
+    found: Sequence["Candidates"]
+    seconds: StageSeconds  # of the batch that it was part of
+    batch: int  # recalls in that batch; 0 where another part of it told them already
+    waited: float = 0.0  # seconds at the worker before that batch began
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """The answer to one query, best first."""
 

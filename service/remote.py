@@ -2,21 +2,24 @@
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Computed, Query
 from service.wire import LENGTH, frame, question, read_answer
 
 
 class Remote:
-    """Asks the engine's process, one batch after another."""
+    """Asks the engine's process, which makes batches of all that has come by then."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, ahead: int) -> None:
+        """`ahead`: see `service.engine.Worker`."""
         self._connection = connection
+        self.ahead = ahead
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._listening: asyncio.Task[None]
-        self._answer: asyncio.Future[bytes] | None = None
+        self._asked: deque[asyncio.Future[bytes]] = deque()
         self.lost = False
         """Whether the engine's process is gone."""
         self.on_loss: Callable[[], None] = lambda: None
@@ -27,14 +30,15 @@ class Remote:
         self._writer.write(frame([]))
         self._listening = asyncio.create_task(self._listen())
 
-    async def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+    async def recall(self, queries: Sequence[Query]) -> Computed:
         """See `service.engine.Worker`."""
         if self.lost:
             raise ConnectionError("the engine's process is gone")
         asked = question(queries)
-        self._answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._asked.append(answer)
         self._writer.write(asked)
-        return read_answer(await self._answer)
+        return read_answer(await answer)
 
     async def close(self) -> None:
         """Leave the engine's process."""
@@ -46,10 +50,12 @@ class Remote:
             while True:
                 (length,) = LENGTH.unpack(await self._reader.readexactly(LENGTH.size))
                 body = await self._reader.readexactly(length)
-                if self._answer and not self._answer.done():
-                    self._answer.set_result(body)
+                answer = self._asked.popleft()
+                if not answer.done():
+                    answer.set_result(body)
         except (OSError, EOFError):
             self.lost = True
-            if self._answer and not self._answer.done():
-                self._answer.set_exception(ConnectionError("the engine's process is gone"))
+            for answer in self._asked:
+                if not answer.done():
+                    answer.set_exception(ConnectionError("the engine's process is gone"))
             self.on_loss()

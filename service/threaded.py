@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Computed, Query
 from service.recall import Recaller
 
 
 class Threaded:
     """Runs a Recaller in the one thread that owns it."""
+
+    ahead = 0
 
     def __init__(self, recaller: Recaller) -> None:
         self._recaller = recaller
@@ -18,10 +20,11 @@ class Threaded:
     async def start(self) -> None:
         """Nothing to do: the thread starts with the first batch."""
 
-    async def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+    async def recall(self, queries: Sequence[Query]) -> Computed:
         """See `service.engine.Worker`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._recaller.recall, queries)
+        found, seconds = await loop.run_in_executor(self._thread, self._recaller.recall, queries)
+        return Computed(found, seconds, len(queries))
 
     async def close(self) -> None:
         """End the thread."""

@@ -1,8 +1,8 @@
 """What a front-end process and the engine's process say to each other over a local socket.
 
 A frame is its length in four bytes and a msgpack value. A front end greets with an empty list, then
-asks with lists of queries, one at a time; each is answered by candidates in a few flat arrays, or
-by what failed.
+asks with lists of queries, which are answered in their order: by candidates in a few flat arrays,
+or by what failed.
 """
 
 import struct
@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Candidates, Computed, Query
 
 LENGTH = struct.Struct("<I")
 LONGEST = 1 << 30  # bytes of a frame
@@ -62,8 +62,9 @@ def read_question(body: bytes) -> list[Query]:
     return [Query(*fields) for fields in msgpack.unpackb(body)]
 
 
-def answer(found: Sequence[Candidates], seconds: StageSeconds) -> bytes:
-    """The frame that answers a batch."""
+def answer(computed: Computed) -> bytes:
+    """The frame that answers a question."""
+    found = computed.found
     return frame(
         {
             "sizes": [len(one.rows) for one in found],
@@ -72,7 +73,9 @@ def answer(found: Sequence[Candidates], seconds: StageSeconds) -> bytes:
             "interests": _flat([one.interests for one in found], np.int8),
             "unknown": [one.unknown for one in found],
             "cold": [one.cold for one in found],
-            "seconds": seconds,
+            "seconds": computed.seconds,
+            "batch": computed.batch,
+            "waited": computed.waited,
         }
     )
 
@@ -82,7 +85,7 @@ def failure() -> bytes:
     return frame({})
 
 
-def read_answer(body: bytes) -> tuple[list[Candidates], StageSeconds]:
+def read_answer(body: bytes) -> Computed:
     """What `answer` was given. Raises RecallFailed."""
     said = msgpack.unpackb(body)
     if not said:
@@ -94,7 +97,7 @@ def read_answer(body: bytes) -> tuple[list[Candidates], StageSeconds]:
     for size, unknown, cold in zip(said["sizes"], said["unknown"], said["cold"], strict=True):
         part = slice(begin, begin := begin + size)
         found.append(Candidates(rows[part], scores[part], interests[part], unknown, cold))
-    return found, said["seconds"]
+    return Computed(found, said["seconds"], said["batch"], said["waited"])
 
 
 def _flat(arrays: Sequence[np.ndarray[Any, Any]], kind: type[np.generic]) -> bytes:

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from service.queries import Candidates, Query
+from service.queries import Candidates, Computed, Query
 from service.wire import (
     Frames,
     RecallFailed,
@@ -30,10 +30,10 @@ def test_questions_arrive_as_they_were_asked() -> None:
 
 def test_answers_arrive_as_they_were_given() -> None:
     given = [candidates(2, 0), candidates(), candidates(1)]
-    (body,) = Frames().feed(answer(given, {"model": 0.5}))
-    found, seconds = read_answer(body)
-    assert seconds == {"model": 0.5}
-    for one, two in zip(found, given, strict=True):
+    (body,) = Frames().feed(answer(Computed(given, {"model": 0.5}, 7, 0.25)))
+    read = read_answer(body)
+    assert (read.seconds, read.batch, read.waited) == ({"model": 0.5}, 7, 0.25)
+    for one, two in zip(read.found, given, strict=True):
         assert one.rows.tolist() == two.rows.tolist()
         assert one.scores.tolist() == two.scores.tolist()
         assert one.interests.tolist() == two.interests.tolist()
