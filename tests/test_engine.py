@@ -11,7 +11,7 @@ from service.engine import STORE_PAUSE, Engine
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Candidates, Computed, Query, StageSeconds
 from service.recall import Recaller
 from service.schemas import RecallRequest
 from service.settings import ServeSettings
@@ -114,6 +114,59 @@ async def test_batches_are_bounded() -> None:
     async with engine(worker, store, max_batch=4) as (running, _):
         await asyncio.gather(*map(running.recall, users(10)))
     assert [len(batch) for batch in worker.batches] == [4, 4, 2]
+
+
+class Far:
+    """Stands in for a worker in another process, which makes its batches itself."""
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead = ahead
+        self.asked: list[list[str]] = []
+        self.go = asyncio.Event()
+        self.stages = dict[str, float]()
+
+    async def recall(self, queries: Sequence[Query]) -> Computed:
+        self.asked.append([query.user_id for query in queries])
+        await self.go.wait()
+        nothing = np.zeros(0)
+        found = [
+            Candidates(nothing, nothing.astype(np.float32), nothing, 0, False) for _ in queries
+        ]
+        return Computed(found, self.stages, 7, waited=0.25)
+
+    async def close(self) -> None:
+        self.go.set()
+
+
+async def test_a_worker_that_collects_is_told_while_it_computes_but_not_of_everything() -> None:
+    far, metrics = Far(ahead=3), Metrics()
+    settings = ServeSettings(artifacts=Path("."), store="", max_batch=2)
+    running = Engine(far, Store(), metrics, settings)  # type: ignore[arg-type]
+    running.start()
+    calls = [asyncio.create_task(running.recall(request)) for request in users(8)]
+    await until(lambda: len(far.asked) == 2 and running.queue_length() == 4)
+    await asyncio.sleep(0.02)
+    assert far.asked == [["u0", "u1"], ["u2", "u3"]]  # four of them: more than three
+    far.go.set()
+    answers = await asyncio.gather(*calls)
+    assert [batch[0] for batch in far.asked] == ["u0", "u2", "u4", "u6"]
+    assert all(answer.seconds["queue"] >= 0.25 for answer in answers)
+    assert metrics.registry.get_sample_value("recgpt_batch_size_sum") == 4 * 7
+    await running.drain()
+
+
+async def test_a_bug_behind_an_answer_is_seen() -> None:
+    far = Far(ahead=3)
+    far.stages = {"unheard-of": 1.0}
+    far.go.set()
+    settings = ServeSettings(artifacts=Path("."), store="", deadline_ms=50)
+    running = Engine(far, Store(), Metrics(), settings)  # type: ignore[arg-type]
+    running.start()
+    assert running.alive()
+    with pytest.raises(DeadlinePassed):
+        await running.recall(RecallRequest(user_id="ann"))
+    assert not running.alive()
+    await running.drain()
 
 
 async def test_a_history_in_the_request_needs_no_store() -> None:
