@@ -102,22 +102,25 @@ def test_sigterm_drains_and_ends_well(
     artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer, http_workers: str
 ) -> None:
     """Requests that were under way when the signal came are all answered."""
-    patient = {"RECGPT_DEADLINE_MS": "30000", "RECGPT_HTTP_WORKERS": http_workers}
+    patient = {"RECGPT_DEADLINE_MS": "30000", "RECGPT_QUEUE_LIMIT": "4096"}
+    patient["RECGPT_HTTP_WORKERS"] = http_workers
     with service(artifacts, redis_server.url, tmp_path, **patient) as running:
         body = {"user_id": "u0", "history": dataset.item_ids[:3], "k": 20}
 
         async def load() -> list[int]:
-            url = f"http://127.0.0.1:{running.port}/recall/batch"
+            url = f"http://127.0.0.1:{running.port}"
             async with httpx.AsyncClient(timeout=60) as client:
+                await asyncio.gather(*(client.get(f"{url}/healthz") for _ in range(20)))  # connect
+                some = {"requests": [body] * 100}
                 posts = [
-                    asyncio.create_task(client.post(url, json={"requests": [body] * 100}))
-                    for _ in range(8)
+                    asyncio.create_task(client.post(f"{url}/recall/batch", json=some))
+                    for _ in range(20)
                 ]
-                await asyncio.sleep(0.3)  # connected and accepted
+                await asyncio.sleep(0.3)  # all are read, few are answered
                 running.process.terminate()
                 return [answer.status_code for answer in await asyncio.gather(*posts)]
 
-        assert asyncio.run(load()) == [200] * 8
+        assert asyncio.run(load()) == [200] * 20
         assert running.process.wait(timeout=60) == 0
         assert "drained" in [record["message"] for record in running.records()]
         assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
