@@ -54,7 +54,7 @@ def create_app(artifacts: Path, store: str) -> FastAPI:
     item_ids = artifact.items["item_id"].to_list()
     item_rows = {item: row for row, item in enumerate(item_ids)}
     user_rows = {user: row for row, user in enumerate(read_user_ids(bundle))}
-    client = aioredis.Redis.from_url(store, decode_responses=True)
+    client = aioredis.Redis.from_url(store, decode_responses=True, max_connections=4096)
     limit = model.config.max_history
     app = FastAPI()
 
