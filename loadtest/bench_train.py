@@ -39,6 +39,7 @@ from loadtest.quality_table import put_between_marks
 from model.data import Dataset, Split, test_split, validation_split
 from model.evaluate import ndcg, ranking_figures, ranks
 from model.files import write_json
+from model.run import read_figures
 
 ROOT = Path(__file__).resolve().parent.parent
 SAME_NETWORK = [
@@ -178,8 +179,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             raise SystemExit(f"failed:\n{(side.folder / 'log.txt').read_text()[-3000:]}")
     result = compare(sides[0].curve(), with_quality(sides[1].curve(), peer, split))
     test = test_split(dataset)
-    result["peer_test"] = ranking_figures(ranks(np.load(peer / "test.npy"), test.targets))
-    return result
+    (mine,) = (f for name, f in read_figures(ours / "run").items() if name != "popularity")
+    theirs = ranking_figures(ranks(np.load(peer / "test.npy"), test.targets))
+    return result | {"test": {"ours": {name: mine[name] for name in theirs}, "peer": theirs}}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -203,6 +205,10 @@ def table(result: dict[str, Any]) -> str:
         if row["ours"]:
             cells.append(f"{row['x_cpu_seconds']:.1f} ({row['x_seconds']:.1f})")
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"| test split | {' | '.join(result['test']['peer'])} |", "|---" * 7 + "|"]
+    for name, label in (("peer", "RecBole, last epoch"), ("ours", "ours, best epoch")):
+        figures = [f"{figure:.4f}" for figure in result["test"][name].values()]
+        lines.append(f"| {label} | {' | '.join(figures)} |")
     return "\n".join([*lines, "", "![NDCG@20 against CPU seconds](training.png)"])
 
 
