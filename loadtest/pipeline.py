@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+import faiss
 import numpy as np
+import torch
 
 from model.data import Dataset
 from service.queries import Query
@@ -48,7 +50,10 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=1, help="as `recgpt serve --threads`")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    faiss.omp_set_num_threads(options.threads)
     recaller = Recaller.load(options.artifacts)
     dataset = Dataset.load(options.data)
     rates = {
