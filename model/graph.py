@@ -1,9 +1,9 @@
 """The network as it is served: two pure functions of tensors, of histories packed into a grid.
 
 Keys and values stay where they are in the grid; a mask keeps neighbours apart. So every product
-runs once over the whole batch. Queries, keys and values come out of one product; the last layer has
-queries for the newest items only. A GPU runs these modules as they are; for a CPU they are recorded
-(`model.recorded`), so what they hold is weights and what they do is independent of sizes.
+runs once over the whole batch. The last layer has queries for the newest items only. A GPU runs
+these modules as they are; for a CPU they are recorded (`model.recorded`), so nothing in them may
+depend on the sizes of a batch.
 
 Shapes: B batch, R rows of the grid, T slots of a row, S = R T, Q queries a row, U = R Q, N tokens
 appended, C width of the convolution, D width of the network, H heads, d = D / H.
