@@ -46,8 +46,10 @@ class Recaller:
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
         model = artifact.model.to(device)
-        recorded = Recorded(artifact.folder, torch.get_num_threads())
-        self._network = Inference(model, recorded if device.type == "cpu" else None)
+        recorded = None
+        if device.type == "cpu":
+            recorded = Recorded(artifact.folder, torch.get_num_threads())
+        self._network = Inference(model, recorded)
         self._hits = _hits_of(index, model.items.weight)
         self._device = device
         self._longest = artifact.manifest.model.max_history
