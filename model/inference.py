@@ -1,9 +1,10 @@
 """The network as it is served: the function of `model.gpt.GPT`, arranged to be cheap.
 
-Here histories are packed and embedded and the state is kept; `model.graph` has the arithmetic.
+Here histories are packed, their items' rows read and the state kept; `model.graph` has the
+arithmetic, which `model.recorded` has for a CPU.
 
 Shapes: B batch, L length, R rows of the grid, T slots of a row, S = R T, U queries of all rows,
-C width of the convolution, D width of the network.
+D width of the network.
 """
 
 from dataclasses import dataclass

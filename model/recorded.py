@@ -91,8 +91,8 @@ class Recorded:
 
     def __init__(self, folder: Path, threads: int) -> None:
         """Of a verified bundle; each stage runs on so many threads."""
-        self._prefill = _Stage(folder / PREFILL_FILE, threads)
-        self._step = _Stage(folder / STEP_FILE, threads)
+        self._prefill = _Session(folder / PREFILL_FILE, threads)
+        self._step = _Session(folder / STEP_FILE, threads)
         self._names = [name for name in self._step.inputs if name not in GIVEN]
         own = [name for name in self._names if name.startswith("own_")]
         self._seen = len(self._names) - len(self._step.outputs) + 1
@@ -112,7 +112,7 @@ class Recorded:
         return _tensor(interest_BD), state[: self._seen] + changed
 
 
-class _Stage:
+class _Session:
     """A session with the names of what goes in and comes out."""
 
     def __init__(self, file: Path, threads: int) -> None:

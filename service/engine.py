@@ -188,8 +188,9 @@ class Engine:
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._answering.discard(task)
-        if not task.cancelled() and task.exception():
-            self._running.append(task)  # a bug: `alive` tells of it
+        if not task.cancelled() and (bug := task.exception()):
+            log.error("recalls were not answered because of a bug", exc_info=bug)
+            self._running.append(task)  # `alive` tells of it
 
     async def _answer_all(self, batch: Sequence[Waiting]) -> None:
         try:

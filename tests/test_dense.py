@@ -39,11 +39,17 @@ def case(rng: np.random.Generator, items: int, quotas: tuple[int, ...]) -> Case:
 
 @pytest.mark.parametrize("items", [61, 500, 3000])
 @pytest.mark.parametrize("quotas", [(9,), (8, 2), (4, 2, 2, 1)])
-def test_hits_and_tokens_are_those_of_sorting(items: int, quotas: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("kind", ["unit vectors", "unlike lengths, negative scores"])
+def test_hits_and_tokens_are_those_of_sorting(
+    items: int, quotas: tuple[int, ...], kind: str
+) -> None:
     rng, users = np.random.default_rng(items), 7
     torch.manual_seed(items)
     vectors_VD = F.normalize(torch.randn(items, 16), dim=1)
     steps = [14 * F.normalize(torch.randn(users, 16), dim=1) for _ in quotas]
+    if kind != "unit vectors":
+        vectors_VD = vectors_VD.abs() * torch.rand(items, 1)
+        steps = [-interest_BD.abs() for interest_BD in steps]
     steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
     cases = [case(rng, items, quotas) for _ in range(users)]
     merge = Merge(np.zeros((users, items), np.uint8), [one.closed for one in cases])

@@ -155,7 +155,7 @@ async def test_a_worker_that_collects_is_told_while_it_computes_but_not_of_every
     await running.drain()
 
 
-async def test_a_bug_behind_an_answer_is_seen() -> None:
+async def test_a_bug_behind_an_answer_is_seen(caplog: pytest.LogCaptureFixture) -> None:
     far = Far(ahead=3)
     far.stages = {"unheard-of": 1.0}
     far.go.set()
@@ -166,6 +166,7 @@ async def test_a_bug_behind_an_answer_is_seen() -> None:
     with pytest.raises(DeadlinePassed):
         await running.recall(RecallRequest(user_id="ann"))
     assert not running.alive()
+    assert "KeyError: 'unheard-of'" in caplog.text
     await running.drain()
 
 
