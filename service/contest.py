@@ -44,11 +44,11 @@ def _recalls(hits_of: HitsOf, recall: RecallConfig, items: int) -> Callable[[Vec
     shares = quotas(K, recall.interests, recall.first_share)
     seen_BC = rng.integers(items, size=(BATCHES[-1], CLOSED)).tolist()
     cases_B = [Case(-1, seen, seen, k=K, quotas=shares, unknown=0) for seen in seen_BC]
-    flags_BV = np.zeros((BATCHES[-1], items), dtype=np.uint8)
 
     def run(interests_BD: Vectors) -> None:
         batch = len(interests_BD)
-        merge = Merge(flags_BV[:batch], [case.closed for case in cases_B[:batch]])
+        closed_B = [case.closed for case in cases_B[:batch]]
+        merge = Merge(items, closed_B, K, recall.interests)
         hits = hits_of(merge, cases_B[:batch], np.arange(batch))
         for step in range(recall.interests):
             hits.search(torch.from_numpy(np.roll(interests_BD, step, axis=0)))

@@ -6,6 +6,7 @@ Shapes: B batch, W those of it who run together, M interests, D width, F fetched
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -29,9 +30,8 @@ class Case:
 
 
 def quota_table(cases: Sequence[Case]) -> Ints:
-    """The cases' quotas, 0 where one has fewer interests: B M."""
-    most = max(len(case.quotas) for case in cases)
-    return np.array([(*case.quotas, *[0] * (most - len(case.quotas))) for case in cases])
+    """The cases' quotas, 0 where one has fewer interests: M B."""
+    return np.array(list(zip_longest(*(case.quotas for case in cases), fillvalue=0)))
 
 
 class Hits:
@@ -45,10 +45,10 @@ class Hits:
         self.users_W = users_W
         warm = [cases[user] for user in users_W]
         self._wanted_W = np.array([case.k for case in warm])
-        self._quotas_WM = quota_table(warm)
+        self._quotas_MW = quota_table(warm)
         # Whatever is closed, given or offered may stand before the wanted hits.
         self._fetch = max(case.k + len(case.closed) for case in warm)
-        self._fetch += self._quotas_WM.shape[1]
+        self._fetch += len(self._quotas_MW)
         self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
         self.search_seconds = self.merge_seconds = 0.0
 
@@ -60,8 +60,8 @@ class Hits:
         found = time.perf_counter()
         step = len(self._found)
         self._found.append((rows_WF, scores_WF))
-        self._merge.take(self.users_W, rows_WF, scores_WF, self._quotas_WM[:, step], step)
-        best_W = self._merge.offer(self.users_W, rows_WF)
+        self._merge.take(self.users_W, rows_WF, scores_WF, self._quotas_MW[step], step)
+        best_W = self._merge.offer(self.users_W, rows_WF, step)
         self.search_seconds += found - started
         self.merge_seconds += time.perf_counter() - found
         return torch.from_numpy(best_W).to(interest_WD.device)
@@ -71,5 +71,5 @@ class Hits:
         for step, (rows_WF, scores_WF) in enumerate(self._found):
             missing_W = self._wanted_W - self._merge.sizes_B[self.users_W]
             if missing_W.any():
-                asked_W = np.where(self._quotas_WM[:, step] > 0, missing_W, 0)
+                asked_W = np.where(self._quotas_MW[step] > 0, missing_W, 0)
                 self._merge.take(self.users_W, rows_WF, scores_WF, asked_W, step)

@@ -1,7 +1,7 @@
 """Several interests' hits into one list a user: quotas, no duplicates, nothing seen, back-fill.
 
-Whole batches at a time, pure numpy. Shapes: B users of the batch, W some of them, F hits,
-V catalogue, K candidates.
+Shapes: B users of the batch, W some of them, F hits, V catalogue, K candidates, M interests,
+N rows of all users, user after user.
 """
 
 from collections.abc import Sequence
@@ -11,101 +11,147 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.compiled import Integer, Real, compiled
+
 Ints = NDArray[np.integer[Any]]
+Floats = NDArray[np.float32]
 
 POPULAR = -1  # the "interest" of a back-filled item
-CLOSED, GIVEN, OFFERED = 1, 2, 4  # what is known of a user and an item
 
 
 class Merged(NamedTuple):
     """One user's candidates, best first."""
 
     rows: Ints
-    scores: NDArray[np.float32]
+    scores: Floats
     interests: Ints
 
 
-class _Taken(NamedTuple):
-    counts_B: Ints
-    rows: Ints
-    scores: NDArray[np.float32]
-    interest: int
+class Lists(NamedTuple):
+    """What everybody has so far, and must not get. Filled up to `sizes_B`."""
+
+    rows_BK: Ints
+    scores_BK: Floats
+    interests_BK: Ints
+    sizes_B: Ints
+    closed_N: Ints
+    ends_B: Ints  # where everyone's closed rows end, and a 0 before
+    offered_BM: Ints  # appended to a history in each step
 
 
 class Merge:
     """Lists that grow; each knows what it must not hold."""
 
-    def __init__(self, flags_BV: NDArray[np.uint8], closed: Sequence[Sequence[int]]) -> None:
-        """`closed` holds each user's rows; `flags_BV` is lent: zeros, and again after `finish`."""
-        self._flags_BV = flags_BV
-        self._taken: list[_Taken] = []
-        users_N = np.repeat(np.arange(len(closed)), [len(rows) for rows in closed])
-        rows_N = np.fromiter(chain.from_iterable(closed), np.int64, len(users_N))
-        self._touched: list[tuple[Ints, Ints]] = [(users_N, rows_N)]
-        flags_BV[users_N, rows_N] = CLOSED
-        self.sizes_B = np.zeros(len(closed), dtype=np.int64)
+    def __init__(
+        self, catalogue: int, closed: Sequence[Sequence[int]], longest: int, steps: int
+    ) -> None:
+        """`closed` holds each user's rows; no list becomes longer than `longest`."""
+        users = len(closed)
+        self.lists = Lists(
+            rows_BK=np.empty((users, longest), dtype=np.int64),
+            scores_BK=np.empty((users, longest), dtype=np.float32),
+            interests_BK=np.empty((users, longest), dtype=np.int8),
+            sizes_B=np.zeros(users, dtype=np.int64),
+            closed_N=np.fromiter(chain.from_iterable(closed), np.int64),
+            ends_B=np.array([0, *map(len, closed)]).cumsum(),
+            offered_BM=np.full((users, steps), -1),
+        )
+        self._marks_V = np.zeros(catalogue, dtype=np.bool_)
+
+    @property
+    def sizes_B(self) -> Ints:
         """How many candidates each user has so far."""
+        return self.lists.sizes_B
 
     def take(
-        self,
-        users_W: Ints,
-        rows_WF: Ints,
-        scores_WF: NDArray[np.float32],
-        quotas_W: Ints,
-        interest: int,
+        self, users_W: Ints, rows_WF: Ints, scores_WF: Floats, quotas_W: Ints, interest: int
     ) -> None:
         """Append each user's best hits, up to the quota, that are not closed and not yet given."""
-        open_WF = (self._flags_BV[users_W[:, None], rows_WF] & (CLOSED | GIVEN)) == 0
-        taken_WF = open_WF & (open_WF.cumsum(axis=1) <= quotas_W[:, None])
-        which_N, _ = taken_WF.nonzero()
-        users_N, rows_N = users_W[which_N], rows_WF[taken_WF]
-        self.give(users_N, rows_N, scores_WF[taken_WF], interest)
-        self.mark_given(users_N, rows_N)
+        _take(self.lists, self._marks_V, users_W, rows_WF, scores_WF, quotas_W, interest)
 
-    def give(
-        self, users_N: Ints, rows_N: Ints, scores_N: NDArray[np.float32], interest: int
-    ) -> None:
-        """Append these, each user's best first, user after user; none is closed or given.
-
-        `take` doesn't know of them until they are marked.
-        """
-        counts_B = np.bincount(users_N, minlength=len(self.sizes_B))
-        self._taken.append(_Taken(counts_B, rows_N, scores_N, interest))
-        self.sizes_B += counts_B
-
-    def mark_given(self, users_N: Ints, rows_N: Ints) -> None:
-        """Let `take` not take these."""
-        self._flags_BV[users_N, rows_N] |= GIVEN
-        self._touched.append((users_N, rows_N))
-
-    def offer(self, users_W: Ints, rows_WF: Ints) -> Ints:
+    def offer(self, users_W: Ints, rows_WF: Ints, step: int) -> Ints:
         """Each user's best hit that is neither closed nor offered before; it is offered now.
 
         The best of all where none is left.
         """
-        free_WF = (self._flags_BV[users_W[:, None], rows_WF] & (CLOSED | OFFERED)) == 0
-        best_W: Ints = rows_WF[np.arange(len(rows_WF)), free_WF.argmax(axis=1)]
-        self._flags_BV[users_W, best_W] |= OFFERED
-        self._touched.append((users_W, best_W))
-        return best_W
+        _offer(self.lists, self._marks_V, users_W, rows_WF, step)
+        offered_W: Ints = self.lists.offered_BM[users_W, step]
+        return offered_W
 
     def finish(self) -> list[Merged]:
-        """The lists, in the order of what was taken; the flags are given back."""
-        for users_N, rows_N in self._touched:
-            self._flags_BV[users_N, rows_N] = 0
-        total = int(self.sizes_B.sum())
-        rows_N = np.empty(total, dtype=np.int64)
-        scores_N = np.empty(total, dtype=np.float32)
-        interests_N = np.empty(total, dtype=np.int64)
-        ends_B = self.sizes_B.cumsum()
-        next_B = ends_B - self.sizes_B
-        for counts_B, rows, scores, interest in self._taken:
-            firsts_B = counts_B.cumsum() - counts_B
-            places = np.arange(len(rows)) + np.repeat(next_B - firsts_B, counts_B)
-            rows_N[places], scores_N[places], interests_N[places] = rows, scores, interest
-            next_B += counts_B
-        ends = ends_B.tolist()
+        """The lists, in the order of what was taken."""
+        rows_BK, scores_BK, interests_BK, sizes_B = self.lists[:4]
         return [
-            Merged(rows_N[start:end], scores_N[start:end], interests_N[start:end])
-            for start, end in zip([0, *ends], ends, strict=False)
+            Merged(rows_BK[user, :size], scores_BK[user, :size], interests_BK[user, :size])
+            for user, size in enumerate(sizes_B.tolist())
         ]
+
+
+@compiled
+def give(lists: Lists, user: Integer, row: Integer, score: Real, interest: Integer) -> None:
+    """Append one, unless the list is full: compiled code would write behind it."""
+    size = lists.sizes_B[user]
+    if size == lists.rows_BK.shape[1]:
+        return
+    lists.rows_BK[user, size] = row
+    lists.scores_BK[user, size] = score
+    lists.interests_BK[user, size] = interest
+    lists.sizes_B[user] = size + 1
+
+
+@compiled
+def offered_before(lists: Lists, user: Integer, row: Integer, step: Integer) -> bool:
+    """Whether it was appended to the history in a step before."""
+    for earlier in range(step):  # noqa: SIM110 — any() takes longer to compile
+        if lists.offered_BM[user, earlier] == row:
+            return True
+    return False
+
+
+@compiled
+def _take(
+    lists: Lists,
+    marks_V: NDArray[np.bool_],
+    users_W: Ints,
+    rows_WF: Ints,
+    scores_WF: Floats,
+    quotas_W: Ints,
+    interest: Integer,
+) -> None:
+    for at in range(len(users_W)):
+        user, left = users_W[at], quotas_W[at]
+        _mark(lists, user, marks_V, True)
+        for hit in range(rows_WF.shape[1]):
+            if left == 0:
+                break
+            row = rows_WF[at, hit]
+            if not marks_V[row]:
+                give(lists, user, row, scores_WF[at, hit], interest)
+                left -= 1
+        _mark(lists, user, marks_V, False)
+
+
+@compiled
+def _mark(lists: Lists, user: Integer, marks_V: NDArray[np.bool_], mark: bool) -> None:
+    """What the user must not get, or must not get again."""
+    for closed in range(lists.ends_B[user], lists.ends_B[user + 1]):
+        marks_V[lists.closed_N[closed]] = mark
+    for given in range(lists.sizes_B[user]):
+        marks_V[lists.rows_BK[user, given]] = mark
+
+
+@compiled
+def _offer(
+    lists: Lists, marks_V: NDArray[np.bool_], users_W: Ints, rows_WF: Ints, step: Integer
+) -> None:
+    for at in range(len(users_W)):
+        user = users_W[at]
+        begin, end = lists.ends_B[user], lists.ends_B[user + 1]
+        marks_V[lists.closed_N[begin:end]] = True
+        offered = rows_WF[at, 0]
+        for row in rows_WF[at]:
+            if not marks_V[row] and not offered_before(lists, user, row, step):
+                offered = row
+                break
+        lists.offered_BM[user, step] = offered
+        marks_V[lists.closed_N[begin:end]] = False

@@ -13,7 +13,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from index.search import ItemIndex
 from model.artifact import Artifact, find_bundle, load_artifact
@@ -58,7 +57,6 @@ class Recaller:
         nobody: dict[str, int] = {}
         self._user_rows = artifact.user_rows or nobody
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
-        self._flags_BV = np.zeros((0, self.catalogue_size), dtype=np.uint8)
 
     @classmethod
     def load(cls, artifacts: Path, device: str = "auto") -> Self:
@@ -81,8 +79,9 @@ class Recaller:
         """Answer a batch of queries, in order; blocks."""
         started = time.perf_counter()
         cases = [self._case(query) for query in queries]
-        flags_BV = self._lend_flags(len(cases))
-        merge = Merge(flags_BV, [case.closed for case in cases])
+        longest = max((case.k for case in cases), default=0)
+        closed = [case.closed for case in cases]
+        merge = Merge(self.catalogue_size, closed, longest, self.max_interests)
         warm = np.array([user for user, case in enumerate(cases) if case.history], dtype=np.int64)
         size = TOGETHER if self._device.type == "cpu" else max(1, len(warm))
         parts = [warm[i : i + size] for i in range(0, len(warm), size)]
@@ -98,7 +97,6 @@ class Recaller:
             Candidates(*merged, unknown=case.unknown, cold=not case.history)
             for case, merged in zip(cases, merge.finish(), strict=True)
         ]
-        self._flags_BV = flags_BV
         searching = sum(hits.search_seconds for hits in found)
         merging = sum(hits.merge_seconds for hits in found)
         return answers, {
@@ -116,13 +114,6 @@ class Recaller:
         history = self.item_ids[: self._longest]
         for size in (1, 8):
             self.recall([Query("", history)] * size)
-
-    def _lend_flags(self, users: int) -> NDArray[np.uint8]:
-        """Zeros for a batch. A batch that fails takes them with it: they may not be zeros then."""
-        flags_BV, self._flags_BV = self._flags_BV, self._flags_BV[:0]
-        if len(flags_BV) < users:
-            return np.zeros((users, self.catalogue_size), dtype=np.uint8)
-        return flags_BV
 
     @torch.inference_mode()
     def _roll_out(self, warm: Sequence[Case], hits: Hits | DenseHits) -> None:
@@ -156,8 +147,7 @@ class Recaller:
         short_S = np.flatnonzero(missing_B)
         if len(short_S):
             reach = max(cases[user].k + len(cases[user].closed) for user in short_S.tolist())
-            first_F = self._popular_V[:reach]
-            first_SF = np.broadcast_to(first_F, (len(short_S), len(first_F)))
+            first_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
             nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
             merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)
 

@@ -1,9 +1,8 @@
-"""Scores of a whole small catalogue: 8-bit ones with a bound of their error, and exact ones.
+"""Scores of a whole small catalogue: 8-bit ones, and how far they may be from the truth.
 
 Shapes: B batch, V catalogue, P the same padded to whole groups, D width, N items.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.recorded import open_session
-from service.merge import Ints
+from service.compiled import compiled
+from service.merge import Floats
 
-Floats = NDArray[np.float32]
 Coarse = NDArray[np.int32]
 
 GROUP = 8  # items that selection looks at together
@@ -38,10 +37,11 @@ class Scores:
     def __init__(self, vectors_VD: Tensor) -> None:
         """Products take as many threads as torch does now."""
         self.items, self.dim = vectors_VD.shape
-        self._vectors_PD = F.pad(vectors_VD, (0, 0, 0, -self.items % GROUP)).contiguous()
-        self.padded = len(self._vectors_PD)
+        vectors_PD = F.pad(vectors_VD, (0, 0, 0, -self.items % GROUP)).contiguous()
+        self.vectors_PD: Floats = vectors_PD.numpy()
+        self.padded = len(vectors_PD)
         self._turn_DD = _rotation(self.dim)
-        turned_PD = (self._vectors_PD @ self._turn_DD).numpy()
+        turned_PD = (vectors_PD @ self._turn_DD).numpy()
         self._step = max(float(np.abs(turned_PD).max()), 1e-30) / ITEM_LEVELS
         steps_PD = np.rint(turned_PD / np.float32(self._step))
         coarse_PD = steps_PD * np.float32(self._step)
@@ -50,62 +50,57 @@ class Scores:
         self._session = product_session(steps_PD.astype(np.int8))
         self._binding = self._session.io_binding()
         self._room = np.zeros(0, dtype=np.int32)
-        self._interest_BD = vectors_VD[:1]
-        self._errors_B = np.zeros(0)
-        with warnings.catch_warnings():  # sparse tensors are "in beta state": torch says it once
-            warnings.simplefilter("ignore")
-            self.exact(np.zeros(1, dtype=np.int64))
 
-    def of(self, interest_BD: Tensor) -> Coarse:
-        """All scores, B P, until the next call; padding is `LOW`."""
-        self._interest_BD = interest_BD
+    def of(self, interest_BD: Tensor) -> tuple[Coarse, NDArray[np.float64]]:
+        """All scores, B P, until the next call, and how far everyone's may be from the truth, B.
+
+        Both count in steps of the user's own. Padding is `LOW`.
+        """
         turned_BD = (interest_BD @ self._turn_DD).numpy()
-        steps_B1 = np.maximum(np.abs(turned_BD).max(axis=1, keepdims=True), 1e-30) / LEVELS
-        whole_BD = np.rint(turned_BD / steps_B1)
-        # |q·v - q'·v'| ≤ |q - q'| |v'| + |q| |v - v'|, and a little for the sums themselves.
-        errors_B = np.linalg.norm(turned_BD - whole_BD * steps_B1, axis=1) * self._length
-        lengths_B = np.linalg.norm(turned_BD, axis=1)
-        errors_B = errors_B + lengths_B * (self._error + 1e-5 * self._length)
-        self._errors_B = errors_B / (steps_B1[:, 0].astype(np.float64) * self._step)
+        asked_BD = np.empty(turned_BD.shape, dtype=np.uint8)
+        errors_B = np.empty(len(turned_BD))
+        _quantise(turned_BD, self._step, self._error, self._length, asked_BD, errors_B)
         size = len(turned_BD) * self.padded
         if len(self._room) < size:
             self._room = np.zeros(size, dtype=np.int32)
         scores_BP = self._room[:size].reshape(-1, self.padded)
-        asked_BD = (whole_BD + (LEVELS + 1)).astype(np.uint8)
         self._binding.bind_cpu_input("asked", asked_BD)
         self._binding.bind_ortvalue_output(
             "scores", onnxruntime.OrtValue.ortvalue_from_numpy(scores_BP)
         )
         self._session.run_with_iobinding(self._binding)
         scores_BP[:, self.items :] = LOW
-        return scores_BP
+        return scores_BP, errors_B
 
-    def reach(self, floor_B: Ints) -> Coarse:
-        """What a score must be at least here to be at least the floor in truth.
 
-        The floor is a score here that as many items reach as are wanted.
-        """
-        limit_B = np.floor(floor_B - 2 * self._errors_B) - 1
-        limits_B: Coarse = np.maximum(limit_B, LOW + 1).astype(np.int32)
-        return limits_B
+@compiled
+def _quantise(
+    turned_BD: Floats,
+    item_step: float,
+    item_error: float,
+    item_length: float,
+    asked_BD: NDArray[np.uint8],
+    errors_B: NDArray[np.float64],
+) -> None:
+    """Queries in whole steps, and bounds of the error of their products.
 
-    def exact(self, places_N: Ints) -> Floats:
-        """The true scores at places of the last product, user after user."""
-        if not len(places_N):  # often so, and no product is quick
-            return np.zeros(0, dtype=np.float32)
-        users_N, rows_N = np.divmod(places_N, self.padded)
-        users = len(self._interest_BD)
-        ends_B = np.searchsorted(users_N, np.arange(users + 1))
-        wanted = torch.sparse_csr_tensor(
-            torch.from_numpy(ends_B),
-            torch.from_numpy(rows_N),
-            torch.zeros(len(rows_N)),
-            (users, self.padded),
-            check_invariants=False,
-        )
-        scores = torch.sparse.sampled_addmm(wanted, self._interest_BD, self._vectors_PD.T, beta=0)
-        scores_N: Floats = scores.values().numpy()
-        return scores_N
+    |q·v - q'·v'| ≤ |q - q'| |v'| + |q| |v - v'|, and a little for the sums themselves.
+    """
+    for user in range(len(turned_BD)):
+        turned_D, most = turned_BD[user], np.float32(1e-30)
+        for component in range(len(turned_D)):
+            most = max(most, abs(turned_D[component]))
+        step = most / np.float32(LEVELS)
+        rest = square = 0.0
+        for component in range(len(turned_D)):
+            value = turned_D[component]
+            whole = np.rint(value / step)
+            asked_BD[user, component] = np.uint8(whole + np.float32(LEVELS + 1))
+            rest += (value - whole * step) ** 2
+            square += value**2
+        error = np.sqrt(rest) * item_length
+        error += np.sqrt(square) * (item_error + 1e-5 * item_length)
+        errors_B[user] = error / (np.float64(step) * item_step)
 
 
 def _rotation(width: int) -> Tensor:

@@ -52,7 +52,7 @@ def test_hits_and_tokens_are_those_of_sorting(
         steps = [-interest_BD.abs() for interest_BD in steps]
     steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
     cases = [case(rng, items, quotas) for _ in range(users)]
-    merge = Merge(np.zeros((users, items), np.uint8), [one.closed for one in cases])
+    merge = Merge(items, [one.closed for one in cases], sum(quotas), len(quotas))
     hits = DenseHits(Scores(vectors_VD), merge, cases, np.arange(users))
     found = [hits.search(interest_BD).tolist() for interest_BD in steps]
     hits.refill()

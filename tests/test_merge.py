@@ -14,7 +14,7 @@ def hits(*lists: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 def merged(*lists: list[int], closed: list[int] | None = None, quotas: list[int]) -> Merged:
     """One user's list: a list of hits and a quota an interest."""
-    merge = Merge(np.zeros((1, CATALOGUE), np.uint8), [closed or []])
+    merge = Merge(CATALOGUE, [closed or []], sum(quotas), 1)
     for interest, (rows, quota) in enumerate(zip(lists, quotas, strict=True)):
         merge.take(np.array([0]), *hits(rows), np.array([quota]), interest)
     (result,) = merge.finish()
@@ -43,7 +43,7 @@ def test_a_second_take_goes_on_where_the_first_ended() -> None:
 
 
 def test_nobody_gets_a_neighbours_items() -> None:
-    merge = Merge(np.zeros((3, CATALOGUE), np.uint8), [[1], [], [2, 3]])
+    merge = Merge(CATALOGUE, [[1], [], [2, 3]], longest=7, steps=1)
     merge.take(np.array([0, 2]), *hits([1, 2, 3, 4], [1, 2, 3, 4]), np.array([2, 5]), 0)
     merge.take(np.array([1]), *hits([9, 8]), np.array([1]), POPULAR)
     assert merge.sizes_B.tolist() == [2, 1, 2]
@@ -51,27 +51,16 @@ def test_nobody_gets_a_neighbours_items() -> None:
 
 
 def test_an_offer_is_open_and_new_each_time() -> None:
-    merge = Merge(np.zeros((2, CATALOGUE), np.uint8), [[5], []])
+    merge = Merge(CATALOGUE, [[5], []], longest=1, steps=3)
     users, (rows, scores) = np.array([0, 1]), hits([5, 6, 7], [5, 6, 7])
     merge.take(users, rows, scores, np.array([1, 1]), 0)
-    assert merge.offer(users, rows).tolist() == [6, 5]  # a candidate may be offered
-    assert merge.offer(users, rows).tolist() == [7, 6]
-    assert merge.offer(users, rows).tolist() == [5, 7]  # none left for the first: its best
-
-
-def test_the_lent_flags_are_given_back_clean() -> None:
-    flags = np.zeros((2, CATALOGUE), np.uint8)
-    merge = Merge(flags, [[1, 2, 2], [3]])
-    rows, scores = hits([1, 4, 5], [6, 7, 8])
-    merge.take(np.array([0, 1]), rows, scores, np.array([2, 2]), 0)
-    merge.offer(np.array([0, 1]), rows)
-    assert flags.any()
-    merge.finish()
-    assert not flags.any()
+    assert merge.offer(users, rows, 0).tolist() == [6, 5]  # a candidate may be offered
+    assert merge.offer(users, rows, 1).tolist() == [7, 6]
+    assert merge.offer(users, rows, 2).tolist() == [5, 7]  # none left for the first: its best
 
 
 def test_nothing_taken_gives_empty_lists() -> None:
-    lists = Merge(np.zeros((2, CATALOGUE), np.uint8), [[], [1]]).finish()
+    lists = Merge(CATALOGUE, [[], [1]], longest=5, steps=1).finish()
     assert [[part.tolist() for part in one] for one in lists] == [[[], [], []]] * 2
 
 
@@ -81,7 +70,7 @@ def test_random_lists_equal_the_plain_algorithm() -> None:
         users, interests, size = rng.integers(1, 6), rng.integers(1, 5), rng.integers(1, 30)
         closed = [rng.permutation(CATALOGUE)[: rng.integers(0, 30)].tolist() for _ in range(users)]
         quotas = rng.integers(0, 8, (interests, users))
-        merge = Merge(np.zeros((users, CATALOGUE), np.uint8), closed)
+        merge = Merge(CATALOGUE, closed, int(quotas.sum(axis=0).max()), 1)
         expected: list[list[int]] = [[] for _ in range(users)]
         for interest in range(interests):
             rows = np.array([rng.permutation(CATALOGUE)[:size] for _ in range(users)])

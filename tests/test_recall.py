@@ -182,7 +182,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(
         raise RuntimeError("search failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.merge.Merge.give", broken)
+        patch.setattr("service.merge.Merge.finish", broken)
         with pytest.raises(RuntimeError, match="search failed"):
             recaller.recall([Query("u1", dataset.item_ids[:30], exclude=expected, k=10)])
     assert recaller.names(one(recaller, query)) == expected
