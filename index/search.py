@@ -1,9 +1,8 @@
-"""Search of the catalogue by inner product, on CPU or GPU.
+"""Search of the catalogue by inner product, on a CPU.
 
 Shapes: B queries, V catalogue, D width, K hits.
 """
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ from index.card import CARD_FILE, INDEX_FILE, read_card
 from index.kinds import Kind, Parameters, faiss_parameters, widened
 from index.measure import prefer_products
 
-log = logging.getLogger(__name__)
-
 
 class ItemIndex:
-    """A loaded index. One thread at a time: Faiss on a GPU allows no other."""
+    """A loaded index."""
 
     def __init__(self, index: Any, card: dict[str, Any]) -> None:
         self._index = index
@@ -32,11 +29,8 @@ class ItemIndex:
         prefer_products(self.dim)
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> "ItemIndex":
-        """Read what `build_index` wrote. Raises ValueError naming the file that does not fit.
-
-        With `device="cuda"` it moves to the GPU where this Faiss can, else it stays on the CPU.
-        """
+    def load(cls, folder: Path) -> "ItemIndex":
+        """Read what `build_index` wrote. Raises ValueError naming the file that does not fit."""
         try:
             card = read_card(folder)
             index = faiss.read_index(str(folder / INDEX_FILE))
@@ -45,8 +39,6 @@ class ItemIndex:
             raise ValueError(f"the index in {folder} cannot be read: {error}") from error
         if (loaded.items, loaded.dim) != (card["items"], card["dim"]):
             raise ValueError(f"{folder / INDEX_FILE} is not the index that {CARD_FILE} describes")
-        if device == "cuda":
-            loaded._move_to_gpu()
         return loaded
 
     def search(
@@ -72,15 +64,3 @@ class ItemIndex:
 
     def _search(self, queries_BD: NDArray[np.float32], k: int, told: Parameters) -> Any:
         return self._index.search(queries_BD, k, params=faiss_parameters(told))
-
-    def _move_to_gpu(self) -> None:
-        if self.kind == "ivf":
-            log.warning(
-                "an index of kind %s is searched on the CPU only: it stays there", self.kind
-            )
-            return
-        if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
-            log.warning("this Faiss sees no GPU: the index stays on the CPU (extra `gpu` has it)")
-            return
-        self._resources = faiss.StandardGpuResources()  # must live as long as the index
-        self._index = faiss.index_cpu_to_gpu(self._resources, 0, self._index)

@@ -8,7 +8,9 @@ each row as the row that holds most histories.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Ints = NDArray[np.int64]
 
@@ -64,3 +66,20 @@ def pack(spans_B: Ints) -> Packing:
     owner_U = np.zeros(len(room) * max(held), dtype=np.int64)
     owner_U[query_B] = np.arange(len(spans))
     return Packing(len(room), width, first_B, row_B, query_B, owner_U, owner_S, start_S)
+
+
+def grid_of(lengths_B: Tensor, width: int) -> dict[str, Tensor]:
+    """Where tokens stand when every history has a row of its own: see `model.graph.Prefill`.
+
+    Made on the device of the lengths, without a look at them.
+    """
+    device, batch = lengths_B.device, len(lengths_B)
+    users_B, slots_T = torch.arange(batch, device=device), torch.arange(width, device=device)
+    return {
+        "owner_S": users_B[:, None].expand(batch, width).flatten(),
+        "start_RT": torch.where(slots_T < lengths_B[:, None], 0, slots_T),
+        "first_B": users_B * width,
+        "newest_B": users_B * width + lengths_B - 1,
+        "owner_U": users_B,
+        "query_B": users_B,
+    }

@@ -130,12 +130,17 @@ def read_figures(run: Path) -> Figures:
 
 def choose_device(name: str) -> torch.device:
     """`auto` is the GPU where there is one. Raises ValueError where the GPU asked for is absent."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no GPU is visible to torch: say --device cpu, or install the CUDA build")
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if seen else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise ValueError(
+            f"torch sees no {name} ({seen} GPUs are visible to it): say --device cpu, or install "
+            "the CUDA build"
+        )
     log.info("device: %s", name)
-    return torch.device(name)
+    return device
 
 
 def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:

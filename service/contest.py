@@ -13,10 +13,10 @@ import torch
 from index.measure import BATCHES, Rates, Vectors, one_thread, rates
 from index.search import ItemIndex
 from model.rollout import RecallConfig, quotas
+from service.cpu import HitsOf
 from service.dense import DenseHits
 from service.hits import Case, Hits
 from service.merge import Merge
-from service.recall import HitsOf
 from service.scores import Scores
 
 K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen

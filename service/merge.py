@@ -127,6 +127,7 @@ def _take(
             row = rows_WF[at, hit]
             if not marks_V[row]:
                 give(lists, user, row, scores_WF[at, hit], interest)
+                marks_V[row] = True
                 left -= 1
         _mark(lists, user, marks_V, False)
 

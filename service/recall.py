@@ -6,51 +6,44 @@ Shapes: B batch, W those of it who have a history, L length, F popular items.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
-import torch
 
 from index.search import ItemIndex
 from model.artifact import Artifact, find_bundle, load_artifact
-from model.evaluate import pad
-from model.inference import Inference
 from model.manifest import ArtifactError
-from model.recorded import Recorded
-from model.rollout import quotas, rollout
+from model.rollout import quotas
 from model.run import choose_device
-from service.dense import DenseHits
-from service.hits import Case, Hits
+from service.cpu import OnCpu
+from service.gpu import OnGpu
+from service.hits import Case
 from service.merge import POPULAR, Ints, Merge
 from service.queries import Candidates, Query, StageSeconds
-from service.scores import Scores
 
-TOGETHER = 64
-"""So many users' states and scores fit into the caches of a CPU: more of them run in turn."""
 
-HitsOf = Callable[[Merge, Sequence[Case], Ints], Hits | DenseHits]
-"""The searches of those users of a batch who are named."""
+class Generator(Protocol):
+    """Interests and their hits, on one kind of machine."""
+
+    together: int
+    """So many users at the most run together."""
+
+    def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
+        """Fill the lists of these users of a batch, each of whom has a history."""
 
 
 class Recaller:
     """A loaded artifact that answers queries. `recall` is to be called from one thread."""
 
-    def __init__(self, artifact: Artifact, index: ItemIndex, device: torch.device) -> None:
+    def __init__(self, artifact: Artifact, generator: Generator) -> None:
         self.manifest = artifact.manifest
         self.bundle = artifact.folder
         self.version = artifact.manifest.version
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
-        model = artifact.model.to(device)
-        recorded = None
-        if device.type == "cpu":
-            recorded = Recorded(artifact.folder, torch.get_num_threads())
-        self._network = Inference(model, recorded)
-        self._hits = _hits_of(index, model.items.weight)
-        self._device = device
+        self._generator = generator
         self._longest = artifact.manifest.model.max_history
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
@@ -62,18 +55,20 @@ class Recaller:
     def load(cls, artifacts: Path, device: str = "auto") -> Self:
         """Load the served version under `artifacts`, or the bundle that it is.
 
+        `device`: auto, cpu, cuda, cuda:1, or several GPUs that share the catalogue: cuda:0,cuda:1.
         Every checksum is verified. Raises ArtifactError that names the file at fault.
         """
         folder = find_bundle(artifacts)
         artifact = load_artifact(folder)
-        chosen = choose_device(device)
+        devices = [choose_device(name) for name in device.split(",")]
         try:
-            index = ItemIndex.load(folder, chosen.type)
+            index = ItemIndex.load(folder)
         except ValueError as error:
             raise ArtifactError(str(error)) from error
         if index.vectors_sha256 != artifact.manifest.vectors_sha256:
             raise ArtifactError(f"{folder}: the index was built from other item vectors")
-        return cls(artifact, index, chosen)
+        on_cpu = devices[0].type == "cpu"
+        return cls(artifact, OnCpu(artifact, index) if on_cpu else OnGpu(artifact, devices))
 
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """Answer a batch of queries, in order; blocks."""
@@ -83,27 +78,18 @@ class Recaller:
         closed = [case.closed for case in cases]
         merge = Merge(self.catalogue_size, closed, longest, self.max_interests)
         warm = np.array([user for user, case in enumerate(cases) if case.history], dtype=np.int64)
-        size = TOGETHER if self._device.type == "cpu" else max(1, len(warm))
-        parts = [warm[i : i + size] for i in range(0, len(warm), size)]
-        found = [self._hits(merge, cases, users_W) for users_W in parts]
-        rolling = time.perf_counter()
-        for hits in found:
-            self._roll_out([cases[user] for user in hits.users_W.tolist()], hits)
-        rolled_out = time.perf_counter()
-        for hits in found:
-            hits.refill()
+        together = self._generator.together
+        seconds = {"model": 0.0, "search": 0.0, "merge": 0.0}
+        for first in range(0, len(warm), together):
+            taken = self._generator.generate(merge, cases, warm[first : first + together])
+            seconds = {stage: seconds[stage] + taken[stage] for stage in seconds}
         self._backfill(merge, cases)
         answers = [
             Candidates(*merged, unknown=case.unknown, cold=not case.history)
             for case, merged in zip(cases, merge.finish(), strict=True)
         ]
-        searching = sum(hits.search_seconds for hits in found)
-        merging = sum(hits.merge_seconds for hits in found)
-        return answers, {
-            "model": rolled_out - rolling - searching - merging,
-            "search": searching,
-            "merge": time.perf_counter() - rolled_out + merging + rolling - started,
-        }
+        spent = time.perf_counter() - started
+        return answers, seconds | {"merge": spent - seconds["model"] - seconds["search"]}
 
     def names(self, found: Candidates) -> list[str]:
         """The candidates' own ids."""
@@ -114,18 +100,6 @@ class Recaller:
         history = self.item_ids[: self._longest]
         for size in (1, 8):
             self.recall([Query("", history)] * size)
-
-    @torch.inference_mode()
-    def _roll_out(self, warm: Sequence[Case], hits: Hits | DenseHits) -> None:
-        history_BL, lengths_B = pad([c.history for c in warm], self._longest)
-        rollout(
-            self._network,
-            torch.from_numpy(history_BL),
-            torch.from_numpy(lengths_B),
-            torch.tensor([case.user for case in warm]),
-            max(len(case.quotas) for case in warm),
-            hits.search,
-        )
 
     def _case(self, query: Query) -> Case:
         rows = self._item_rows
@@ -150,10 +124,3 @@ class Recaller:
             first_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
             nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
             merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)
-
-
-def _hits_of(index: ItemIndex, vectors_VD: torch.Tensor) -> HitsOf:
-    """The search that the export chose; whole scores need no index."""
-    if index.kind == "dense" and vectors_VD.device.type == "cpu":
-        return partial(DenseHits, Scores(vectors_VD))
-    return partial(Hits, index)

@@ -13,7 +13,11 @@ class ServeSettings(BaseModel, frozen=True):
     store: str = Field(description="histories: redis://host:port/db or embedded:PATH")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda|cuda:\d+(,cuda:\d+)*)$",
+        description="auto, cpu, cuda, cuda:1; cuda:0,cuda:1: GPUs that share the catalogue",
+    )
     http_workers: int = Field(
         1,
         ge=0,

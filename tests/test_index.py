@@ -60,15 +60,6 @@ def test_an_index_of_other_vectors_is_refused(folder: Path) -> None:
         ItemIndex.load(folder)
 
 
-def test_without_a_gpu_it_stays_on_the_cpu(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    faiss = pytest.importorskip("faiss")
-    if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus():
-        pytest.skip("this machine has a GPU")
-    rows, _ = ItemIndex.load(folder, "cuda").search(QUERIES, 3)
-    assert rows.shape == (7, 3)
-    assert "stays on the CPU" in caplog.text
-
-
 MANY = np.random.default_rng(2).normal(size=(3000, 8)).astype(np.float32)
 
 

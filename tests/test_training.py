@@ -199,8 +199,9 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
 
 def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="no GPU is visible"):
-        choose_device("cuda")
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(ValueError, match=f"torch sees no {name} "):
+            choose_device(name)
     assert choose_device("auto").type == "cpu"
 
 

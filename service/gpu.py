@@ -1,0 +1,194 @@
+"""Generation on GPUs: the whole rollout of a batch runs there, and comes back once.
+
+Batches are padded to few sizes, of which the usual ones are recorded as CUDA graphs: then a batch
+is a copy there, one launch and a copy back. Other sizes run as they are.
+
+Shapes: B batch (padded), L longest history, D width, C closed rows (-1: none), M steps, F hits,
+W users of a batch who run together.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.artifact import Artifact
+from model.gpt import GPT
+from model.inference import Eager
+from model.packing import grid_of
+from service.gpu_search import fastest_search
+from service.hits import Case, quota_table
+from service.merge import Ints, Merge
+from service.queries import StageSeconds
+
+log = logging.getLogger(__name__)
+
+LARGEST = 256  # users of a batch
+CLOSED, K = 64, 128  # of a recorded batch; others are padded to powers of two
+
+
+class Size(NamedTuple):
+    """What a batch is padded to."""
+
+    batch: int
+    closed: int
+    most: int
+    steps: int
+
+
+class Batch(NamedTuple):
+    """What goes to the device."""
+
+    history_BL: Tensor  # newest items, padded on the right
+    lengths_B: Tensor
+    users_B: Tensor  # rows of the user table, -1: unknown
+    closed_BC: Tensor
+
+
+Found = tuple[Tensor, Tensor]
+"""Rows and scores, M B F each."""
+
+
+class OnGpu:
+    """See `service.recall.Generator`."""
+
+    together = LARGEST
+
+    def __init__(self, artifact: Artifact, devices: Sequence[torch.device]) -> None:
+        """The network runs on the first of the devices; all share the catalogue."""
+        self._device = devices[0]
+        self._rollout = Rollout(artifact.model.to(self._device), devices)
+        self._longest = artifact.manifest.model.max_history
+        self._graphs: dict[Size, Callable[[Batch], Found]] = {}
+        if self._rollout.recordable and self._device.type == "cuda":
+            self._record(artifact.manifest.recall.interests)
+
+    @torch.inference_mode()
+    def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
+        """See `service.recall.Generator`. Searches count as part of the model."""
+        started = time.perf_counter()
+        warm = [cases[user] for user in users_W.tolist()]
+        size = size_of(warm)
+        batch = batch_of(warm, size, self._longest)
+        run = self._graphs.get(size)
+        rows, scores = run(batch) if run else self._rollout(self._put(batch), size)
+        rows_MBF, scores_MBF = rows.cpu().numpy(), scores.cpu().numpy()
+        back = time.perf_counter()
+        for step, quotas_W in enumerate(quota_table(warm)):
+            users = slice(len(warm))
+            merge.take(users_W, rows_MBF[step, users], scores_MBF[step, users], quotas_W, step)
+        return {"model": back - started, "search": 0.0, "merge": time.perf_counter() - back}
+
+    def _put(self, batch: Batch) -> Batch:
+        return Batch(*(part.to(self._device) for part in batch))
+
+    def _record(self, steps: int) -> None:
+        size = 1
+        while size <= LARGEST:
+            recorded = Size(size, CLOSED, K, steps)
+            self._graphs[recorded] = Graph(self._rollout, recorded, self._longest, self._device)
+            size *= 2
+        log.info("%d sizes of a batch are recorded as CUDA graphs", len(self._graphs))
+
+
+class Rollout:
+    """From histories to the hits of every step, on the device: no value is looked at here."""
+
+    def __init__(self, model: GPT, devices: Sequence[torch.device]) -> None:
+        self._model, self._network = model, Eager(model)
+        self._search = fastest_search(model.items.weight.detach(), devices)
+        self.recordable = self._search.recordable
+
+    def __call__(self, batch: Batch, size: Size) -> Found:
+        """Of tensors on the device. A step's hits are exact, and none is closed."""
+        lengths_B, width = batch.lengths_B, batch.history_BL.shape[1]
+        grid = grid_of(lengths_B, width)
+        user_BD = self._model.user(batch.users_B)
+        items_SD = self._read(batch.history_BL.flatten())
+        interest_BD, state = self._network.prefill(
+            {"items_SD": items_SD, "user_BD": user_BD, **grid}
+        )
+        offered_BM = torch.full((size.batch, size.steps), -1, device=lengths_B.device)
+        found = []
+        for step in range(size.steps):
+            rows_BF, scores_BF = self._search.hits(interest_BD, batch.closed_BC, size.most)
+            found.append((rows_BF, scores_BF))
+            if step == size.steps - 1:
+                break
+            token_B1 = _first_new(rows_BF[:, : size.steps], offered_BM)
+            offered_BM[:, step : step + 1] = token_B1
+            given = {"items_BD": self._read(token_B1[:, 0]), "user_BD": user_BD}
+            given |= {name: grid[name] for name in ("owner_U", "query_B")}
+            interest_BD, state = self._network.step(given, state)
+        rows, scores = zip(*found, strict=True)
+        return torch.stack(rows), torch.stack(scores)
+
+    def _read(self, rows_N: Tensor) -> Tensor:
+        return self._model.read(self._model.items(rows_N))
+
+
+def _first_new(rows_BM: Tensor, offered_BM: Tensor) -> Tensor:
+    """The first that was not offered before, B 1; there are as many as steps, so there is one."""
+    old_BM = (rows_BM[..., None] == offered_BM[:, None]).any(dim=2)
+    return rows_BM.gather(1, old_BM.to(torch.uint8).argmin(dim=1, keepdim=True))
+
+
+class Graph:
+    """A rollout of one size as a CUDA graph."""
+
+    def __init__(self, rollout: Rollout, size: Size, longest: int, device: torch.device) -> None:
+        """Runs it a few times first, as CUDA graphs want it."""
+        nobody = Case(-1, [0], [], k=1, quotas=(1,), unknown=0)
+        self._given = Batch(*(part.to(device) for part in batch_of([nobody], size, longest)))
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.device(device):
+            aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                for _ in range(3):
+                    rollout(self._given, size)
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(self._graph):
+                self._found = rollout(self._given, size)
+
+    def __call__(self, batch: Batch) -> Found:
+        """What it finds stays until the next call."""
+        for given, part in zip(self._given, batch, strict=True):
+            given.copy_(part, non_blocking=True)
+        self._graph.replay()
+        return self._found
+
+
+def size_of(cases: Sequence[Case]) -> Size:
+    """The recorded size where one is large enough, else the next powers of two."""
+    steps = max(len(case.quotas) for case in cases)
+    return Size(
+        batch=_power(len(cases)),
+        closed=max(CLOSED, _power(max(len(case.closed) for case in cases))),
+        most=max(K, _power(max(case.k for case in cases))),
+        steps=steps,
+    )
+
+
+def batch_of(cases: Sequence[Case], size: Size, longest: int) -> Batch:
+    """Tensors on the CPU; those who are only padding have the history of item 0."""
+    history_BL = np.zeros((size.batch, longest), dtype=np.int64)
+    lengths_B = np.ones(size.batch, dtype=np.int64)
+    users_B = np.full(size.batch, -1, dtype=np.int64)
+    closed_BC = np.full((size.batch, size.closed), -1, dtype=np.int64)
+    for user, case in enumerate(cases):
+        newest = case.history[-longest:]
+        history_BL[user, : len(newest)] = newest
+        lengths_B[user] = len(newest)
+        users_B[user] = case.user
+        closed_BC[user, : len(case.closed)] = case.closed
+    return Batch(*map(torch.from_numpy, (history_BL, lengths_B, users_B, closed_BC)))
+
+
+def _power(count: int) -> int:
+    """The least power of two that is not less."""
+    return 1 << max(0, count - 1).bit_length()

@@ -1,0 +1,124 @@
+"""Generation on a GPU, run on the CPU here: the same code, but for graphs and 16-bit products."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch.nn import functional as F
+
+from model.artifact import find_bundle, load_artifact
+from model.data import Dataset
+from model.inference import Eager
+from model.packing import grid_of
+from service.gpu import OnGpu, size_of
+from service.gpu_search import FaissFlat, Search, Shards, WholeScores, fastest_search
+from service.hits import Case
+from service.queries import Query
+from service.recall import Recaller
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["one device", "three shards"])
+def on_gpu(artifacts: Path, request: pytest.FixtureRequest) -> Recaller:
+    """A recaller that generates as on GPUs."""
+    artifact = load_artifact(find_bundle(artifacts))
+    return Recaller(artifact, OnGpu(artifact, [CPU] * request.param))
+
+
+def test_answers_are_those_of_the_cpu(on_gpu: Recaller, artifacts: Path, dataset: Dataset) -> None:
+    recaller = Recaller.load(artifacts, "cpu")
+    histories = [[dataset.item_ids[row] for row in dataset.history(u)] for u in range(20)]
+    queries = [
+        Query(f"u{user}", history[: user + 1], histories[-1][:user], k=user + 1, interests=steps)
+        for steps in (None, 1, 4)
+        for user, history in enumerate(histories)
+    ]
+    queries += [Query("u0", []), Query("u1", dataset.item_ids), Query("u2", histories[2], k=40)]
+    for found, expected in zip(on_gpu.recall(queries)[0], recaller.recall(queries)[0], strict=True):
+        assert found.rows.tolist() == expected.rows.tolist()
+        assert found.interests.tolist() == expected.interests.tolist()
+        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+
+
+def searches(vectors_VD: torch.Tensor) -> list[Search]:
+    whole = WholeScores(vectors_VD)
+    return [whole, Shards(vectors_VD, [CPU] * 3), FaissFlat(vectors_VD, otherwise=whole)]
+
+
+@pytest.mark.parametrize("items", [5, 300, 20_000])  # the last is searched group by group
+@pytest.mark.parametrize("at", range(3), ids=["whole", "shards", "faiss"])
+def test_hits_are_those_of_sorting(items: int, at: int) -> None:
+    generator = torch.Generator().manual_seed(items)
+    vectors_VD = F.normalize(torch.randn(items, 8, generator=generator), dim=1)
+    interest_BD = torch.randn(6, 8, generator=generator)
+    closed_BC = torch.randint(-1, items, (6, 9), generator=generator)
+    rows, scores = searches(vectors_VD)[at].hits(interest_BD, closed_BC, 50)
+    assert rows.shape == scores.shape == (6, min(50, items))
+    for user in range(6):
+        expected_V = vectors_VD @ interest_BD[user]
+        expected_V[[row for row in closed_BC[user].tolist() if row >= 0]] = -torch.inf
+        order = [r for r in expected_V.argsort(descending=True).tolist() if expected_V[r] > -1e9]
+        found = rows[user][scores[user] > -torch.inf].tolist()
+        assert found == order[:50]
+        torch.testing.assert_close(scores[user, : len(found)], expected_V[found])
+
+
+def test_many_users_run_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors_VD, interest_BD = torch.randn(100, 4), torch.randn(7, 4)
+    nothing = torch.full((7, 1), -1)
+    together = WholeScores(vectors_VD).hits(interest_BD, nothing, 10)
+    monkeypatch.setattr("service.gpu_search.SCORE_BYTES", 2 * 4 * 128)
+    in_turn = WholeScores(vectors_VD).hits(interest_BD, nothing, 10)
+    assert torch.equal(together[0], in_turn[0])
+
+
+def test_more_hits_than_faiss_gives_are_found_all_the_same() -> None:
+    vectors_VD = torch.randn(4000, 4)
+    nothing = torch.full((1, 1), -1)
+    rows, _ = FaissFlat(vectors_VD, WholeScores(vectors_VD)).hits(vectors_VD[:1], nothing, 3000)
+    assert len(set(rows[0].tolist())) == 3000
+
+
+def test_without_a_gpu_whole_scores_are_used() -> None:
+    assert isinstance(fastest_search(torch.randn(10, 4), [CPU]), WholeScores)
+    assert isinstance(fastest_search(torch.randn(10, 4), [CPU, CPU]), Shards)
+
+
+@torch.no_grad()
+def test_a_history_has_a_row_of_the_grid() -> None:
+    model = tiny.gpt()
+    lengths_B = torch.tensor([1, 8, 3])
+    history_BL = torch.randint(0, 40, (3, 8))
+    users_B = torch.tensor([-1, 4, 5])
+    inputs = {
+        "items_SD": model.read(model.items(history_BL.flatten())),
+        "user_BD": model.user(users_B),
+        **grid_of(lengths_B, 8),
+    }
+    interest_BD, _ = Eager(model).prefill(inputs)
+    expected_BD, _ = model.prefill(history_BL, lengths_B, users_B, steps=0)
+    torch.testing.assert_close(interest_BD, expected_BD, atol=2e-5, rtol=1e-4)
+
+
+def test_batches_are_padded_to_few_sizes() -> None:
+    def case(closed: int, k: int) -> Case:
+        return Case(-1, [0], [0] * closed, k, (k,), 0)
+
+    assert size_of([case(1, 1)]) == size_of([case(64, 128)]) == (1, 64, 128, 1)
+    assert size_of([case(65, 129)] * 5) == (8, 128, 256, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_answers_as_the_cpu(artifacts: Path, dataset: Dataset) -> None:
+    """The parity test: graphs, 16-bit products and Faiss's GPU part included."""
+    queries = [
+        Query(f"u{user}", [dataset.item_ids[row] for row in dataset.history(user)], k=10)
+        for user in range(50)
+    ]
+    found, _ = Recaller.load(artifacts, "cuda").recall(queries)
+    expected, _ = Recaller.load(artifacts, "cpu").recall(queries)
+    for one, other in zip(found, expected, strict=True):
+        assert set(one.rows.tolist()) == set(other.rows.tolist())
