@@ -162,7 +162,7 @@ def extended_bundle(
     digest = vectors_sha256(vectors_VD)
     version = f"{name}-{created:%Y%m%d-%H%M%S}-{digest[:8]}"
     with new_folder(artifacts / version) as folder:
-        for name in ("model.safetensors", "network.*.onnx", "users.parquet", "user_*.npy"):
+        for name in ("model.safetensors", "users.parquet", "user_*.npy"):
             for file in artifact.folder.glob(name):
                 shutil.copyfile(file, folder / file.name)
         np.save(folder / "item_vectors.npy", vectors_VD)

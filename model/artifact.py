@@ -3,7 +3,6 @@
 ARTIFACTS/<version>/
     manifest.json        format, configuration, figures, and the sha256 of every other file
     model.safetensors    the network without its two tables
-    network.*.onnx       the same as a CPU runs it (see `model.recorded`)
     item_vectors.npy     the item table, V D float32: tied input and output embedding
     user_table.npy       the user table, U+1 R float32, memory-mapped; row 0: unknown user
     popularity.npy       training events of every item, V int64
@@ -35,7 +34,6 @@ from model.files import new_folder
 from model.gpt import GPT
 from model.ids import IdTable, write_ids
 from model.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
-from model.recorded import write_network
 from model.rollout import RecallConfig
 
 TABLES = {"items.weight": "item_vectors.npy", "users.weight": "user_table.npy"}
@@ -71,7 +69,6 @@ def new_bundle(
     version = f"{dataset.name}-{created:%Y%m%d-%H%M%S}-{_weights_hash(model)[:8]}"
     with new_folder(artifacts / version) as folder:
         _write_tensors(model, folder)
-        write_network(model, folder)
         np.save(folder / "popularity.npy", popularity(dataset))
         dataset.items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")

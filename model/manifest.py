@@ -11,7 +11,7 @@ from model.block import GPTConfig
 from model.files import write_json
 from model.rollout import RecallConfig
 
-FORMAT = 4  # 1: before relative positions; 2: user ids in one list; 3: network not recorded
+FORMAT = 3  # 1: before relative positions; 2: user ids in one list; 4: with an ONNX network
 
 
 class ArtifactError(ValueError):

@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from model.gpt import GPT
-from model.inference import Inference
 
 Search = Callable[[Tensor], Tensor]
 """Takes the interests of one step (B D); returns the item to append to each history (B, int64):
@@ -31,7 +30,7 @@ class RecallConfig(BaseModel, frozen=True):
 
 @torch.no_grad()
 def rollout(
-    model: GPT | Inference,
+    model: GPT,
     history_BL: Tensor,
     lengths_B: Tensor,
     users_B: Tensor,
@@ -45,7 +44,7 @@ def rollout(
     interest_BD, cache = model.prefill(history_BL, lengths_B, users_B, steps=interests - 1)
     found = [interest_BD]
     for _ in range(interests - 1):
-        found.append(model.step(search(found[-1]), cache))  # type: ignore[arg-type]
+        found.append(model.step(search(found[-1]), cache))
     search(found[-1])
     return torch.stack(found, dim=1)
 

@@ -31,7 +31,7 @@ def dense_and_index(
     With one thread. A query counts as a user's first interest, its neighbours as the later ones.
     """
     with one_thread(), one_thread(torch.get_num_threads, torch.set_num_threads):
-        scores = Scores(torch.from_numpy(vectors_VD))
+        scores = Scores(vectors_VD)
         ways: list[HitsOf] = [partial(DenseHits, scores), partial(Hits, index)]
         recalls = [_recalls(hits_of, recall, index.items) for hits_of in ways]
         dense, by_index = rates(recalls, queries_BD, SECONDS, time.process_time)
@@ -51,7 +51,7 @@ def _recalls(hits_of: HitsOf, recall: RecallConfig, items: int) -> Callable[[Vec
         merge = Merge(items, closed_B, K, recall.interests)
         hits = hits_of(merge, cases_B[:batch], np.arange(batch))
         for step in range(recall.interests):
-            hits.search(torch.from_numpy(np.roll(interests_BD, step, axis=0)))
+            hits.search(np.roll(interests_BD, step, axis=0))
         hits.refill()
         merge.finish()
 

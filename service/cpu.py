@@ -1,4 +1,4 @@
-"""Generation on a CPU: the recorded network, and whole scores or Faiss.
+"""Generation on a CPU: the compiled network, and whole scores or Faiss.
 
 Shapes: V catalogue, D width, W users of a batch who run together.
 """
@@ -6,19 +6,16 @@ Shapes: V catalogue, D width, W users of a batch who run together.
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from index.search import ItemIndex
 from model.artifact import Artifact
-from model.evaluate import pad
-from model.inference import Inference
-from model.recorded import Recorded
-from model.rollout import rollout
 from service.dense import DenseHits
 from service.hits import Case, Hits
-from service.merge import Ints, Merge
+from service.merge import Floats, Ints, Merge
+from service.network import Network
 from service.queries import StageSeconds
 from service.scores import Scores
 
@@ -33,26 +30,23 @@ class OnCpu:
 
     def __init__(self, artifact: Artifact, index: ItemIndex) -> None:
         """With as many threads as torch uses now."""
-        recorded = Recorded(artifact.folder, torch.get_num_threads())
-        self._network = Inference(artifact.model, recorded)
+        self._network = Network(artifact.model)
         self._longest = artifact.manifest.model.max_history
-        self._hits = _hits_of(index, artifact.model.items.weight)
+        self._hits = _hits_of(index, artifact.model.items.weight.numpy())
 
-    @torch.inference_mode()
     def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
         """See `service.recall.Generator`."""
         started = time.perf_counter()
         hits = self._hits(merge, cases, users_W)
         warm = [cases[user] for user in users_W.tolist()]
-        history_WL, lengths_W = pad([case.history for case in warm], self._longest)
-        rollout(
-            self._network,
-            torch.from_numpy(history_WL),
-            torch.from_numpy(lengths_W),
-            torch.tensor([case.user for case in warm]),
-            max(len(case.quotas) for case in warm),
-            hits.search,
-        )
+        newest = [case.history[-self._longest :] for case in warm]
+        items_S = np.fromiter(chain.from_iterable(newest), np.int64)
+        ends_W = np.array([0, *map(len, newest)]).cumsum()
+        users = np.array([case.user for case in warm])
+        interest_WD = self._network.prefill(items_S, ends_W, users)
+        for _ in range(hits.steps - 1):
+            interest_WD = self._network.step(hits.search(interest_WD))
+        hits.search(interest_WD)
         hits.refill()
         seconds = time.perf_counter() - started
         return {
@@ -62,7 +56,7 @@ class OnCpu:
         }
 
 
-def _hits_of(index: ItemIndex, vectors_VD: Tensor) -> HitsOf:
+def _hits_of(index: ItemIndex, vectors_VD: Floats) -> HitsOf:
     """The search that the export chose; whole scores need no index."""
     if index.kind == "dense":
         return partial(DenseHits, Scores(vectors_VD))

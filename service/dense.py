@@ -14,11 +14,8 @@ Shapes: W users of a batch who run together, P items padded to whole groups, D w
 import time
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from service.hits import Case, quota_table
-from service.merge import Ints, Merge
+from service.merge import Floats, Ints, Merge
 from service.scores import Scores
 from service.selection import Asked, Room, select
 
@@ -31,20 +28,22 @@ class DenseHits:
         self._lists = merge.lists
         self.users_W = users_W
         self._quotas_MW = quota_table([cases[user] for user in users_W])
+        self.steps = len(self._quotas_MW)
         self._room = Room.of(scores.padded)
         self._step = 0
         self.search_seconds = self.merge_seconds = 0.0
 
-    def search(self, interest_WD: Tensor) -> Tensor:
-        """See `model.rollout.Search`."""
+    def search(self, interest_WD: Floats) -> Ints:
+        """Give everyone the hits of the next step; its tokens W."""
         started = time.perf_counter()
-        scores_WP, errors_W = self._scores.of(interest_WD)
-        step, last = self._step, self._step == len(self._quotas_MW) - 1
-        asked = Asked(scores_WP, errors_W, interest_WD.numpy(), self._scores.vectors_PD, step, last)
+        scores_WP, slack_W = self._scores.of(interest_WD)
+        step, last = self._step, self._step == self.steps - 1
+        asked = Asked(scores_WP, slack_W, interest_WD, self._scores.vectors_PD, step, last)
         select(asked, self._lists, self.users_W, self._quotas_MW[step], self._room)
         self._step += 1
         self.search_seconds += time.perf_counter() - started
-        return torch.from_numpy(self._lists.offered_BM[self.users_W, step])
+        tokens_W: Ints = self._lists.offered_BM[self.users_W, step]
+        return tokens_W
 
     def refill(self) -> None:
         """Nothing is left for those who are short: a search finds as many as there are."""

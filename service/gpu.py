@@ -18,8 +18,6 @@ from torch import Tensor
 
 from model.artifact import Artifact
 from model.gpt import GPT
-from model.inference import Eager
-from model.packing import grid_of
 from service.gpu_search import fastest_search
 from service.hits import Case, quota_table
 from service.merge import Ints, Merge
@@ -99,36 +97,25 @@ class Rollout:
     """From histories to the hits of every step, on the device: no value is looked at here."""
 
     def __init__(self, model: GPT, devices: Sequence[torch.device]) -> None:
-        self._model, self._network = model, Eager(model)
+        self._model = model
         self._search = fastest_search(model.items.weight.detach(), devices)
         self.recordable = self._search.recordable
 
     def __call__(self, batch: Batch, size: Size) -> Found:
         """Of tensors on the device. A step's hits are exact, and none is closed."""
-        lengths_B, width = batch.lengths_B, batch.history_BL.shape[1]
-        grid = grid_of(lengths_B, width)
-        user_BD = self._model.user(batch.users_B)
-        items_SD = self._read(batch.history_BL.flatten())
-        interest_BD, state = self._network.prefill(
-            {"items_SD": items_SD, "user_BD": user_BD, **grid}
+        further = size.steps - 1
+        interest_BD, cache = self._model.prefill(
+            batch.history_BL, batch.lengths_B, batch.users_B, further
         )
-        offered_BM = torch.full((size.batch, size.steps), -1, device=lengths_B.device)
-        found = []
-        for step in range(size.steps):
-            rows_BF, scores_BF = self._search.hits(interest_BD, batch.closed_BC, size.most)
-            found.append((rows_BF, scores_BF))
-            if step == size.steps - 1:
-                break
-            token_B1 = _first_new(rows_BF[:, : size.steps], offered_BM)
+        offered_BM = torch.full((size.batch, size.steps), -1, device=interest_BD.device)
+        found = [self._search.hits(interest_BD, batch.closed_BC, size.most)]
+        for step in range(further):
+            token_B1 = _first_new(found[-1][0][:, : size.steps], offered_BM)
             offered_BM[:, step : step + 1] = token_B1
-            given = {"items_BD": self._read(token_B1[:, 0]), "user_BD": user_BD}
-            given |= {name: grid[name] for name in ("owner_U", "query_B")}
-            interest_BD, state = self._network.step(given, state)
+            interest_BD = self._model.step(token_B1[:, 0], cache)
+            found.append(self._search.hits(interest_BD, batch.closed_BC, size.most))
         rows, scores = zip(*found, strict=True)
         return torch.stack(rows), torch.stack(scores)
-
-    def _read(self, rows_N: Tensor) -> Tensor:
-        return self._model.read(self._model.items(rows_N))
 
 
 def _first_new(rows_BM: Tensor, offered_BM: Tensor) -> Tensor:

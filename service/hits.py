@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from index.search import ItemIndex
-from service.merge import Ints, Merge
+from service.merge import Floats, Ints, Merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +46,15 @@ class Hits:
         self._quotas_MW = quota_table(warm)
         # Whatever is closed, given or offered may stand before the wanted hits.
         self._fetch = max(case.k + len(case.closed) for case in warm)
-        self._fetch += len(self._quotas_MW)
+        self.steps = len(self._quotas_MW)
+        self._fetch += self.steps
         self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
         self.search_seconds = self.merge_seconds = 0.0
 
-    def search(self, interest_WD: Tensor) -> Tensor:
-        """See `model.rollout.Search`."""
-        queries_WD = interest_WD.cpu().numpy()
+    def search(self, interest_WD: Floats) -> Ints:
+        """Give everyone the hits of the next step; its tokens W."""
         started = time.perf_counter()
-        rows_WF, scores_WF = self._index.search(queries_WD, self._fetch)
+        rows_WF, scores_WF = self._index.search(interest_WD, self._fetch)
         found = time.perf_counter()
         step = len(self._found)
         self._found.append((rows_WF, scores_WF))
@@ -64,7 +62,7 @@ class Hits:
         best_W = self._merge.offer(self.users_W, rows_WF, step)
         self.search_seconds += found - started
         self.merge_seconds += time.perf_counter() - found
-        return torch.from_numpy(best_W).to(interest_WD.device)
+        return best_W
 
     def refill(self) -> None:
         """Lists that are still short get what the interests have left, in their order."""

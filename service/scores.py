@@ -11,11 +11,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
-from torch.nn import functional as F
 
-from model.recorded import open_session
 from service.compiled import compiled
-from service.merge import Floats
+from service.merge import Floats, Ints
 
 Coarse = NDArray[np.int32]
 
@@ -34,14 +32,13 @@ class Scores:
     wide for all. The room for products is used again: fresh memory costs more.
     """
 
-    def __init__(self, vectors_VD: Tensor) -> None:
+    def __init__(self, vectors_VD: Floats) -> None:
         """Products take as many threads as torch does now."""
         self.items, self.dim = vectors_VD.shape
-        vectors_PD = F.pad(vectors_VD, (0, 0, 0, -self.items % GROUP)).contiguous()
-        self.vectors_PD: Floats = vectors_PD.numpy()
-        self.padded = len(vectors_PD)
+        self.vectors_PD = np.pad(vectors_VD, ((0, -self.items % GROUP), (0, 0)))
+        self.padded = len(self.vectors_PD)
         self._turn_DD = _rotation(self.dim)
-        turned_PD = (vectors_PD @ self._turn_DD).numpy()
+        turned_PD = (torch.from_numpy(self.vectors_PD) @ self._turn_DD).numpy()
         self._step = max(float(np.abs(turned_PD).max()), 1e-30) / ITEM_LEVELS
         steps_PD = np.rint(turned_PD / np.float32(self._step))
         coarse_PD = steps_PD * np.float32(self._step)
@@ -51,15 +48,16 @@ class Scores:
         self._binding = self._session.io_binding()
         self._room = np.zeros(0, dtype=np.int32)
 
-    def of(self, interest_BD: Tensor) -> tuple[Coarse, NDArray[np.float64]]:
-        """All scores, B P, until the next call, and how far everyone's may be from the truth, B.
+    def of(self, interest_BD: Floats) -> tuple[Coarse, Ints]:
+        """All scores, B P, until the next call, and everyone's slack, B.
 
-        Both count in steps of the user's own. Padding is `LOW`.
+        Who has a higher score in truth may have one here that is lower by the slack. Both count in
+        steps of the user's own. Padding is `LOW`.
         """
-        turned_BD = (interest_BD @ self._turn_DD).numpy()
+        turned_BD = (torch.from_numpy(interest_BD) @ self._turn_DD).numpy()
         asked_BD = np.empty(turned_BD.shape, dtype=np.uint8)
-        errors_B = np.empty(len(turned_BD))
-        _quantise(turned_BD, self._step, self._error, self._length, asked_BD, errors_B)
+        slack_B = np.empty(len(turned_BD), dtype=np.int64)
+        _quantise(turned_BD, self._step, self._error, self._length, asked_BD, slack_B)
         size = len(turned_BD) * self.padded
         if len(self._room) < size:
             self._room = np.zeros(size, dtype=np.int32)
@@ -70,7 +68,7 @@ class Scores:
         )
         self._session.run_with_iobinding(self._binding)
         scores_BP[:, self.items :] = LOW
-        return scores_BP, errors_B
+        return scores_BP, slack_B
 
 
 @compiled
@@ -80,9 +78,9 @@ def _quantise(
     item_error: float,
     item_length: float,
     asked_BD: NDArray[np.uint8],
-    errors_B: NDArray[np.float64],
+    slack_B: Ints,
 ) -> None:
-    """Queries in whole steps, and bounds of the error of their products.
+    """Queries in whole steps, and twice the bound of the error of their products.
 
     |q·v - q'·v'| ≤ |q - q'| |v'| + |q| |v - v'|, and a little for the sums themselves.
     """
@@ -100,7 +98,7 @@ def _quantise(
             square += value**2
         error = np.sqrt(rest) * item_length
         error += np.sqrt(square) * (item_error + 1e-5 * item_length)
-        errors_B[user] = error / (np.float64(step) * item_step)
+        slack_B[user] = np.int64(2 * error / (np.float64(step) * item_step)) + 2
 
 
 def _rotation(width: int) -> Tensor:
@@ -111,7 +109,10 @@ def _rotation(width: int) -> Tensor:
 
 
 def product_session(items_PD: NDArray[np.int8]) -> Any:
-    """A session that multiplies queries, from 1 to 2 LEVELS + 1, by the items."""
+    """A session that multiplies queries, from 1 to 2 LEVELS + 1, by the items.
+
+    It takes as many threads as torch does now, which do not spin while they wait.
+    """
     items, width = items_PD.shape
     zero = np.array(LEVELS + 1, dtype=np.uint8)
     graph = helper.make_graph(
@@ -126,4 +127,9 @@ def product_session(items_PD: NDArray[np.int8]) -> Any:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
     model.ir_version = IR
-    return open_session(model.SerializeToString(), torch.get_num_threads())
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

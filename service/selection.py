@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compiled import Integer, Real, compiled
+from service.layer import dot
 from service.merge import Floats, Ints, Lists, give, offered_before
 from service.scores import GROUP, LOW
 
@@ -20,7 +21,7 @@ class Asked(NamedTuple):
     """A step of a rollout."""
 
     scores_WP: NDArray[np.int32]  # what must not be found becomes `LOW`
-    errors_W: NDArray[np.float64]  # how far a score may be from the true one
+    slack_W: Ints  # a score may be less than another's by so much where it is more in truth
     interest_WD: Floats
     vectors_PD: Floats
     step: int
@@ -81,7 +82,7 @@ def _best_given(asked: Asked, at: Integer, lists: Lists, user: Integer) -> tuple
             best = max(best, scores_P[row])
     token: Integer = -1
     token_score: Real = np.float32(0)
-    limit = _limit(best, asked.errors_W[at])
+    limit = _limit(asked, at, best)
     for given in range(lists.sizes_B[user]):
         row = lists.rows_BK[user, given]
         if scores_P[row] >= limit and not offered_before(lists, user, row, step):
@@ -119,7 +120,7 @@ def _candidates(asked: Asked, at: Integer, wanted: Integer, room: Room) -> Integ
     for first in range(groups, len(scores_P), groups):
         for group in range(groups):
             best_G[group] = max(best_G[group], scores_P[first + group])
-    limit = _limit(_reached(best_G, wanted), asked.errors_W[at])
+    limit = _limit(asked, at, _reached(best_G, wanted))
     for group in range(groups):
         if best_G[group] >= limit:
             for row in range(group, len(scores_P), groups):
@@ -136,7 +137,10 @@ def _reached(values_N: NDArray[np.int32], wanted: Integer) -> Integer:
     """
     if len(values_N) <= wanted:
         return LOW
-    low, high = np.int64(values_N.min()), np.int64(values_N.max()) + 1
+    low = high = np.int64(values_N[0])
+    for place in range(len(values_N)):
+        low, high = min(low, values_N[place]), max(high, values_N[place])
+    high += 1
     while high - low > 1:
         middle = (low + high) // 2
         reached = 0
@@ -152,19 +156,16 @@ def _reached(values_N: NDArray[np.int32], wanted: Integer) -> Integer:
 
 
 @compiled
-def _limit(floor: Integer, error: Real) -> Integer:
-    """What a score must be at least here to be at least the floor in truth."""
-    return np.int64(max(np.floor(floor - 2 * error) - 1, np.float64(LOW) + 1))
+def _limit(asked: Asked, at: Integer, floor: Integer) -> Integer:
+    """What a score must be at least to be at least the floor in truth."""
+    limit: Integer = max(np.int64(floor) - asked.slack_W[at], np.int64(LOW) + 1)
+    return limit
 
 
 @compiled
 def _exact(asked: Asked, at: Integer, row: Integer) -> Real:
     """The true score."""
-    interest_D, vector_D = asked.interest_WD[at], asked.vectors_PD[row]
-    score = np.float32(0)
-    for component in range(len(interest_D)):
-        score += interest_D[component] * vector_D[component]
-    return score
+    return dot(asked.interest_WD[at], asked.vectors_PD[row])
 
 
 @compiled

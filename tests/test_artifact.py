@@ -61,8 +61,6 @@ def test_a_model_without_users_is_exported_too(dataset: Dataset, tmp_path: Path)
 
 FILES = [
     "model.safetensors",
-    "network.prefill.onnx",
-    "network.step.onnx",
     "item_vectors.npy",
     "user_table.npy",
     "popularity.npy",
@@ -105,8 +103,8 @@ def test_every_damage_is_found_and_named(folder: Path, name: str) -> None:
     [
         ("{", "damaged"),
         ("[]", "damaged"),
-        ('{"format": 3}', "has format 3, this version reads 4"),
-        ('{"format": 4}', "damaged"),
+        ('{"format": 4}', "has format 4, this version reads 3"),
+        ('{"format": 3}', "damaged"),
     ],
 )
 def test_a_damaged_manifest_is_named(folder: Path, content: str, message: str) -> None:

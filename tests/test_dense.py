@@ -53,8 +53,8 @@ def test_hits_and_tokens_are_those_of_sorting(
     steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
     cases = [case(rng, items, quotas) for _ in range(users)]
     merge = Merge(items, [one.closed for one in cases], sum(quotas), len(quotas))
-    hits = DenseHits(Scores(vectors_VD), merge, cases, np.arange(users))
-    found = [hits.search(interest_BD).tolist() for interest_BD in steps]
+    hits = DenseHits(Scores(vectors_VD.numpy()), merge, cases, np.arange(users))
+    found = [hits.search(interest_BD.numpy()).tolist() for interest_BD in steps]
     hits.refill()
 
     lists, tokens = sorted_out(vectors_VD, steps, cases)

@@ -4,14 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch.nn import functional as F
 
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset
-from model.inference import Eager
-from model.packing import grid_of
 from service.gpu import OnGpu, size_of
 from service.gpu_search import FaissFlat, Search, Shards, WholeScores, fastest_search
 from service.hits import Case
@@ -85,22 +82,6 @@ def test_more_hits_than_faiss_gives_are_found_all_the_same() -> None:
 def test_without_a_gpu_whole_scores_are_used() -> None:
     assert isinstance(fastest_search(torch.randn(10, 4), [CPU]), WholeScores)
     assert isinstance(fastest_search(torch.randn(10, 4), [CPU, CPU]), Shards)
-
-
-@torch.no_grad()
-def test_a_history_has_a_row_of_the_grid() -> None:
-    model = tiny.gpt()
-    lengths_B = torch.tensor([1, 8, 3])
-    history_BL = torch.randint(0, 40, (3, 8))
-    users_B = torch.tensor([-1, 4, 5])
-    inputs = {
-        "items_SD": model.read(model.items(history_BL.flatten())),
-        "user_BD": model.user(users_B),
-        **grid_of(lengths_B, 8),
-    }
-    interest_BD, _ = Eager(model).prefill(inputs)
-    expected_BD, _ = model.prefill(history_BL, lengths_B, users_B, steps=0)
-    torch.testing.assert_close(interest_BD, expected_BD, atol=2e-5, rtol=1e-4)
 
 
 def test_batches_are_padded_to_few_sizes() -> None:

@@ -1,0 +1,56 @@
+"""The network as a CPU serves it computes what the network of training does."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from service.layer import _gelu
+from service.network import Network
+
+VARIANTS: list[dict[str, object]] = [
+    {},
+    {"layers": 1},
+    {"layers": 3, "heads": 4},
+    {"user_rank": 0},
+    {"local": 0},
+    {"local": 12},
+    {"cosine": False},
+    {"positions": "absolute"},
+    {"positions": "absolute", "local": 0, "cosine": False, "user_rank": 0},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@torch.no_grad()
+def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) -> None:
+    model = tiny.gpt(tiny.CONFIG.model_copy(update=variant))
+    served = Network(model)
+    rng = np.random.default_rng(0)
+    for users in (1, 23, 7):  # the later ones find memory that was used before
+        lengths_B = rng.integers(1, 9, users)
+        history_BL = rng.integers(0, 40, (users, int(lengths_B.max())))
+        users_B = rng.integers(-1, 60, users)
+        items_S = np.concatenate(
+            [row[:length] for row, length in zip(history_BL, lengths_B, strict=True)]
+        )
+        expected_BD, cache = model.prefill(
+            *map(torch.from_numpy, (history_BL, lengths_B, users_B)), 3
+        )
+        interest_BD = served.prefill(items_S, np.array([0, *lengths_B]).cumsum(), users_B)
+        np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
+        for _ in range(3):
+            items_B = rng.integers(0, 40, users)
+            expected_BD = model.step(torch.from_numpy(items_B), cache)
+            interest_BD = served.step(items_B)
+            np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
+
+
+def test_gelu_is_that_of_the_error_function() -> None:
+    x_N = np.linspace(-9, 9, 20_001).astype(np.float32)
+    found_N = x_N.copy()
+    _gelu(found_N, np.zeros_like(x_N))
+    expected = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in x_N.tolist()]
+    np.testing.assert_allclose(found_N, expected, atol=1e-6)
