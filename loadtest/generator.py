@@ -8,13 +8,17 @@ could be sent: a server that stalls cannot hide the requests that it kept from b
 import asyncio
 import gc
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 
 import numpy as np
 import uvloop
+
+TICK = 0.001  # seconds: what timers of an event loop can do
 
 
 @dataclass
@@ -46,18 +50,21 @@ def post(path: str, body: bytes) -> bytes:
 class _Connection(asyncio.Protocol):
     """One request at a time; the answer needs a content-length."""
 
-    def __init__(self) -> None:
+    def __init__(self, answered: Callable[["_Connection", int], None]) -> None:
+        """`answered` is told every status, 0 for a broken connection."""
+        self._answered = answered
         self._buffer = bytearray()
         self._expected = -1
-        self._answer: asyncio.Future[int] | None = None
+        self._waiting = False
         self._transport: asyncio.WriteTransport
+        self.since = 0.0  # when its request was sent, or due
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._answer and not self._answer.done():
-            self._answer.set_result(0)
+        if self._waiting:
+            self._end(0)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -68,39 +75,57 @@ class _Connection(asyncio.Protocol):
             head = bytes(self._buffer[:end]).lower()
             length = head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
             self._expected = end + 4 + int(length)
-        if len(self._buffer) >= self._expected and self._answer:
+        if len(self._buffer) >= self._expected and self._waiting:
             status = int(self._buffer[9:12])
             self._buffer.clear()
             self._expected = -1
-            self._answer.set_result(status)
+            self._end(status)
 
-    def ask(self, request: bytes) -> asyncio.Future[int]:
-        """Send; the future gives the status, 0 for a broken connection."""
-        self._answer = asyncio.get_running_loop().create_future()
+    def ask(self, request: bytes, since: float) -> None:
+        """Send."""
+        self.since, self._waiting = since, True
         if self._transport.is_closing():
-            self._answer.set_result(0)
+            self._end(0)
         else:
             self._transport.write(request)
-        return self._answer
+
+    def close(self) -> None:
+        """Hang up; a request under way is forgotten."""
+        self._waiting = False
+        self._transport.close()
+
+    def _end(self, status: int) -> None:
+        self._waiting = False
+        self._answered(self, status)
 
 
 def closed_loop(port: int, requests: list[bytes], connections: int, seconds: float) -> Load:
     """Every connection asks again as soon as it has its answer."""
 
     async def run() -> Load:
-        pool = await _connect(port, connections)
         load, source = Load(seconds), cycle(requests)
-        end = time.perf_counter() + seconds
+        ended = asyncio.get_running_loop().create_future()
+        left = connections
 
-        async def ask_on(connection: _Connection) -> None:
-            while (sent := time.perf_counter()) < end:
-                status = await connection.ask(next(source))
-                _count(load, status, time.perf_counter() - sent)
-                if not status:
-                    return
+        def answered(connection: _Connection, status: int) -> None:
+            nonlocal left
+            now = time.perf_counter()
+            _count(load, status, now - connection.since)
+            if status and now < end:
+                connection.ask(next(source), now)
+                return
+            left -= 1
+            if not left:
+                ended.set_result(None)
 
-        await asyncio.gather(*map(ask_on, pool))
-        _disconnect(pool)
+        pool = await _connect(port, connections, answered)
+        started = time.perf_counter()
+        end = started + seconds
+        for connection in pool:
+            connection.ask(next(source), started)
+        await ended
+        for connection in pool:
+            connection.close()
         return load
 
     with _no_collection():
@@ -110,39 +135,43 @@ def closed_loop(port: int, requests: list[bytes], connections: int, seconds: flo
 def open_loop(
     port: int, requests: list[bytes], rate: float, seconds: float, connections: int = 256
 ) -> Load:
-    """Requests are due at a constant rate, whatever the server does."""
+    """Requests are due at a constant rate, whatever the server does.
+
+    They are sent every `TICK`: the wait for that counts as the server's. To sleep for less, the
+    event loop would have to spin, on a core that the server needs.
+    """
 
     async def run() -> Load:
-        pool = await _connect(port, connections)
         load, source = Load(seconds), cycle(requests)
-        due: asyncio.Queue[float] = asyncio.Queue()
+        due: deque[float] = deque()  # what no connection was free for
 
-        async def ask_on(connection: _Connection) -> None:
-            while True:
-                moment = await due.get()
-                status = await connection.ask(next(source))
-                _count(load, status, time.perf_counter() - moment)
-                if not status:
-                    return
+        def answered(connection: _Connection, status: int) -> None:
+            _count(load, status, time.perf_counter() - connection.since)
+            if not status:
+                return
+            if due:
+                connection.ask(next(source), due.popleft())
+            else:
+                free.append(connection)
 
-        askers = [asyncio.create_task(ask_on(connection)) for connection in pool]
+        pool = await _connect(port, connections, answered)
+        free = list(pool)
         started = time.perf_counter()
-        count = int(rate * seconds)
-        issued = 0
+        count, issued = int(rate * seconds), 0
         while issued < count:
             late = min(count, int((time.perf_counter() - started) * rate) + 1)
-            while issued < late:
-                due.put_nowait(started + issued / rate)
-                issued += 1
-            await asyncio.sleep(max(0.0, started + issued / rate - time.perf_counter()))
+            due.extend(started + number / rate for number in range(issued, late))
+            issued = late
+            while free and due:
+                free.pop().ask(next(source), due.popleft())
+            await asyncio.sleep(TICK)
         for _ in range(1000):  # ten seconds for what is on its way
             if len(load.latencies) + load.failed >= count:
                 break
             await asyncio.sleep(0.01)
-        for asker in askers:
-            asker.cancel()
         load.failed += count - len(load.latencies) - load.failed
-        _disconnect(pool)
+        for connection in pool:
+            connection.close()
         return load
 
     with _no_collection():
@@ -167,12 +196,12 @@ def _count(load: Load, status: int, latency: float) -> None:
         load.failed += 1
 
 
-async def _connect(port: int, count: int) -> list[_Connection]:
+async def _connect(
+    port: int, count: int, answered: Callable[[_Connection, int], None]
+) -> list[_Connection]:
     loop = asyncio.get_running_loop()
-    pairs = [await loop.create_connection(_Connection, "127.0.0.1", port) for _ in range(count)]
+    pairs = [
+        await loop.create_connection(partial(_Connection, answered), "127.0.0.1", port)
+        for _ in range(count)
+    ]
     return [protocol for _, protocol in pairs]
-
-
-def _disconnect(pool: list[_Connection]) -> None:
-    for connection in pool:
-        connection._transport.close()

@@ -9,6 +9,7 @@ Shapes: see `service.layer`.
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg.cython_blas  # noqa: F401 — what numba multiplies with: threads are limited of what is loaded
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
