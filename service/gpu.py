@@ -54,7 +54,7 @@ Found = tuple[Tensor, Tensor]
 class OnGpu:
     """See `service.recall.Generator`."""
 
-    together = LARGEST
+    together = batch = LARGEST
 
     def __init__(self, artifact: Artifact, devices: Sequence[torch.device]) -> None:
         """The network runs on the first of the devices; all share the catalogue."""

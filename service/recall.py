@@ -29,6 +29,8 @@ class Generator(Protocol):
 
     together: int
     """So many users at the most run together."""
+    batch: int
+    """The largest batch that pays under load: others wait for their answers until it ends."""
 
     def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
         """Fill the lists of these users of a batch, each of whom has a history."""
@@ -44,6 +46,7 @@ class Recaller:
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
         self._generator = generator
+        self.batch = generator.batch
         self._longest = artifact.manifest.model.max_history
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}

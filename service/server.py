@@ -29,11 +29,14 @@ def serve(settings: ServeSettings) -> None:
     end_well()
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
         raise ValueError("--http-workers: an embedded store has one writer, so give 0 or 1")
+    _check(settings)
     # By default both use every core they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
     recaller = Recaller.load(settings.artifacts, settings.device)
     recaller.warm_up()
+    if "max_batch" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"max_batch": recaller.batch})
     freeze_loaded()
     with ExitStack() as stack:
         listeners = _listen(settings.host, settings.port, max(1, settings.http_workers))
@@ -45,6 +48,14 @@ def serve(settings: ServeSettings) -> None:
             Hub(settings, recaller, listeners).run()
         else:
             _serve_alone(settings, recaller, listeners[0])
+
+
+def _check(settings: ServeSettings) -> None:
+    """Say before the long work what can't be used."""
+    for listener in _listen(settings.host, settings.port, 1):
+        listener.close()
+    if not settings.store.startswith("embedded:"):  # opening that one reads its file
+        open_store(settings)
 
 
 def _serve_alone(settings: ServeSettings, recaller: Recaller, listener: socket.socket) -> None:
