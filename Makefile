@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-quality bench-scale bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-gpu bench-quality bench-scale bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -65,6 +65,9 @@ bench: setup redis ## measure ours beside a naive service, in one run (ARGS="--r
 
 bench-engine: setup ## the engine without HTTP against the floor of this machine's arithmetic
 	$(BIN)/python -m loadtest.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
+
+bench-gpu: setup ## the engine on 1 M made-up items beside a naive loop, for a machine with a GPU (ARGS="--items 20000")
+	$(BIN)/python -m loadtest.bench_gpu $(ARGS)
 
 bench-quality: setup ## one seed on one public set against the recorded figures (ARGS="--set Beauty")
 	$(BIN)/python -m loadtest.bench_quality $(ARGS)

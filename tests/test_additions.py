@@ -8,6 +8,7 @@ import pytest
 import tiny
 
 import cli
+from index.build import DECIDING
 from model.additions import AddConfig
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset, test_split
@@ -87,7 +88,7 @@ def test_which_search_is_faster_is_measured_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind, dense in ("dense", 2.0), ("flat", 0.5):
-        found = {"64": dense}, {"64": 1.0}
+        found = {DECIDING: dense}, {DECIDING: 1.0}
         monkeypatch.setattr("service.offline.dense_and_index", lambda *_, found=found: found)
         rows = f"item_id,neighbours\nnew-{kind},i1|i2\n"
         version, _ = add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows)))
