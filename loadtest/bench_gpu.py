@@ -5,7 +5,7 @@
 
 Naive: one request at a time, torch as it comes on the same device, Faiss's exact search on the CPU.
 The network is untrained and the vectors are random: what is recalled means nothing, what it costs
-does. Before anything is timed, the hits of some users are compared with those of sorting all scores.
+does. Before anything is timed, hits of some users are compared with those of sorting all scores.
 """
 
 import argparse
