@@ -22,6 +22,7 @@ from service.metrics import Metrics
 from service.remote import Remote
 from service.settings import ServeSettings
 from service.tallies import Board
+from service.together import Together
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
     """A server that drains on SIGTERM and SIGINT."""
     config = uvicorn.Config(
         app,
+        http=Together,
         log_config=None,
         access_log=False,
         server_header=False,
