@@ -99,10 +99,10 @@ class Recaller:
         return [self.item_ids[row] for row in found.rows.tolist()]
 
     def warm_up(self) -> None:
-        """Do the first, slow batches before a user waits for them."""
+        """Do the first, slow batches, which compile, before a user waits for them."""
         history = self.item_ids[: self._longest]
         for size in (1, 8):
-            self.recall([Query("", history)] * size)
+            self.recall([Query("", history), Query("", [])] * size)
 
     def _case(self, query: Query) -> Case:
         rows = self._item_rows

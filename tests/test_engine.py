@@ -276,6 +276,7 @@ async def test_drain_answers_what_was_accepted() -> None:
 
 async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Path) -> None:
     recaller = Recaller.load(artifacts, "cpu")
+    recaller.warm_up()
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     known, other = recaller.item_ids[:2], recaller.item_ids[2]
     await store.append([("u1", known[0]), ("u1", known[1]), ("u2", "unheard-of")])

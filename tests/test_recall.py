@@ -12,6 +12,7 @@ from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
 from model.manifest import ArtifactError
+from service import layer, merge, network, scores, selection
 from service.gpu import OnGpu
 from service.merge import POPULAR
 from service.offline import export_bundle, service_recall
@@ -207,3 +208,26 @@ def test_a_large_batch_equals_its_queries_one_by_one(
     assert [answer.rows.tolist() for answer in together] == [
         one(recaller, query).rows.tolist() for query in queries
     ]
+
+
+def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Dataset) -> None:
+    """A user would wait a second for it."""
+
+    def compiled() -> int:
+        modules = merge, selection, layer, network, scores
+        functions = [one for module in modules for one in vars(module).values()]
+        return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))
+
+    recaller.warm_up()
+    before = compiled()
+    assert before > 0
+    queries = [
+        Query("u0", history_of(dataset, 0), k=10),
+        Query("u1", history_of(dataset, 1)[:1], exclude=dataset.item_ids[:3], k=2000, interests=4),
+        Query("nobody", history_of(dataset, 2), k=1, interests=1),
+        Query("u2", []),
+        Query("u5", ["unheard-of"], exclude=["neither"]),
+    ]
+    for batch in (queries, queries[:1], queries[3:4], queries * 30):
+        recaller.recall(batch)
+    assert compiled() == before
