@@ -39,7 +39,7 @@ LARGE = 100_000  # items from which on `auto` tries an approximate index: at 50,
 MOST_DENSE = 1_000_000  # items up to which whole scores are tried: 64 users' take 256 MB
 HITS = 150  # what a recall of 100 with its over-fetch asks for
 QUERIES = 512
-DECIDING = "8"  # the size of a batch whose rate decides: the largest that a CPU serves
+DECIDING = "8"  # the size of a batch whose rate decides: a usual one on a busy CPU
 
 
 def build_index(
