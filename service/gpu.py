@@ -1,7 +1,7 @@
 """Generation on GPUs: the whole rollout of a batch runs there, and comes back once.
 
-Batches are padded to few sizes, of which the usual ones are recorded as CUDA graphs: then a batch
-is a copy there, one launch and a copy back. Other sizes run as they are.
+Batches are padded to few sizes. The usual ones are recorded as CUDA graphs at start, others when
+they have come often: then a batch is a copy there, one launch and a copy back.
 
 Shapes: B batch (padded), L longest history, D width, C closed rows (-1: none), M steps, F hits,
 W users of a batch who run together.
@@ -9,8 +9,10 @@ W users of a batch who run together.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +28,9 @@ from service.queries import StageSeconds
 log = logging.getLogger(__name__)
 
 LARGEST = 256  # users of a batch
-CLOSED, K = 64, 128  # of a recorded batch; others are padded to powers of two
+CLOSED, K = 64, 128  # of what is recorded at start; others are padded to powers of two
+OFTEN = 50  # batches of one size, until it is recorded too: that takes a moment
+MOST_GRAPHS = 64
 
 
 class Size(NamedTuple):
@@ -61,9 +65,15 @@ class OnGpu:
         self._device = devices[0]
         self._rollout = Rollout(artifact.model.to(self._device), devices)
         self._longest = artifact.manifest.model.max_history
-        self._graphs: dict[Size, Callable[[Batch], Found]] = {}
-        if self._rollout.recordable and self._device.type == "cuda":
-            self._record(artifact.manifest.recall.interests)
+        self._graphs: dict[Size, Graph] = {}
+        self._seen = Counter[Size]()
+        self._recording = self._rollout.recordable and self._device.type == "cuda"
+        if self._recording:
+            self._pool = torch.cuda.graph_pool_handle()
+            size = LARGEST  # first: the smaller ones fit into its memory
+            while size:
+                self._record(Size(size, CLOSED, K, artifact.manifest.recall.interests))
+                size //= 2
 
     @torch.inference_mode()
     def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
@@ -72,8 +82,8 @@ class OnGpu:
         warm = [cases[user] for user in users_W.tolist()]
         size = size_of(warm)
         batch = batch_of(warm, size, self._longest)
-        run = self._graphs.get(size)
-        rows, scores = run(batch) if run else self._rollout(self._put(batch), size)
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            rows, scores = self._run(batch, size)
         rows_MBF, scores_MBF = rows.cpu().numpy(), scores.cpu().numpy()
         back = time.perf_counter()
         for step, quotas_W in enumerate(quota_table(warm)):
@@ -81,16 +91,18 @@ class OnGpu:
             merge.take(users_W, rows_MBF[step, users], scores_MBF[step, users], quotas_W, step)
         return {"model": back - started, "search": 0.0, "merge": time.perf_counter() - back}
 
-    def _put(self, batch: Batch) -> Batch:
-        return Batch(*(part.to(self._device) for part in batch))
+    def _run(self, batch: Batch, size: Size) -> Found:
+        self._seen[size] += 1
+        often = self._seen[size] == OFTEN and len(self._graphs) < MOST_GRAPHS
+        if self._recording and often and size not in self._graphs:
+            self._record(size)
+        if graph := self._graphs.get(size):
+            return graph(batch)
+        return self._rollout(Batch(*(part.to(self._device) for part in batch)), size)
 
-    def _record(self, steps: int) -> None:
-        size = 1
-        while size <= LARGEST:
-            recorded = Size(size, CLOSED, K, steps)
-            self._graphs[recorded] = Graph(self._rollout, recorded, self._longest, self._device)
-            size *= 2
-        log.info("%d sizes of a batch are recorded as CUDA graphs", len(self._graphs))
+    def _record(self, size: Size) -> None:
+        self._graphs[size] = Graph(self._rollout, size, self._longest, self._device, self._pool)
+        log.info("recorded as a CUDA graph: %s", size)
 
 
 class Rollout:
@@ -127,8 +139,13 @@ def _first_new(rows_BM: Tensor, offered_BM: Tensor) -> Tensor:
 class Graph:
     """A rollout of one size as a CUDA graph."""
 
-    def __init__(self, rollout: Rollout, size: Size, longest: int, device: torch.device) -> None:
-        """Runs it a few times first, as CUDA graphs want it."""
+    def __init__(
+        self, rollout: Rollout, size: Size, longest: int, device: torch.device, pool: Any
+    ) -> None:
+        """Runs it a few times first, as CUDA graphs want it.
+
+        Graphs of one `pool` share memory: what one has found is lost when another one runs.
+        """
         nobody = Case(-1, [0], [], k=1, quotas=(1,), unknown=0)
         self._given = Batch(*(part.to(device) for part in batch_of([nobody], size, longest)))
         self._graph = torch.cuda.CUDAGraph()
@@ -139,7 +156,7 @@ class Graph:
                 for _ in range(3):
                     rollout(self._given, size)
             torch.cuda.current_stream().wait_stream(aside)
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, pool=pool):
                 self._found = rollout(self._given, size)
 
     def __call__(self, batch: Batch) -> Found:

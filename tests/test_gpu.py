@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset
-from service.gpu import OnGpu, size_of
+from service.gpu import Batch, Found, OnGpu, Rollout, Size, size_of
 from service.gpu_search import FaissFlat, Search, Shards, WholeScores, fastest_search
 from service.hits import Case
 from service.queries import Query
@@ -82,6 +82,33 @@ def test_more_hits_than_faiss_gives_are_found_all_the_same() -> None:
 def test_without_a_gpu_whole_scores_are_used() -> None:
     assert isinstance(fastest_search(torch.randn(10, 4), [CPU]), WholeScores)
     assert isinstance(fastest_search(torch.randn(10, 4), [CPU, CPU]), Shards)
+
+
+def test_a_size_that_comes_often_is_recorded_once(
+    artifacts: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs themselves need a GPU: here one stands in that runs what it should have recorded."""
+    recorded: list[Size] = []
+
+    class Graph:
+        def __init__(self, rollout: Rollout, size: Size, *_: object) -> None:
+            recorded.append(size)
+            self._run = rollout, size
+
+        def __call__(self, batch: Batch) -> Found:
+            rollout, size = self._run
+            return rollout(batch, size)
+
+    monkeypatch.setattr("service.gpu.Graph", Graph)
+    monkeypatch.setattr("service.gpu.OFTEN", 3)
+    artifact = load_artifact(find_bundle(artifacts))
+    generator = OnGpu(artifact, [CPU])
+    generator._recording, generator._pool = True, None
+    recaller = Recaller(artifact, generator)
+    query = Query("u0", [dataset.item_ids[row] for row in dataset.history(0)], k=10)
+    answers = [recaller.recall([query])[0][0].rows.tolist() for _ in range(5)]
+    assert recorded == [(1, 64, 128, artifact.manifest.recall.interests)]
+    assert answers == answers[:1] * 5
 
 
 def test_batches_are_padded_to_few_sizes() -> None:
