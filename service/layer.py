@@ -204,8 +204,9 @@ def _convolve(
     for back in range(min(taps, known + own)):
         at = known + own - 1 - back
         x_D = inputs_SD[begin + at] if at < known else own_ABD[at - known, user]
+        tap_D = local_CD[taps - 1 - back]
         for component in range(len(out_D)):
-            out_D[component] += x_D[component] * local_CD[taps - 1 - back, component]
+            out_D[component] += x_D[component] * tap_D[component]
 
 
 @compiled

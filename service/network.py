@@ -190,17 +190,19 @@ def _embed(
 ) -> None:
     """As `GPT.embed`."""
     positions = len(embedding.positions_LD)
+    segment_D = embedding.segments_2D[segment]
     for at in range(len(items_N)):
         item_D, out_D = items_VD[items_N[at]], out_ND[at]
         user, end, own = tokens_N4[at, 0], tokens_N4[at, 2], tokens_N4[at, 3]
+        user_D = user_BD[user]
         length = length_of(item_D) if unit else np.float32(1)
         for place in range(len(out_D)):
-            out_D[place] = item_D[place] / length + embedding.segments_2D[segment, place]
-            out_D[place] += user_BD[user, place]
+            out_D[place] = item_D[place] / length + segment_D[place] + user_D[place]
         if positions:
             position = min(history - 1 - (ends_B[user + 1] - end) + own, positions - 1)
+            position_D = embedding.positions_LD[position]
             for place in range(len(out_D)):
-                out_D[place] += embedding.positions_LD[position, place]
+                out_D[place] += position_D[place]
         normalise(out_D, embedding.norm_2D, eps)
 
 

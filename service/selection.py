@@ -118,8 +118,9 @@ def _candidates(asked: Asked, at: Integer, wanted: Integer, room: Room) -> Integ
     for group in range(groups):
         best_G[group] = scores_P[group]
     for first in range(groups, len(scores_P), groups):
+        others_G = scores_P[first : first + groups]
         for group in range(groups):
-            best_G[group] = max(best_G[group], scores_P[first + group])
+            best_G[group] = max(best_G[group], others_G[group])
     limit = _limit(asked, at, _reached(best_G, wanted))
     for group in range(groups):
         if best_G[group] >= limit:
