@@ -5,8 +5,8 @@ Shapes: B batch, W those of it who run together, M interests, D width, F fetched
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,7 @@ from index.search import ItemIndex
 from service.merge import Floats, Ints, Merge
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(NamedTuple):
     """A query in rows."""
 
     user: int
