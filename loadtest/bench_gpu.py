@@ -26,6 +26,7 @@ from loadtest.pipeline import run
 from loadtest.scale_bundle import bundle_of
 from model.artifact import load_artifact, read_item_vectors
 from model.rollout import rollout
+from model.run import choose_device
 from service.queries import Query
 from service.recall import Recaller
 
@@ -65,7 +66,8 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         for rows in rng.integers(options.items, size=(2048, HISTORY)).tolist()
     ]
     figures: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": options.device,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "items": options.items,
         "width": options.width,
         "interests": options.interests,
@@ -98,9 +100,7 @@ def first_hits(recaller: Recaller, bundle: Path, queries: list[Query]) -> float:
 
 def naive(bundle: Path, queries: list[Query], options: argparse.Namespace) -> float:
     """Requests a second, one at a time."""
-    device = torch.device(
-        "cuda" if options.device != "cpu" and torch.cuda.is_available() else "cpu"
-    )
+    device = choose_device(options.device.split(",")[0])
     model = load_artifact(bundle).model.to(device)
     index = faiss.read_index(str(bundle / "index.faiss"))
     one_B, nobody_B = torch.tensor([HISTORY], device=device), torch.tensor([-1], device=device)

@@ -53,7 +53,6 @@ class OnCpu:
         return {
             "model": seconds - hits.search_seconds - hits.merge_seconds,
             "search": hits.search_seconds,
-            "merge": hits.merge_seconds,
         }
 
 

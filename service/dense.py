@@ -26,7 +26,7 @@ class DenseHits:
     def __init__(self, scores: Scores, merge: Merge, cases: Sequence[Case], users_W: Ints) -> None:
         self._scores = scores
         self._lists = merge.lists
-        self.users_W = users_W
+        self._users_W = users_W
         self._quotas_MW = quota_table([cases[user] for user in users_W])
         self.steps = len(self._quotas_MW)
         self._room = Room.of(scores.padded)
@@ -39,10 +39,10 @@ class DenseHits:
         scores_WP, slack_W = self._scores.of(interest_WD)
         step, last = self._step, self._step == self.steps - 1
         asked = Asked(scores_WP, slack_W, interest_WD, self._scores.vectors_PD, step, last)
-        select(asked, self._lists, self.users_W, self._quotas_MW[step], self._room)
+        select(asked, self._lists, self._users_W, self._quotas_MW[step], self._room)
         self._step += 1
         self.search_seconds += time.perf_counter() - started
-        tokens_W: Ints = self._lists.offered_BM[self.users_W, step]
+        tokens_W: Ints = self._lists.offered_BM[self._users_W, step]
         return tokens_W
 
     def refill(self) -> None:

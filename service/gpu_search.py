@@ -96,35 +96,30 @@ def _best(scores_BP: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 class Shards:
-    """A catalogue whose rows are shared out to several GPUs, one range to each."""
+    """A catalogue whose rows are shared out to several GPUs, one range to each.
+
+    The first one holds the whole table besides, from which the network reads.
+    """
 
     recordable = False
 
     def __init__(self, vectors_VD: Tensor, devices: Sequence[torch.device]) -> None:
-        parts = vectors_VD.chunk(len(devices))
-        self._parts = [
-            WholeScores(part.to(device)) for part, device in zip(parts, devices, strict=False)
-        ]
-        self._devices = devices
-        self._first_rows = [0]
-        for part in parts[:-1]:
-            self._first_rows.append(self._first_rows[-1] + len(part))
         self._items = len(vectors_VD)
+        each = -(-self._items // len(devices))
+        self._parts = [  # with the row at which each begins
+            (first, device, WholeScores(vectors_VD[first : first + each].to(device)))
+            for first, device in zip(range(0, self._items, each), devices, strict=False)
+        ]
 
     def hits(self, interest_BD: Tensor, closed_BC: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """See `Search`: the best of every part's best."""
         home = interest_BD.device
         asked = [  # all are asked before the first is waited for
-            part.hits(interest_BD.to(device), closed_BC.to(device) - first, most)
-            for part, device, first in zip(
-                self._parts, self._devices, self._first_rows, strict=False
-            )
+            (first, *part.hits(interest_BD.to(device), closed_BC.to(device) - first, most))
+            for first, device, part in self._parts
         ]
-        rows = [
-            rows_BF.to(home) + first
-            for (rows_BF, _), first in zip(asked, self._first_rows, strict=True)
-        ]
-        all_BF = torch.cat([scores_BF.to(home) for _, scores_BF in asked], dim=1)
+        rows = [rows_BF.to(home) + first for first, rows_BF, _ in asked]
+        all_BF = torch.cat([scores_BF.to(home) for *_, scores_BF in asked], dim=1)
         scores_BF, places_BF = all_BF.topk(min(most, self._items))
         return torch.cat(rows, dim=1).gather(1, places_BF), scores_BF
 

@@ -39,7 +39,7 @@ class Hits:
     ) -> None:
         self._index = index
         self._merge = merge
-        self.users_W = users_W
+        self._users_W = users_W
         warm = [cases[user] for user in users_W]
         self._wanted_W = np.array([case.k for case in warm])
         self._quotas_MW = quota_table(warm)
@@ -57,8 +57,8 @@ class Hits:
         found = time.perf_counter()
         step = len(self._found)
         self._found.append((rows_WF, scores_WF))
-        self._merge.take(self.users_W, rows_WF, scores_WF, self._quotas_MW[step], step)
-        best_W = self._merge.offer(self.users_W, rows_WF, step)
+        self._merge.take(self._users_W, rows_WF, scores_WF, self._quotas_MW[step], step)
+        best_W = self._merge.offer(self._users_W, rows_WF, step)
         self.search_seconds += found - started
         self.merge_seconds += time.perf_counter() - found
         return best_W
@@ -66,7 +66,7 @@ class Hits:
     def refill(self) -> None:
         """Lists that are still short get what the interests have left, in their order."""
         for step, (rows_WF, scores_WF) in enumerate(self._found):
-            missing_W = self._wanted_W - self._merge.sizes_B[self.users_W]
+            missing_W = self._wanted_W - self._merge.sizes_B[self._users_W]
             if missing_W.any():
                 asked_W = np.where(self._quotas_MW[step] > 0, missing_W, 0)
-                self._merge.take(self.users_W, rows_WF, scores_WF, asked_W, step)
+                self._merge.take(self._users_W, rows_WF, scores_WF, asked_W, step)

@@ -82,8 +82,7 @@ def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, out_NE: Floats) -> N
     """A linear layer."""
     np.dot(x_ND, weight_DE, out_NE)
     for token in range(len(out_NE)):
-        for at in range(len(bias_E)):
-            out_NE[token, at] += bias_E[at]
+        add(out_NE[token], ONE, bias_E)
 
 
 @compiled
@@ -104,10 +103,7 @@ def normalise(x_D: Floats, norm_2D: Floats, eps: Real) -> None:
 @compiled
 def length_of(x_D: Floats) -> Real:
     """Of a vector; never quite 0."""
-    square = ZERO
-    for at in range(len(x_D)):
-        square += x_D[at] * x_D[at]
-    length: Real = max(np.sqrt(square), SHORTEST)
+    length: Real = max(np.sqrt(dot(x_D, x_D)), SHORTEST)
     return length
 
 
@@ -138,7 +134,7 @@ def mix(
         )
     affine(attended_ND, weights.out_DD, weights.out_bias_D, mixed_ND)
     for at in range(count):
-        _add(mixed_ND[at], ONE, x_ND[at])
+        add(mixed_ND[at], ONE, x_ND[at])
         inputs_SD, own_ABD = memory.inputs_SD, memory.own_inputs_ABD
         _convolve(tokens_N4[at], inputs_SD, own_ABD, weights.local_CD, mixed_ND[at])
         normalise(mixed_ND[at], norms_4D[:2], eps)
@@ -147,7 +143,7 @@ def mix(
         _gelu(fed_NF[at], weights.up_bias_F)
     affine(fed_NF, weights.down_FD, weights.down_bias_D, out_ND)
     for at in range(count):
-        _add(out_ND[at], ONE, mixed_ND[at])
+        add(out_ND[at], ONE, mixed_ND[at])
         normalise(out_ND[at], norms_4D[2:], eps)
 
 
@@ -188,10 +184,10 @@ def _attend(
             out_d[at] = ZERO
         first += width
         for at in range(known):
-            _add(out_d, logits_T[at] / total, keys_SE[begin + at, first : first + head_width])
+            add(out_d, logits_T[at] / total, keys_SE[begin + at, first : first + head_width])
         for at in range(own):
             value_d = own_ABE[at, user, first : first + head_width]
-            _add(out_d, logits_T[known + at] / total, value_d)
+            add(out_d, logits_T[known + at] / total, value_d)
 
 
 @compiled
@@ -219,7 +215,8 @@ def dot(left_N: Floats, right_N: Floats) -> Real:
 
 
 @compiled
-def _add(sum_N: Floats, factor: Real, x_N: Floats) -> None:
+def add(sum_N: Floats, factor: Real, x_N: Floats) -> None:
+    """So many times the one to the other."""
     for at in range(len(sum_N)):
         sum_N[at] += factor * x_N[at]
 

@@ -1,7 +1,7 @@
 """The network of `model.gpt.GPT` as a CPU serves it: compiled, unpadded, in memory used again.
 
-A thousand small steps of torch or ONNX Runtime took as long between them as in them; here a stage
-is one call. Measured in docs/results/bench.md.
+Between a thousand small steps torch and ONNX Runtime spent as long as in them; here a layer is two
+calls. Measured in docs/results/bench.md.
 
 Shapes: see `service.layer`.
 """
@@ -9,7 +9,7 @@ Shapes: see `service.layer`.
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401 — what numba multiplies with: threads are limited of what is loaded
+import scipy.linalg.cython_blas  # noqa: F401 — numba multiplies with it; see `Network.__init__`
 import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from model.block import Block, GPTConfig
 from model.gpt import GPT, HISTORY, OFFER
 from service.compiled import Integer, Real, compiled
-from service.layer import Memory, Space, Weights, affine, length_of, mix, normalise
+from service.layer import Memory, Space, Weights, add, affine, length_of, mix, normalise
 from service.merge import Floats, Ints
 
 
@@ -26,7 +26,8 @@ class Network:
 
     def __init__(self, model: GPT) -> None:
         """Of a model in evaluation mode on the CPU. Products take as many threads as torch now."""
-        threadpool_limits(torch.get_num_threads(), user_api="blas")  # numba calls scipy's
+        # Limits what is loaded by now: the import above, else only numba's first product loads it.
+        threadpool_limits(torch.get_num_threads(), user_api="blas")
         self._model, self._config = model, model.config
         self._items_VD: Floats = model.items.weight.numpy()
         self._embedding = _embedding_of(model)
@@ -201,8 +202,7 @@ def _embed(
         if positions:
             position = min(history - 1 - (ends_B[user + 1] - end) + own, positions - 1)
             position_D = embedding.positions_LD[position]
-            for place in range(len(out_D)):
-                out_D[place] += position_D[place]
+            add(out_D, np.float32(1), position_D)
         normalise(out_D, embedding.norm_2D, eps)
 
 

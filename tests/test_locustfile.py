@@ -51,7 +51,7 @@ def words(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_it_runs(words: list[str], tmp_path: Path) -> None:
-    ended = locust(*words, "-u", "8", "-r", "100", "-t", "2s", "--csv", str(tmp_path / "all"))
+    ended = locust(*words, "-u", "8", "-r", "100", "-t", "5s", "--csv", str(tmp_path / "all"))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     with (tmp_path / "all_stats.csv").open() as file:
         total = {row["Name"]: row for row in csv.DictReader(file)}["Aggregated"]
