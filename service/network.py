@@ -17,8 +17,10 @@ from torch import Tensor
 from model.block import Block, GPTConfig
 from model.gpt import GPT, HISTORY, OFFER
 from service.compiled import Integer, Real, compiled
-from service.layer import Memory, Space, Weights, add, affine, length_of, mix, normalise
+from service.layer import Memory, Space, Weights, affine, mix
 from service.merge import Floats, Ints
+from service.pieces import measured
+from service.vectors import add, length_of, normalise
 
 
 class Network:
@@ -32,6 +34,7 @@ class Network:
         self._items_VD: Floats = model.items.weight.numpy()
         self._embedding = _embedding_of(model)
         self._layers = [_weights_of(block, model.config) for block in model.layers]
+        self._pieces = measured(self._layers[0].up_DF)
         self._eps = model.norm.eps
         self._scale = float(model.log_scale.exp()) if model.config.cosine else 0.0
         self._tokens = self._users = self._taken = 0
@@ -46,26 +49,32 @@ class Network:
         """
         self._make_room(len(items_S), len(users_B))
         self._ends_B, self._taken = ends_B, 0
-        self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
+        if self._config.user_rank:
+            self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
+        else:
+            self._user_BD = np.zeros((len(users_B), self._config.dim), dtype=np.float32)
         tokens_S4, newest_B = _tokens_of(ends_B), ends_B[1:] - 1
         count, last = len(items_S), len(self._layers) - 1
+        rows = self._pieces.rows_of(count)
         self._embed(items_S, tokens_S4, HISTORY, self._memory[0].inputs_SD[:count])
         for depth, (weights, memory) in enumerate(zip(self._layers, self._memory, strict=True)):
-            x_SD, qkv_SE = memory.inputs_SD[:count], memory.qkv_SE[:count]
-            affine(x_SD, weights.qkv_DE, weights.qkv_bias_E, qkv_SE)
+            x_SD, keys_SE = memory.inputs_SD[:count], memory.keys_SE[:count]
+            affine(x_SD, weights.keys_DE, weights.keys_bias_E, rows, keys_SE)
             if depth < last:
                 out_SD = self._memory[depth + 1].inputs_SD[:count]
-                mix(weights, memory, self._space, self._eps, tokens_S4, x_SD, qkv_SE, out_SD)
+                mix(weights, memory, self._space, self._eps, rows, tokens_S4, x_SD, out_SD)
         # Of the last layer no more than the newest tokens are asked for.
         interest_BD = np.empty_like(self._user_BD)
-        asked = tokens_S4[newest_B], x_SD[newest_B], qkv_SE[newest_B], interest_BD
-        mix(weights, memory, self._space, self._eps, *asked)
+        rows = self._pieces.rows_of(len(newest_B))
+        asked = tokens_S4[newest_B], x_SD[newest_B], interest_BD
+        mix(weights, memory, self._space, self._eps, rows, *asked)
         scale_to(interest_BD, self._scale)
         return interest_BD
 
     def step(self, items_B: Ints) -> Floats:
         """The next interests B D, after one more item of each history."""
         count, taken = len(items_B), self._taken
+        rows = self._pieces.rows_of(count)
         self._taken += 1
         tokens_B4 = np.empty((count, 4), dtype=np.int64)
         tokens_B4[:, 0], tokens_B4[:, 3] = np.arange(count), self._taken
@@ -77,9 +86,9 @@ class Network:
         for weights, memory, x_BD, out_BD in zip(
             self._layers, self._memory, inputs, outputs, strict=True
         ):
-            qkv_BE = memory.own_qkv_ABE[taken, :count]
-            affine(x_BD, weights.qkv_DE, weights.qkv_bias_E, qkv_BE)
-            mix(weights, memory, self._space, self._eps, tokens_B4, x_BD, qkv_BE, out_BD)
+            keys_BE = memory.own_keys_ABE[taken, :count]
+            affine(x_BD, weights.keys_DE, weights.keys_bias_E, rows, keys_BE)
+            mix(weights, memory, self._space, self._eps, rows, tokens_B4, x_BD, out_BD)
         scale_to(interest_BD, self._scale)
         return interest_BD
 
@@ -108,13 +117,14 @@ class Network:
         width, fed, steps = self._config.dim, self._config.feed_forward, self._config.max_interests
         shapes = (
             (tokens, width),
-            (tokens, 3 * width),
+            (tokens, 2 * width),
             (steps, users, width),
-            (steps, users, 3 * width),
+            (steps, users, 2 * width),
         )
         self._memory = [Memory(*(_floats(*shape) for shape in shapes)) for _ in self._layers]
         most = max(tokens, users)
         self._space = Space(
+            _floats(most, width),
             _floats(most, width),
             _floats(most, width),
             _floats(most, fed),
@@ -138,8 +148,10 @@ def _weights_of(block: Block, config: GPTConfig) -> Weights:
     norms = block.attention_norm, block.feed_forward_norm
     local_CD = getattr(block, "local_weight", torch.zeros(0, config.dim))
     return Weights(
-        _array(torch.cat([block.query.weight * shrink, block.key_value.weight]).t()),
-        _array(torch.cat([block.query.bias * shrink, block.key_value.bias])),
+        _array(block.query.weight.t() * shrink),
+        _array(block.query.bias * shrink),
+        _array(block.key_value.weight.t()),
+        _array(block.key_value.bias),
         _array(distance_HT.expand(config.heads, -1)),
         _array(local_CD),
         _array(block.out.weight.t()),

@@ -37,8 +37,9 @@ class Scores:
         self.items, self.dim = vectors_VD.shape
         self.vectors_PD = np.pad(vectors_VD, ((0, -self.items % GROUP), (0, 0)))
         self.padded = len(self.vectors_PD)
-        self._turn_DD = _rotation(self.dim)
-        turned_PD = (torch.from_numpy(self.vectors_PD) @ self._turn_DD).numpy()
+        turn_DD = _rotation(self.dim)
+        self._turn_DD: Floats = turn_DD.numpy()
+        turned_PD = (torch.from_numpy(self.vectors_PD) @ turn_DD).numpy()
         self._step = max(float(np.abs(turned_PD).max()), 1e-30) / ITEM_LEVELS
         steps_PD = np.rint(turned_PD / np.float32(self._step))
         coarse_PD = steps_PD * np.float32(self._step)
@@ -54,11 +55,11 @@ class Scores:
         Who has a higher score in truth may have one here that is lower by the slack. Both count in
         steps of the user's own. Padding is `LOW`.
         """
-        turned_BD = (torch.from_numpy(interest_BD) @ self._turn_DD).numpy()
-        asked_BD = np.empty(turned_BD.shape, dtype=np.uint8)
-        slack_B = np.empty(len(turned_BD), dtype=np.int64)
-        _quantise(turned_BD, self._step, self._error, self._length, asked_BD, slack_B)
-        size = len(turned_BD) * self.padded
+        asked_BD = np.empty(interest_BD.shape, dtype=np.uint8)
+        slack_B = np.empty(len(interest_BD), dtype=np.int64)
+        errors = self._step, self._error, self._length
+        _quantise(interest_BD, self._turn_DD, *errors, asked_BD, slack_B)
+        size = len(interest_BD) * self.padded
         if len(self._room) < size:
             self._room = np.zeros(size, dtype=np.int32)
         scores_BP = self._room[:size].reshape(-1, self.padded)
@@ -73,19 +74,22 @@ class Scores:
 
 @compiled
 def _quantise(
-    turned_BD: Floats,
+    interest_BD: Floats,
+    turn_DD: Floats,
     item_step: float,
     item_error: float,
     item_length: float,
     asked_BD: NDArray[np.uint8],
     slack_B: Ints,
 ) -> None:
-    """Queries in whole steps, and twice the bound of the error of their products.
+    """Queries, turned, in whole steps, and twice the bound of the error of their products.
 
     |q·v - q'·v'| ≤ |q - q'| |v'| + |q| |v - v'|, and a little for the sums themselves.
     """
-    for user in range(len(turned_BD)):
-        turned_D, most = turned_BD[user], np.float32(1e-30)
+    turned_D = np.empty(len(turn_DD), dtype=np.float32)
+    for user in range(len(interest_BD)):
+        np.dot(interest_BD[user], turn_DD, turned_D)
+        most = np.float32(1e-30)
         for component in range(len(turned_D)):
             most = max(most, abs(turned_D[component]))
         step = most / np.float32(LEVELS)
@@ -104,7 +108,7 @@ def _quantise(
 def _rotation(width: int) -> Tensor:
     """The same one every time."""
     drawn_DD = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
-    rotation_DD: Tensor = torch.linalg.qr(drawn_DD).Q
+    rotation_DD: Tensor = torch.linalg.qr(drawn_DD).Q.contiguous()
     return rotation_DD
 
 

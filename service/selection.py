@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.compiled import Integer, Real, compiled
-from service.layer import dot
 from service.merge import Floats, Ints, Lists, give, offered_before
 from service.scores import GROUP, LOW
+from service.vectors import dot
 
 
 class Asked(NamedTuple):
@@ -61,8 +61,7 @@ def select(asked: Asked, lists: Lists, users_W: Ints, quotas_W: Ints, room: Room
         wanted = max(quotas_W[at], 0 if asked.last else asked.step + 1)
         found_K = _best(asked, at, wanted, room)
         for rank in range(len(found_K)):
-            row = _row(found_K[rank])
-            score = _exact(asked, at, row)
+            row, score = _row(found_K[rank]), _score(found_K[rank])
             if rank < quotas_W[at]:
                 give(lists, user, row, score, asked.step)
             new = not asked.last and not offered_before(lists, user, row, asked.step)
@@ -179,6 +178,14 @@ def _rank(score: Real) -> Integer:
 @compiled
 def _row(key: Integer) -> Integer:
     return 0xFFFFFFFF - (key & 0xFFFFFFFF)
+
+
+@compiled
+def _score(key: Integer) -> Real:
+    """The inverse of `_rank`, of a key."""
+    rank = np.int64(key) >> 32
+    score: Real = np.int32(abs(rank)).view(np.float32)
+    return score if rank >= 0 else -score
 
 
 @compiled

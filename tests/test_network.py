@@ -7,8 +7,9 @@ import pytest
 import tiny
 import torch
 
-from service.layer import _gelu
 from service.network import Network
+from service.pieces import Pieces, measured
+from service.vectors import gelu
 
 VARIANTS: list[dict[str, object]] = [
     {},
@@ -48,9 +49,34 @@ def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) ->
             np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pieces", [Pieces(1, 99), Pieces(5, 99), Pieces(4, 12)], ids=str)
+@torch.no_grad()
+def test_how_many_rows_a_product_takes_changes_nothing(
+    pieces: Pieces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    items_S, ends_B, users_B = rng.integers(0, 40, 23), np.array([0, 1, 9, 14, 23]), np.arange(4)
+    model = tiny.gpt()
+    monkeypatch.setattr("service.network.measured", lambda _: Pieces(23, 23))
+    whole = Network(model)
+    monkeypatch.setattr("service.network.measured", lambda _: pieces)
+    served = Network(model)
+    for network in (whole, served):
+        network.prefill(items_S, ends_B, users_B)
+    expected_BD, found_BD = whole.step(np.arange(4)), served.step(np.arange(4))
+    np.testing.assert_allclose(found_BD, expected_BD, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_pieces_are_measured() -> None:
+    pieces = measured(np.ones((16, 32), dtype=np.float32))
+    assert 1 <= pieces.few <= pieces.rows_of(1 << 20)
+    assert pieces.rows_of(1) == pieces.few
+
+
 def test_gelu_is_that_of_the_error_function() -> None:
     x_N = np.linspace(-9, 9, 20_001).astype(np.float32)
     found_N = x_N.copy()
-    _gelu(found_N, np.zeros_like(x_N))
+    gelu(found_N, np.zeros_like(x_N))
     expected = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in x_N.tolist()]
     np.testing.assert_allclose(found_N, expected, atol=1e-6)
