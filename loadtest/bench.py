@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 from loadtest.circumstances import circumstances
 from loadtest.generator import closed_loop, open_loop, post
+from service.metrics import STAGES
 
 Figures = dict[str, Any]
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of the own peak, offered at a constant rate
@@ -150,7 +151,7 @@ def stages(port: int) -> Figures:
         stage: 1000
         * sums[f'recgpt_stage_seconds_sum{{stage="{stage}"}}']
         / max(1, sums[f'recgpt_stage_seconds_count{{stage="{stage}"}}'])
-        for stage in ("queue", "store", "model", "search", "merge")
+        for stage in STAGES
     }
     return means | {"batch_size": sums["recgpt_batch_size_sum"] / sums["recgpt_batch_size_count"]}
 

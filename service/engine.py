@@ -214,11 +214,11 @@ class Engine:
             for stage, taken in computed.seconds.items():
                 self._metrics.stage_seconds[stage].observe(taken)
             self._metrics.batch_size.observe(computed.batch)
-        for waiting, candidates in zip(batch, computed.found, strict=True):
+        for waiting, found in zip(batch, computed.found, strict=True):
             waiting.seconds["queue"] += computed.waited
             self._metrics.stage_seconds["queue"].observe(waiting.seconds["queue"])
-            answer = waiting.resolve(candidates, computed.seconds)
+            answer = waiting.resolve(found, computed.seconds)
             if answer.degraded_reason:
                 self._metrics.fallbacks.inc(answer.degraded_reason)
-            if candidates.unknown:
-                self._metrics.unknown_items.inc(by=candidates.unknown)
+            if found.unknown:
+                self._metrics.unknown_items.inc(by=found.unknown)

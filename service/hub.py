@@ -161,27 +161,31 @@ class Hub:
         started = time.perf_counter()
         try:
             queries = [query for question in batch for query in question.queries]
-            found, seconds = self._recaller.recall(queries)
+            found, seconds = self._recaller.answer(queries)
         except Exception:
             if len(batch) > 1:  # one bad query must not fail another front end's
                 for question in batch:
                     self._answer([question])
                 return
             log.exception("a batch of %d failed", len(batch[0].queries))
-            _reply(batch[0].front_end, failure())
+            _reply(batch[0].front_end, None)
             return
         begin = 0
         for question in batch:
             end = begin + len(question.queries)
             told = 0 if begin else len(queries)
             waited = started - question.since
-            said = answer(Computed(found[begin:end], seconds, told, waited))
-            _reply(question.front_end, said)
+            _reply(question.front_end, Computed(found[begin:end], seconds, told, waited))
             begin = end
 
 
-def _reply(front_end: _FrontEnd, said: bytes) -> None:
+def _reply(front_end: _FrontEnd, computed: Computed | None) -> None:
     """Send; one that does not listen is ended, which `Hub._listen` will see."""
+    try:
+        said = answer(computed) if computed else failure()
+    except ValueError:
+        log.exception("an answer was not sent")
+        said = failure()  # the front end asks for one recall after the other then
     try:
         front_end.connection.sendall(said)
     except OSError:

@@ -33,7 +33,7 @@ SECONDS = (
     2.5,
 )
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-STAGES = ("queue", "store", "model", "search", "merge")
+STAGES = ("queue", "store", "model", "search", "merge", "encode")
 ROUTES = ("/recall", "/recall/batch", "/events", "/healthz", "/readyz", "/metrics", "other")
 STATUSES = ("200", "400", "404", "405", "408", "413", "422", "429", "500", "503", "504", "other")
 EVENT_TYPES = ("click", "view", "like", "purchase", "impression", "other")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from service.merge import Ints
 
 StageSeconds = dict[str, float]
-"""Seconds a batch spent in "model", "search" and "merge"."""
+"""Seconds a batch spent in "model", "search", "merge", and "encode" where it was encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Query:
 class Computed:
     """What a worker made of what it was asked."""
 
-    found: Sequence["Candidates"]
+    found: Sequence["Encoded"]
     seconds: StageSeconds  # of the batch that it was part of
     batch: int  # recalls in that batch; 0 where another part of it told them already
     waited: float = 0.0  # seconds at the worker before that batch began
@@ -42,3 +42,13 @@ class Candidates:
     interests: Ints  # which interest recalled it; -1: popular back-fill
     unknown: int  # items of the history that the catalogue does not hold
     cold: bool  # no known item in the history: popular items
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Candidates on their way to the client."""
+
+    items: bytes  # a JSON array of `service.schemas.Candidate`, each on a line of its own
+    rows: Ints
+    unknown: int
+    cold: bool

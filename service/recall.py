@@ -18,10 +18,11 @@ from model.manifest import ArtifactError
 from model.rollout import quotas
 from model.run import choose_device
 from service.cpu import OnCpu
+from service.encoding import Encoder
 from service.gpu import OnGpu
 from service.hits import Case
 from service.merge import POPULAR, Ints, Merge
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Candidates, Encoded, Query, StageSeconds
 
 
 class Generator(Protocol):
@@ -52,6 +53,7 @@ class Recaller:
         self.batch = generator.batch
         self._longest = artifact.manifest.model.max_history
         self.item_ids: list[str] = artifact.items["item_id"].to_list()
+        self._encoder = Encoder(self.item_ids)
         self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
         nobody: dict[str, int] = {}
         self._user_rows = artifact.user_rows or nobody
@@ -97,6 +99,15 @@ class Recaller:
         merging = time.perf_counter() - started - sum(seconds.values())
         return answers, seconds | {"merge": merging}
 
+    def answer(self, queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
+        """`recall`, in JSON."""
+        found, seconds = self.recall(queries)
+        started = time.perf_counter()
+        encoded = [
+            Encoded(self._encoder.encode(one), one.rows, one.unknown, one.cold) for one in found
+        ]
+        return encoded, seconds | {"encode": time.perf_counter() - started}
+
     def names(self, found: Candidates) -> list[str]:
         """The candidates' own ids."""
         return [self.item_ids[row] for row in found.rows.tolist()]
@@ -105,7 +116,7 @@ class Recaller:
         """Do the first, slow batches, which compile, before a user waits for them."""
         history = self.item_ids[: self._longest]
         for size in (1, 8):
-            self.recall([Query("", history), Query("", [])] * size)
+            self.answer([Query("", history), Query("", [])] * size)
 
     def _case(self, query: Query) -> Case:
         rows = self._item_rows

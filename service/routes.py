@@ -190,17 +190,17 @@ class Routes:
 
     def _result(self, request: Request, body: RecallRequest, answer: Answer) -> bytes:
         """A `RecallResponse` in JSON. Everything between quotes here needs no escapes."""
-        reason = answer.degraded_reason
+        found, reason = answer.found, answer.degraded_reason
         return (
             b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
             b'"unknown_items":%d}'
         ) % (
             request.scope["state"]["request_id"].encode(),
             self._version,
-            self._catalogue.encode(answer.candidates, body.with_metadata),
+            self._catalogue.with_metadata(found) if body.with_metadata else found.items,
             b"true" if reason else b"false",
             b'"%b"' % reason.encode() if reason else b"null",
-            answer.candidates.unknown,
+            found.unknown,
         )
 
 

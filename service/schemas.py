@@ -44,7 +44,7 @@ class Candidate(BaseModel):
     """One recalled item."""
 
     item_id: str
-    score: float = Field(description="inner product with the interest; 0 for back-fill")
+    score: float = Field(description="inner product with the interest, six decimals; 0: filled in")
     interest: int = Field(description="which interest recalled it, from 0; -1: popular item")
     metadata: dict[str, Any] | None = Field(None, description="only when asked for")
 

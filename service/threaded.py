@@ -23,7 +23,7 @@ class Threaded:
     async def recall(self, queries: Sequence[Query]) -> Computed:
         """See `service.engine.Worker`."""
         loop = asyncio.get_running_loop()
-        found, seconds = await loop.run_in_executor(self._thread, self._recaller.recall, queries)
+        found, seconds = await loop.run_in_executor(self._thread, self._recaller.answer, queries)
         return Computed(found, seconds, len(queries))
 
     async def close(self) -> None:

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Encoded, Query, StageSeconds
 from service.schemas import DegradedReason, RecallRequest
 
 
@@ -14,7 +14,7 @@ from service.schemas import DegradedReason, RecallRequest
 class Answer:
     """What a recall came to."""
 
-    candidates: Candidates
+    found: Encoded
     degraded_reason: DegradedReason | None
     seconds: StageSeconds
 
@@ -35,9 +35,9 @@ class Waiting:
         request = self.request
         return Query(request.user_id, self.history, request.exclude, request.k, request.interests)
 
-    def resolve(self, candidates: Candidates, seconds: StageSeconds) -> Answer:
+    def resolve(self, found: Encoded, seconds: StageSeconds) -> Answer:
         """Give the answer to whoever still waits for it."""
-        answer = Answer(candidates, self._reason(candidates), self.seconds | seconds)
+        answer = Answer(found, self._reason(found), self.seconds | seconds)
         if not self.answer.done():
             self.answer.set_result(answer)
         return answer
@@ -47,7 +47,7 @@ class Waiting:
         if not self.answer.done():
             self.answer.set_exception(error)
 
-    def _reason(self, found: Candidates) -> DegradedReason | None:
+    def _reason(self, found: Encoded) -> DegradedReason | None:
         if not found.cold:
             return None
         if self.store_failed:

@@ -1,8 +1,8 @@
 """What a front-end process and the engine's process say to each other over a local socket.
 
 A frame is its length in four bytes and a msgpack value. A front end greets with an empty list, then
-asks with lists of queries, which are answered in their order: by candidates in a few flat arrays,
-or by what failed.
+asks with lists of queries, which are answered in their order: by candidates, in JSON already, or by
+what failed.
 """
 
 import struct
@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from service.queries import Candidates, Computed, Query
+from service.queries import Computed, Encoded, Query
 
 LENGTH = struct.Struct("<I")
 LONGEST = 1 << 30  # bytes of a frame
@@ -64,25 +64,16 @@ def read_question(body: bytes) -> list[Query]:
 
 def answer(computed: Computed) -> bytes:
     """The frame that answers a question."""
-    found = computed.found
-    return frame(
-        {
-            "sizes": [len(one.rows) for one in found],
-            "rows": _flat([one.rows for one in found], np.int32),
-            "scores": _flat([one.scores for one in found], np.float32),
-            "interests": _flat([one.interests for one in found], np.int8),
-            "unknown": [one.unknown for one in found],
-            "cold": [one.cold for one in found],
-            "seconds": computed.seconds,
-            "batch": computed.batch,
-            "waited": computed.waited,
-        }
-    )
+    found = [
+        (one.items, one.rows.astype(np.int32).tobytes(), one.unknown, one.cold)
+        for one in computed.found
+    ]
+    return frame([found, computed.seconds, computed.batch, computed.waited])
 
 
 def failure() -> bytes:
     """The frame that says that a batch failed."""
-    return frame({})
+    return frame([])
 
 
 def read_answer(body: bytes) -> Computed:
@@ -90,15 +81,9 @@ def read_answer(body: bytes) -> Computed:
     said = msgpack.unpackb(body)
     if not said:
         raise RecallFailed("the engine's log has the details")
-    rows = np.frombuffer(said["rows"], np.int32)
-    scores = np.frombuffer(said["scores"], np.float32)
-    interests = np.frombuffer(said["interests"], np.int8)
-    found, begin = [], 0
-    for size, unknown, cold in zip(said["sizes"], said["unknown"], said["cold"], strict=True):
-        part = slice(begin, begin := begin + size)
-        found.append(Candidates(rows[part], scores[part], interests[part], unknown, cold))
-    return Computed(found, said["seconds"], said["batch"], said["waited"])
-
-
-def _flat(arrays: Sequence[np.ndarray[Any, Any]], kind: type[np.generic]) -> bytes:
-    return np.concatenate(arrays).astype(kind).tobytes()
+    found, *about = said
+    encoded = [
+        Encoded(items, np.frombuffer(rows, np.int32), unknown, cold)
+        for items, rows, unknown, cold in found
+    ]
+    return Computed(encoded, *about)

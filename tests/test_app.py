@@ -89,7 +89,7 @@ async def test_recall_answers_with_candidates(
     assert not set(ids(body)) & set(history)
     assert set(body["items"][0]) == {"item_id", "score", "interest"}
     stages = [part.split(";")[0] for part in answer.headers["server-timing"].split(", ")]
-    assert stages == ["queue", "store", "model", "search", "merge"]
+    assert stages == ["queue", "store", "model", "search", "merge", "encode"]
 
 
 async def test_events_change_the_next_recall(client: httpx.AsyncClient, recaller: Recaller) -> None:
@@ -171,7 +171,7 @@ async def test_metadata_is_given_on_request(client: httpx.AsyncClient, recaller:
 async def test_metadata_without_a_value_is_still_json(
     client: httpx.AsyncClient, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue, "metadata", lambda row: {"price": math.nan, "year": 1999})
+    monkeypatch.setattr(catalogue, "metadata", lambda _: {"price": math.nan, "year": 1999})
     answer = await client.post("/recall", json={"user_id": "u0", "k": 1, "with_metadata": True})
     found = json.loads(answer.content, parse_constant=lambda name: pytest.fail(name))
     assert found["items"][0]["metadata"] == {"price": None, "year": 1999}

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ from service.engine import STORE_PAUSE, Engine
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history import HistoryStore, StoreUnavailable
 from service.metrics import Metrics
-from service.queries import Candidates, Computed, Query, StageSeconds
+from service.queries import Computed, Encoded, Query, StageSeconds
 from service.recall import Recaller
 from service.schemas import RecallRequest
 from service.settings import ServeSettings
@@ -32,17 +33,16 @@ class Worker:
         self.go.set()
         self._refuse = refuse
 
-    def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+    def answer(self, queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
         self.batches.append([query.user_id for query in queries])
         self.threads.add(threading.current_thread().name)
         assert self.go.wait(10)
         if any(map(self._refuse, queries)):
             raise RuntimeError("poison")
         answers = [
-            Candidates(
+            Encoded(
+                b"[]",
                 np.array([ord(item[-1]) for item in q.history], np.int64),
-                np.zeros(len(q.history), np.float32),
-                np.zeros(len(q.history), np.int64),
                 unknown=0,
                 cold=not q.history,
             )
@@ -100,7 +100,7 @@ async def test_what_waits_becomes_one_batch_with_one_read() -> None:
         await until(lambda: running.queue_length() == 8)
         worker.go.set()
         answers = await asyncio.gather(*calls)
-    assert [a.candidates.rows.tolist() for a in answers] == [[ord(f"{i}")] for i in range(9)]
+    assert [a.found.rows.tolist() for a in answers] == [[ord(f"{i}")] for i in range(9)]
     assert worker.batches == [["u0"], [f"u{i}" for i in range(1, 9)]]
     assert store.reads == worker.batches
     assert len(worker.threads) == 1
@@ -128,10 +128,7 @@ class Far:
     async def recall(self, queries: Sequence[Query]) -> Computed:
         self.asked.append([query.user_id for query in queries])
         await self.go.wait()
-        nothing = np.zeros(0)
-        found = [
-            Candidates(nothing, nothing.astype(np.float32), nothing, 0, False) for _ in queries
-        ]
+        found = [Encoded(b"[]", np.zeros(0, np.int64), 0, False) for _ in queries]
         return Computed(found, self.stages, 7, waited=0.25)
 
     async def close(self) -> None:
@@ -177,7 +174,7 @@ async def test_a_history_in_the_request_needs_no_store() -> None:
         empty = RecallRequest(user_id="bob", history=[])
         answers = [await running.recall(given), await running.recall(empty)]
     assert store.reads == []
-    assert [a.candidates.rows.tolist() for a in answers] == [[ord("a"), ord("b")], []]
+    assert [a.found.rows.tolist() for a in answers] == [[ord("a"), ord("b")], []]
     assert [a.degraded_reason for a in answers] == [None, "no_history"]
 
 
@@ -286,9 +283,9 @@ async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Pa
         )
         await store.append([("u1", other)])
         after = await running.recall(RecallRequest(user_id="u1", k=40))
-    assert set(recaller.names(warm.candidates)) == set(recaller.item_ids) - set(known)
-    assert other in recaller.names(warm.candidates)
-    assert other not in recaller.names(after.candidates)
+    before, then = ({one["item_id"] for one in json.loads(a.found.items)} for a in (warm, after))
+    assert before == set(recaller.item_ids) - set(known)
+    assert then == before - {other}
     assert [a.degraded_reason for a in (warm, unknown, new)] == [
         None,
         "unknown_items",

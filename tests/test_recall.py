@@ -12,7 +12,7 @@ from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
 from model.manifest import ArtifactError
-from service import layer, merge, network, scores, selection
+from service import encoding, layer, merge, network, scores, selection, vectors
 from service.gpu import OnGpu
 from service.merge import POPULAR
 from service.offline import export_bundle, service_recall
@@ -214,7 +214,7 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
     """A user would wait a second for it."""
 
     def compiled() -> int:
-        modules = merge, selection, layer, network, scores
+        modules = merge, selection, vectors, layer, network, scores, encoding
         functions = [one for module in modules for one in vars(module).values()]
         return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))
 
@@ -229,5 +229,5 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
         Query("u5", ["unheard-of"], exclude=["neither"]),
     ]
     for batch in (queries, queries[:1], queries[3:4], queries * 30):
-        recaller.recall(batch)
+        recaller.answer(batch)
     assert compiled() == before

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from service.queries import Candidates, Computed, Query
+from service.queries import Computed, Encoded, Query
 from service.wire import (
     Frames,
     RecallFailed,
@@ -17,9 +17,8 @@ from service.wire import (
 )
 
 
-def candidates(*rows: int) -> Candidates:
-    some = np.array(rows, dtype=np.int64)
-    return Candidates(some, some.astype(np.float32) / 3, some % 2 - 1, 5, not rows)
+def encoded(*rows: int) -> Encoded:
+    return Encoded(b"[%b]" % bytes(rows), np.array(rows, dtype=np.int64), 5, not rows)
 
 
 def test_questions_arrive_as_they_were_asked() -> None:
@@ -29,15 +28,13 @@ def test_questions_arrive_as_they_were_asked() -> None:
 
 
 def test_answers_arrive_as_they_were_given() -> None:
-    given = [candidates(2, 0), candidates(), candidates(1)]
+    given = [encoded(2, 0), encoded(), encoded(1)]
     (body,) = Frames().feed(answer(Computed(given, {"model": 0.5}, 7, 0.25)))
     read = read_answer(body)
     assert (read.seconds, read.batch, read.waited) == ({"model": 0.5}, 7, 0.25)
     for one, two in zip(read.found, given, strict=True):
         assert one.rows.tolist() == two.rows.tolist()
-        assert one.scores.tolist() == two.scores.tolist()
-        assert one.interests.tolist() == two.interests.tolist()
-        assert (one.unknown, one.cold) == (two.unknown, two.cold)
+        assert (one.items, one.unknown, one.cold) == (two.items, two.unknown, two.cold)
 
 
 def test_a_failure_is_said() -> None:
