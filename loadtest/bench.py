@@ -46,15 +46,11 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=100)
     options = parser.parse_args()
     users = pl.read_parquet(options.data / "users.parquet")["user_id"].to_list()
-    rng = random.Random(0)
-    requests = [
-        post("/recall", json.dumps({"user_id": user, "k": options.k}).encode())
-        for user in rng.choices(users, k=4096)
-    ]
+    asked = [{"user_id": user, "k": options.k} for user in random.Random(0).choices(users, k=4096)]
     with redis_server() as store:
         fill = [sys.executable, "-m", "cli", "history", "load", "--data", str(options.data)]
         subprocess.run([*fill, "--store", store], check=True, stdout=subprocess.DEVNULL)
-        figures = measure(options, store, requests)
+        figures = measure(options, store, asked)
     report = summary(figures, options)
     print_table(report)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -62,8 +58,9 @@ def main() -> None:
     draw(report, options.out / "bench.png")
 
 
-def measure(options: argparse.Namespace, store: str, requests: list[bytes]) -> Figures:
+def measure(options: argparse.Namespace, store: str, asked: list[Figures]) -> Figures:
     """All contenders in turn, `rounds` times."""
+    requests = posts(asked)
     artifacts = ["--artifacts", str(options.artifacts)]
     commands = {
         "naive": ["-m", "loadtest.naive", *artifacts, "--store", store],
@@ -78,6 +75,12 @@ def measure(options: argparse.Namespace, store: str, requests: list[bytes]) -> F
                 figures[name].append(loads(port, process, requests, options))
                 if name == "ours":
                     figures[name][-1]["stages_ms"] = stages(port)
+                    figures[name][-1]["interests_rps"] = {
+                        str(count): closed(port, process, posts(asked, interests=count), options)[
+                            "rps"
+                        ]
+                        for count in (1, 4)
+                    }
             say(f"round {number + 1}: {name} {figures[name][-1]['rps']:,.0f} requests/s")
         with server(["-m", "loadtest.empty", "--size", str(size)]) as (port, process):
             figures["empty"].append(closed(port, process, requests, options))
@@ -92,6 +95,11 @@ def measure(options: argparse.Namespace, store: str, requests: list[bytes]) -> F
             figures[name].append(json.loads(done.stdout))
         say(f"round {number + 1}: pipeline {figures['pipeline'][-1]['pipeline_rps']:,.0f}/s")
     return figures
+
+
+def posts(asked: list[Figures], **more: Any) -> list[bytes]:
+    """Recalls, ready to be sent."""
+    return [post("/recall", json.dumps(one | more).encode()) for one in asked]
 
 
 def closed(
@@ -174,6 +182,7 @@ def summary(figures: Figures, options: argparse.Namespace) -> Figures:
         "p99_half_load_ms": ours["open"]["0.5"]["p99_ms"],
         "naive_p99_half_load_ms": naive["open"]["0.5"]["p99_ms"],
         "four_interests_over_one": bare["one_interest_rps"] / bare["four_rps"],
+        "four_interests_over_one_http": ours["interests_rps"]["1"] / ours["interests_rps"]["4"],
         "engine_over_floor": medians["engine"]["batches"]["64"]["over_floor"],
         "details": medians,
         "k": options.k,
@@ -201,7 +210,8 @@ def print_table(report: Figures) -> None:
     print(
         f"ours / naive {report['ours_rps'] / report['naive_rps']:.2f}, "
         f"ours / empty {report['ours_rps'] / report['empty_rps']:.2f}, "
-        f"four interests / one {report['four_interests_over_one']:.2f}"
+        f"four interests / one {report['four_interests_over_one']:.2f} without HTTP, "
+        f"{report['four_interests_over_one_http']:.2f} with"
     )
 
 
