@@ -35,13 +35,14 @@ class Room(NamedTuple):
     rows_P: NDArray[np.int32]  # of those that may be among the best
     ranks_P: NDArray[np.int32]  # their true scores, as integers in the same order
     keys_P: NDArray[np.int64]  # of the best, rank and row
+    ordered_P: NDArray[np.int64]  # the same, best first
 
     @staticmethod
     def of(padded: int) -> "Room":
         """For so many items."""
         best_G = np.empty(padded // GROUP, np.int32)
         rows_P, ranks_P = np.empty((2, padded), np.int32)
-        return Room(best_G, rows_P, ranks_P, np.empty(padded, np.int64))
+        return Room(best_G, rows_P, ranks_P, *np.empty((2, padded), np.int64))
 
 
 @compiled
@@ -103,8 +104,8 @@ def _best(asked: Asked, at: Integer, wanted: Integer, room: Room) -> NDArray[np.
         if ranks_N[place] >= floor:
             room.keys_P[keys] = (np.int64(ranks_N[place]) << 32) + (0xFFFFFFFF - rows_N[place])
             keys += 1
-    _sort(room.keys_P[:keys])
-    return room.keys_P[: min(keys, wanted)]
+    _order(room.keys_P[:keys], room.ordered_P)
+    return room.ordered_P[: min(keys, wanted)]
 
 
 @compiled
@@ -137,15 +138,13 @@ def _reached(values_N: NDArray[np.int32], wanted: Integer) -> Integer:
     """
     if len(values_N) <= wanted:
         return LOW
-    low = high = np.int64(values_N[0])
+    least = most = values_N[0]
     for place in range(len(values_N)):
-        low, high = min(low, values_N[place]), max(high, values_N[place])
-    high += 1
+        least, most = min(least, values_N[place]), max(most, values_N[place])
+    low, high = np.int64(least), np.int64(most) + 1
     while high - low > 1:
         middle = (low + high) // 2
-        reached = 0
-        for place in range(len(values_N)):
-            reached += values_N[place] >= middle
+        reached = _count(values_N, np.int32(middle))
         if reached < wanted:
             high = middle
             continue
@@ -153,6 +152,15 @@ def _reached(values_N: NDArray[np.int32], wanted: Integer) -> Integer:
         if reached <= wanted + wanted // 8:
             break
     return low
+
+
+@compiled
+def _count(values_N: NDArray[np.int32], limit: np.int32) -> Integer:
+    """How many reach it. In 32 bits twice as many fit into a vector."""
+    reached = np.int32(0)
+    for place in range(len(values_N)):
+        reached = np.int32(reached + np.int32(values_N[place] >= limit))
+    return reached
 
 
 @compiled
@@ -189,26 +197,14 @@ def _score(key: Integer) -> Real:
 
 
 @compiled
-def _sort(keys_N: NDArray[np.int64]) -> None:
-    """Highest first. A heap, because numpy's sorting takes a second longer to compile."""
-    size = len(keys_N)
-    for place in range(size // 2 - 1, -1, -1):
-        _sink(keys_N, place)
-    for left in range(size - 1, 0, -1):  # the least of those that are left goes to the end
-        keys_N[0], keys_N[left] = keys_N[left], keys_N[0]
-        _sink(keys_N[:left], 0)
+def _order(keys_N: NDArray[np.int64], ordered_N: NDArray[np.int64]) -> None:
+    """Write them highest first; no two are equal.
 
-
-@compiled
-def _sink(heap_N: NDArray[np.int64], place: Integer) -> None:
-    """Let a value go down to where no child of it is less."""
-    value, size = heap_N[place], len(heap_N)
-    while 2 * place + 1 < size:
-        child = 2 * place + 1
-        if child + 1 < size and heap_N[child + 1] < heap_N[child]:
-            child += 1
-        if heap_N[child] >= value:
-            break
-        heap_N[place] = heap_N[child]
-        place = child
-    heap_N[place] = value
+    To count for each how many are higher is a vector loop without jumps: for a hundred a third of
+    what sorting takes, from about a thousand on more.
+    """
+    for place in range(len(keys_N)):
+        higher = 0
+        for other in range(len(keys_N)):
+            higher += keys_N[other] > keys_N[place]
+        ordered_N[higher] = keys_N[place]
