@@ -27,7 +27,7 @@ class OnCpu:
     """See `service.recall.Generator`."""
 
     together = 64  # so many users' states and scores fit into the caches
-    batch = 12  # larger ones are hardly cheaper a user, and keep others waiting
+    batch = 16  # larger ones are hardly cheaper a user, and keep others waiting
 
     def __init__(self, artifact: Artifact, index: ItemIndex) -> None:
         """With as many threads as torch uses now."""
