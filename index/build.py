@@ -19,12 +19,12 @@ from index.kinds import Kind, build
 from index.measure import (
     Rates,
     Vectors,
-    cheapest,
     exact_search,
     in_batches,
     index_search,
     one_thread,
     rates,
+    sufficient,
 )
 from index.search import ItemIndex
 
@@ -135,9 +135,11 @@ def _measured(
     index = build("ivf", vectors_VD)
     seconds = time.perf_counter() - started
     with one_thread():
-        parameters, recall = cheapest(index, queries_BD, exact_BK, target)
-        searches = [index_search(index, parameters, hits), exact]
-        rate, flat_rate = rates(searches, queries_BD, clock=time.process_time)
+        finalists = sufficient(index, queries_BD, exact_BK, target)
+        searches = [index_search(index, parameters, hits) for parameters, _ in finalists]
+        *found, flat_rate = rates([*searches, exact], queries_BD, clock=time.process_time)
+    rate = max(found, key=lambda one: one[DECIDING])
+    parameters, recall = finalists[found.index(rate)]
     return index, {
         "parameters": parameters,
         "recall": recall,

@@ -30,7 +30,7 @@ def build(kind: Kind, vectors_VD: NDArray[np.float32]) -> Any:
     if kind != "ivf":
         index: Any = faiss.IndexFlatIP(width)
     else:
-        lists = _lists(items)
+        lists = lists_of(items)
         index = faiss.index_factory(
             width, f"IVF{lists},PQ{width}x4fsr,Refine(SQfp16)", faiss.METRIC_INNER_PRODUCT
         )
@@ -44,8 +44,8 @@ def build(kind: Kind, vectors_VD: NDArray[np.float32]) -> Any:
 
 def efforts(items: int) -> list[list[Parameters]]:
     """Ways to search lists, to measure: in each, the later the more thorough and the slower."""
-    lists = _lists(items)
-    grid = sorted({min(lists, round(2 ** (step / 4))) for step in range(4 * 16)})
+    lists = lists_of(items)
+    grid = sorted({min(lists, round(2 ** (step / 8))) for step in range(8 * 16)})
     return [
         [{"lists": lists, "nprobe": probed, "kept": kept} for probed in grid]
         for kept in (1.5, 2, 4, 8)
@@ -70,6 +70,7 @@ def faiss_parameters(parameters: Parameters) -> Any:
     )
 
 
-def _lists(items: int) -> int:
+def lists_of(items: int) -> int:
+    """How many lists suit so many items."""
     fitting = 1 << round(math.log2(4 * math.sqrt(items + 1)))
     return max(1, min(fitting, items // LIST_SAMPLE))

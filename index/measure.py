@@ -107,34 +107,32 @@ def recall_of(rows_BK: Rows, exact_BK: Rows) -> tuple[float, float]:
     return mean, mean - 2 * float(shares_B.std()) / len(shares_B) ** 0.5
 
 
-def cheapest(
+def sufficient(
     index: Any, queries_BD: Vectors, exact_BK: Rows, target: float
-) -> tuple[Parameters, float]:
-    """The parameters of the fastest search that surely finds `target` of the hits, and its recall.
+) -> list[tuple[Parameters, float]]:
+    """Of each way to search the least effort that surely finds `target` of the hits; their recalls.
 
-    Where none does, those of the most thorough search.
+    Where none does, the most thorough search.
     """
-    hits = exact_BK.shape[1]
-    found: list[tuple[float, Parameters, float]] = []
+    hits, found = exact_BK.shape[1], []
     for way in efforts(index.ntotal):
+        least: tuple[Parameters, float] | None = None
         low, high = 0, len(way)  # the recall grows along the way: bisect
         while low < high:
             middle = (low + high) // 2
             search = index_search(index, way[middle], hits)
-            started = time.process_time()
             recall, surely = recall_of(in_batches(search, queries_BD), exact_BK)
-            seconds = time.process_time() - started
             if surely >= target:
-                found.append((seconds, way[middle], recall))
-                high = middle
+                least, high = (way[middle], recall), middle
             else:
                 low = middle + 1
+        if least:
+            found.append(least)
     if found:
-        _, parameters, recall = min(found, key=lambda one: one[0])
-        return parameters, recall
+        return found
     most = efforts(index.ntotal)[-1][-1]
     rows_BK = in_batches(index_search(index, most, hits), queries_BD)
-    return most, recall_of(rows_BK, exact_BK)[0]
+    return [(most, recall_of(rows_BK, exact_BK)[0])]
 
 
 def _rate(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.artifact import Artifact
 from model.gpt import GPT
-from service.gpu_search import fastest_search
+from service.gpu_choice import Approximate, fastest_search
 from service.hits import Case, quota_table
 from service.merge import Ints, Merge
 from service.queries import StageSeconds
@@ -63,7 +63,8 @@ class OnGpu:
     def __init__(self, artifact: Artifact, devices: Sequence[torch.device]) -> None:
         """The network runs on the first of the devices; all share the catalogue."""
         self._device = devices[0]
-        self._rollout = Rollout(artifact.model.to(self._device), devices)
+        approximate = Approximate.of(artifact.folder)
+        self._rollout = Rollout(artifact.model.to(self._device), devices, approximate)
         self._longest = artifact.manifest.model.max_history
         self._graphs: dict[Size, Graph] = {}
         self._seen = Counter[Size]()
@@ -108,13 +109,18 @@ class OnGpu:
 class Rollout:
     """From histories to the hits of every step, on the device: no value is looked at here."""
 
-    def __init__(self, model: GPT, devices: Sequence[torch.device]) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        devices: Sequence[torch.device],
+        approximate: Approximate | None = None,
+    ) -> None:
         self._model = model
-        self._search = fastest_search(model.items.weight.detach(), devices)
+        self._search = fastest_search(model.items.weight.detach(), devices, approximate)
         self.recordable = self._search.recordable
 
     def __call__(self, batch: Batch, size: Size) -> Found:
-        """Of tensors on the device. A step's hits are exact, and none is closed."""
+        """Of tensors on the device. No hit is closed."""
         further = size.steps - 1
         interest_BD, cache = self._model.prefill(
             batch.history_BL, batch.lengths_B, batch.users_B, further

@@ -1,6 +1,9 @@
 """Generation on a GPU, run on the CPU here: the same code, but for graphs and 16-bit products."""
 
+import json
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,9 @@ from torch.nn import functional as F
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset
 from service.gpu import Batch, Found, OnGpu, Rollout, Size, size_of
-from service.gpu_search import FaissFlat, Search, Shards, WholeScores, fastest_search
+from service.gpu_choice import Approximate, by_lists, fastest, fastest_search
+from service.gpu_faiss import FaissFlat, FaissLists
+from service.gpu_search import Search, Shards, WholeScores
 from service.hits import Case
 from service.queries import Query
 from service.recall import Recaller
@@ -77,6 +82,67 @@ def test_more_hits_than_faiss_gives_are_found_all_the_same() -> None:
     nothing = torch.full((1, 1), -1)
     rows, _ = FaissFlat(vectors_VD, WholeScores(vectors_VD)).hits(vectors_VD[:1], nothing, 3000)
     assert len(set(rows[0].tolist())) == 3000
+
+
+def clustered(items: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(items)
+    centres_CD = torch.randn(60, 16, generator=generator)
+    near_VD = centres_CD[torch.randint(60, (items,), generator=generator)]
+    return near_VD + 0.3 * torch.randn(items, 16, generator=generator)
+
+
+def test_lists_find_the_wanted_share_and_nothing_closed() -> None:
+    vectors_VD = clustered(20_000)
+    whole = WholeScores(vectors_VD)
+    search = FaissLists(vectors_VD, whole, vectors_VD[:200], 0.95)
+    assert search.recall >= 0.95
+    interest_BD, nothing = vectors_VD[-20:], torch.full((20, 1), -1)
+    exact_BF, _ = whole.hits(interest_BD, nothing, 100)
+    closed_BC = exact_BF[:, :50]
+    rows_BF, scores_BF = search.hits(interest_BD, closed_BC, 50)
+    assert not (rows_BF[..., None] == closed_BC[:, None]).any()
+    found_BF = (rows_BF[..., None] == exact_BF[:, None, 50:]).any(dim=2)
+    assert float(found_BF.float().mean()) > 0.9
+    torch.testing.assert_close(
+        scores_BF, torch.einsum("bfd,bd->bf", vectors_VD[rows_BF], interest_BD)
+    )
+    assert (scores_BF.diff(dim=1) <= 0).all()
+
+
+def test_what_lists_do_not_hold_is_no_hit() -> None:
+    vectors_VD = clustered(3000)
+    search = FaissLists(vectors_VD, WholeScores(vectors_VD), vectors_VD[:50], 0.5)
+    search._lists = 1
+    rows_BF, scores_BF = search.hits(vectors_VD[:4], torch.full((4, 3), -1), 1000)
+    assert (scores_BF == -torch.inf).any()
+    assert (rows_BF[scores_BF > -torch.inf] >= 0).all()
+
+
+def test_the_fastest_search_is_taken_and_lists_that_find_too_little_are_not() -> None:
+    vectors_VD = clustered(5000)
+    whole = WholeScores(vectors_VD)
+
+    class Slow(WholeScores):
+        def hits(self, *asked: Any) -> Found:
+            time.sleep(0.01)
+            return super().hits(*asked)
+
+    assert fastest([Slow(vectors_VD), whole], vectors_VD) is whole
+    assert len(by_lists(vectors_VD, whole, Approximate(0.9, vectors_VD[:100]))) == 1
+    assert by_lists(vectors_VD, whole, Approximate(1.1, vectors_VD[:100])) == []
+
+
+def test_only_what_was_asked_for_is_approximate(artifacts: Path, tmp_path: Path) -> None:
+    bundle = find_bundle(artifacts)
+    approximate = Approximate.of(bundle)
+    assert approximate
+    assert approximate.target == 0.98
+    assert len(approximate.queries_BD) > 0
+    for name in ("index.json", "index_queries.npy"):
+        (tmp_path / name).write_bytes((bundle / name).read_bytes())
+    card = json.loads((tmp_path / "index.json").read_text())
+    (tmp_path / "index.json").write_text(json.dumps(card | {"asked": "flat"}))
+    assert Approximate.of(tmp_path) is None
 
 
 def test_without_a_gpu_whole_scores_are_used() -> None:
