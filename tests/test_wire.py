@@ -1,9 +1,11 @@
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from service.hub import _FrontEnd, _reply
 from service.queries import Computed, Encoded, Query
 from service.wire import (
     Frames,
@@ -41,6 +43,19 @@ def test_a_failure_is_said() -> None:
     (body,) = Frames().feed(failure())
     with pytest.raises(RecallFailed):
         read_answer(body)
+
+
+def test_an_answer_that_is_too_large_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.wire.LONGEST", 100)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen([sys.executable, "-c", ""]) as process:
+        front_end = _FrontEnd(0, process, ours)
+        for size in (10, 1000):
+            _reply(front_end, Computed([Encoded(b"x" * size, np.zeros(0, int), 0, False)], {}, 1))
+        fits, too_large = Frames().feed(theirs.recv(1 << 16))
+    assert read_answer(fits).found[0].items == b"x" * 10
+    with pytest.raises(RecallFailed):
+        read_answer(too_large)
 
 
 def test_frames_may_come_in_any_pieces() -> None:
