@@ -18,6 +18,23 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def compiled(function: Function) -> Function:
     """Compile it; it lets other threads run. Sums may be taken in any order."""
+    return _compiled(function)
+
+
+def inner(function: Function) -> Function:
+    """Compile it for compiled functions only, without what Python would call it by."""
+    return _compiled(function, no_cpython_wrapper=True)
+
+
+def pasted(function: Function) -> Function:
+    """`inner`, as a part of its only caller: what is long is optimised once then, not twice."""
+    return _compiled(function, no_cpython_wrapper=True, inline="always")
+
+
+def _compiled(function: Function, **how: Any) -> Function:
+    njit: Any = numba.njit  # the stubs do not know all it takes
     any_order = {"reassoc", "contract", "nsz"}
-    compile_it = numba.njit(nogil=True, error_model="numpy", fastmath=any_order)
+    compile_it = njit(
+        nogil=True, error_model="numpy", fastmath=any_order, no_cfunc_wrapper=True, **how
+    )
     return cast(Function, compile_it(function))

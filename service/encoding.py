@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from service.compiled import Integer, compiled
+from service.compiled import Integer, compiled, inner
 from service.merge import Floats, Ints
 from service.queries import Candidates
 
@@ -82,7 +82,7 @@ def _encode(
     return out_N[:at]
 
 
-@compiled
+@inner
 def _put(out_N: Bytes, at: Integer, text_N: Bytes) -> Integer:
     """Write; where it ends."""
     for place in range(len(text_N)):
@@ -90,7 +90,7 @@ def _put(out_N: Bytes, at: Integer, text_N: Bytes) -> Integer:
     return at + len(text_N)
 
 
-@compiled
+@inner
 def _put_score(out_N: Bytes, at: Integer, score: np.float32) -> Integer:
     if score < 0:
         out_N[at] = MINUS

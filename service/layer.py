@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.compiled import Integer, Real, compiled
+from service.compiled import Integer, Real, compiled, inner, pasted
 from service.merge import Floats, Ints
 from service.vectors import ONE, ZERO, add, dot, gelu, normalise
 
@@ -84,7 +84,7 @@ def mix(
         _mix(weights, memory, space, eps, tokens_N4[part], x_ND[part], out_ND[part])
 
 
-@compiled
+@pasted
 def _mix(
     weights: Weights,
     memory: Memory,
@@ -119,7 +119,7 @@ def _mix(
         normalise(out_ND[at], norms_4D[2:], eps)
 
 
-@compiled
+@inner
 def _attend(
     token_4: Ints,
     query_D: Floats,
@@ -161,7 +161,7 @@ def _attend(
             add(out_d, logits_T[known + at] / total, value_d)
 
 
-@compiled
+@inner
 def _convolve(
     token_4: Ints, inputs_SD: Floats, own_ABD: Floats, local_CD: Floats, out_D: Floats
 ) -> None:

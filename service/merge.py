@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.compiled import Integer, Real, compiled
+from service.compiled import Integer, Real, compiled, inner
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.float32]
@@ -87,7 +87,7 @@ class Merge:
         ]
 
 
-@compiled
+@inner
 def give(lists: Lists, user: Integer, row: Integer, score: Real, interest: Integer) -> None:
     """Append one, unless the list is full: compiled code would write behind it."""
     size = lists.sizes_B[user]
@@ -99,7 +99,7 @@ def give(lists: Lists, user: Integer, row: Integer, score: Real, interest: Integ
     lists.sizes_B[user] = size + 1
 
 
-@compiled
+@inner
 def offered_before(lists: Lists, user: Integer, row: Integer, step: Integer) -> bool:
     """Whether it was appended to the history in a step before."""
     for earlier in range(step):  # noqa: SIM110 — any() takes longer to compile
@@ -132,7 +132,7 @@ def _take(
         _mark(lists, user, marks_V, False)
 
 
-@compiled
+@inner
 def _mark(lists: Lists, user: Integer, marks_V: NDArray[np.bool_], mark: bool) -> None:
     """What the user must not get, or must not get again."""
     for closed in range(lists.ends_B[user], lists.ends_B[user + 1]):

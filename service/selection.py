@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.compiled import Integer, Real, compiled
+from service.compiled import Integer, Real, compiled, inner, pasted
 from service.merge import Floats, Ints, Lists, give, offered_before
 from service.scores import GROUP, LOW
 from service.vectors import dot
@@ -71,7 +71,7 @@ def select(asked: Asked, lists: Lists, users_W: Ints, quotas_W: Ints, room: Room
         lists.offered_BM[user, asked.step] = max(token, 0)
 
 
-@compiled
+@inner
 def _best_given(asked: Asked, at: Integer, lists: Lists, user: Integer) -> tuple[Integer, Real]:
     """The best of what was given but not offered, -1 where there is none, and its score."""
     scores_P, step = asked.scores_WP[at], asked.step
@@ -92,7 +92,7 @@ def _best_given(asked: Asked, at: Integer, lists: Lists, user: Integer) -> tuple
     return token, token_score
 
 
-@compiled
+@pasted
 def _best(asked: Asked, at: Integer, wanted: Integer, room: Room) -> NDArray[np.int64]:
     """Keys of the best items that are not `LOW`, best first."""
     found = _candidates(asked, at, wanted, room)
@@ -108,7 +108,7 @@ def _best(asked: Asked, at: Integer, wanted: Integer, room: Room) -> NDArray[np.
     return room.ordered_P[: min(keys, wanted)]
 
 
-@compiled
+@inner
 def _candidates(asked: Asked, at: Integer, wanted: Integer, room: Room) -> Integer:
     """Find all that may be among the best; how many. The loops have no jumps, where they can."""
     scores_P, best_G = asked.scores_WP[at], room.best_G
@@ -130,7 +130,7 @@ def _candidates(asked: Asked, at: Integer, wanted: Integer, room: Room) -> Integ
     return found
 
 
-@compiled
+@inner
 def _reached(values_N: NDArray[np.int32], wanted: Integer) -> Integer:
     """What at least so many values reach, and hardly more; `LOW` where there are not so many.
 
@@ -154,7 +154,7 @@ def _reached(values_N: NDArray[np.int32], wanted: Integer) -> Integer:
     return low
 
 
-@compiled
+@inner
 def _count(values_N: NDArray[np.int32], limit: np.int32) -> Integer:
     """How many reach it. In 32 bits twice as many fit into a vector."""
     reached = np.int32(0)
@@ -163,32 +163,32 @@ def _count(values_N: NDArray[np.int32], limit: np.int32) -> Integer:
     return reached
 
 
-@compiled
+@inner
 def _limit(asked: Asked, at: Integer, floor: Integer) -> Integer:
     """What a score must be at least to be at least the floor in truth."""
     limit: Integer = max(np.int64(floor) - asked.slack_W[at], np.int64(LOW) + 1)
     return limit
 
 
-@compiled
+@inner
 def _exact(asked: Asked, at: Integer, row: Integer) -> Real:
     """The true score."""
     return dot(asked.interest_WD[at], asked.vectors_PD[row])
 
 
-@compiled
+@inner
 def _rank(score: Real) -> Integer:
     """An integer that is the higher, the higher the score."""
     bits = np.float32(score).view(np.int32)
     return bits if bits >= 0 else -(bits & 0x7FFFFFFF)
 
 
-@compiled
+@inner
 def _row(key: Integer) -> Integer:
     return 0xFFFFFFFF - (key & 0xFFFFFFFF)
 
 
-@compiled
+@inner
 def _score(key: Integer) -> Real:
     """The inverse of `_rank`, of a key."""
     rank = np.int64(key) >> 32
@@ -196,7 +196,7 @@ def _score(key: Integer) -> Real:
     return score if rank >= 0 else -score
 
 
-@compiled
+@inner
 def _order(keys_N: NDArray[np.int64], ordered_N: NDArray[np.int64]) -> None:
     """Write them highest first; no two are equal.
 

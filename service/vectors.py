@@ -5,7 +5,7 @@ Shapes: N any length, D width.
 
 import numpy as np
 
-from service.compiled import Real, compiled
+from service.compiled import Real, inner
 from service.merge import Floats
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -36,7 +36,7 @@ ERF_BELOW = np.array(
 )
 
 
-@compiled
+@inner
 def normalise(x_D: Floats, norm_2D: Floats, eps: Real) -> None:
     """Layer normalisation, in place."""
     width = len(x_D)
@@ -51,14 +51,14 @@ def normalise(x_D: Floats, norm_2D: Floats, eps: Real) -> None:
         x_D[at] = (x_D[at] - mean) * factor * norm_2D[0, at] + norm_2D[1, at]
 
 
-@compiled
+@inner
 def length_of(x_D: Floats) -> Real:
     """Of a vector; never quite 0."""
     length: Real = max(np.sqrt(dot(x_D, x_D)), SHORTEST)
     return length
 
 
-@compiled
+@inner
 def dot(left_N: Floats, right_N: Floats) -> Real:
     """Inner product."""
     total = ZERO
@@ -67,14 +67,14 @@ def dot(left_N: Floats, right_N: Floats) -> Real:
     return total
 
 
-@compiled
+@inner
 def add(sum_N: Floats, factor: Real, x_N: Floats) -> None:
     """So many times the one to the other."""
     for at in range(len(sum_N)):
         sum_N[at] += factor * x_N[at]
 
 
-@compiled
+@inner
 def gelu(x_N: Floats, bias_N: Floats) -> None:
     """GELU of x + bias, in place.
 
