@@ -75,12 +75,9 @@ def measure(options: argparse.Namespace, store: str, asked: list[Figures]) -> Fi
                 figures[name].append(loads(port, process, requests, options))
                 if name == "ours":
                     figures[name][-1]["stages_ms"] = stages(port)
-                    figures[name][-1]["interests_rps"] = {
-                        str(count): closed(port, process, posts(asked, interests=count), options)[
-                            "rps"
-                        ]
-                        for count in (1, 4)
-                    }
+                    figures[name][-1]["interests_rps"] = interests_rps(
+                        port, process, asked, options
+                    )
             say(f"round {number + 1}: {name} {figures[name][-1]['rps']:,.0f} requests/s")
         with server(["-m", "loadtest.empty", "--size", str(size)]) as (port, process):
             figures["empty"].append(closed(port, process, requests, options))
@@ -95,6 +92,17 @@ def measure(options: argparse.Namespace, store: str, asked: list[Figures]) -> Fi
             figures[name].append(json.loads(done.stdout))
         say(f"round {number + 1}: pipeline {figures['pipeline'][-1]['pipeline_rps']:,.0f}/s")
     return figures
+
+
+def interests_rps(
+    port: int, process: psutil.Process, asked: list[Figures], options: argparse.Namespace
+) -> Figures:
+    """Peaks of recalls with one interest, and with four."""
+    peaks = {}
+    for count in (1, 4):
+        requests = posts(asked, interests=count)
+        peaks[str(count)] = closed(port, process, requests, options)["rps"]
+    return peaks
 
 
 def posts(asked: list[Figures], **more: Any) -> list[bytes]:

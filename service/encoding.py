@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from service.compiled import Integer, compiled, inner
-from service.merge import Floats, Ints
+from service.merge import POPULAR, Floats, Ints
 from service.queries import Candidates
 
 Bytes = NDArray[np.uint8]
@@ -22,11 +22,10 @@ UNITS, TEN = np.uint64(10**DECIMALS), np.uint64(10)
 MOST = np.float32(1e12)  # of a score that is written
 NUMBER = 24  # bytes that the longest one takes
 
-
 HEAD = b'{"item_id":'
 WORDS = [b',"score":', b"null"]
-WORDS += [b',"interest":%d},\n%b' % (interest, HEAD) for interest in range(-1, 9)]
-SCORE, NULL, BACKFILL, FIRST = range(4)  # words: before a score; in place of one; behind it
+WORDS += [b',"interest":%d},\n%b' % (interest, HEAD) for interest in range(POPULAR, 9)]
+SCORE, NULL, BACKFILL = range(3)  # words: before a score; in place of one; behind one of POPULAR
 ZERO, MINUS, POINT = map(np.uint8, b"0-.")
 
 
@@ -77,7 +76,7 @@ def _encode(
             at = _put_score(out_N, at, scores_K[place])
         else:
             at = _put(out_N, at, words_WN[NULL, : lengths_W[NULL]])
-        word = FIRST + interests_K[place]
+        word = BACKFILL + interests_K[place] - POPULAR
         at = _put(out_N, at, words_WN[word, : lengths_W[word]])
     return out_N[:at]
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from model.artifact import Artifact
 from model.gpt import GPT
 from service.gpu_choice import Approximate, fastest_search
+from service.gpu_search import CLOSED, HITS
 from service.hits import Case, quota_table
 from service.merge import Ints, Merge
 from service.queries import StageSeconds
@@ -28,7 +29,6 @@ from service.queries import StageSeconds
 log = logging.getLogger(__name__)
 
 LARGEST = 256  # users of a batch
-CLOSED, K = 64, 128  # of what is recorded at start; others are padded to powers of two
 OFTEN = 50  # batches of one size, until it is recorded too: that takes a moment
 MOST_GRAPHS = 64
 
@@ -73,7 +73,7 @@ class OnGpu:
             self._pool = torch.cuda.graph_pool_handle()
             size = LARGEST  # first: the smaller ones fit into its memory
             while size:
-                self._record(Size(size, CLOSED, K, artifact.manifest.recall.interests))
+                self._record(Size(size, CLOSED, HITS, artifact.manifest.recall.interests))
                 size //= 2
 
     @torch.inference_mode()
@@ -179,7 +179,7 @@ def size_of(cases: Sequence[Case]) -> Size:
     return Size(
         batch=_power(len(cases)),
         closed=max(CLOSED, _power(max(len(case.closed) for case in cases))),
-        most=max(K, _power(max(case.k for case in cases))),
+        most=max(HITS, _power(max(case.k for case in cases))),
         steps=steps,
     )
 

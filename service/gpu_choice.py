@@ -17,11 +17,11 @@ from torch import Tensor
 from index.build import LARGE
 from index.card import QUERIES_FILE, read_card
 from service.gpu_faiss import FaissFlat, FaissLists
-from service.gpu_search import Search, Shards, WholeScores
+from service.gpu_search import CLOSED, HITS, Search, Shards, WholeScores
 
 log = logging.getLogger(__name__)
 
-TRIAL_USERS, TRIAL_CLOSED, TRIAL_HITS = 64, 64, 128
+TRIAL_USERS = 64
 
 
 class Approximate(NamedTuple):
@@ -77,11 +77,11 @@ def fastest(searches: Sequence[Search], vectors_VD: Tensor) -> Search:
 def _seconds(search: Search, vectors_VD: Tensor) -> float:
     """The least that several searches take."""
     interest_BD = vectors_VD[:TRIAL_USERS]
-    closed_BC = torch.full((len(interest_BD), TRIAL_CLOSED), -1, device=vectors_VD.device)
+    closed_BC = torch.full((len(interest_BD), CLOSED), -1, device=vectors_VD.device)
     best = float("inf")
     for _ in range(5):
         started = time.perf_counter()
-        _, scores_BF = search.hits(interest_BD, closed_BC, TRIAL_HITS)
+        _, scores_BF = search.hits(interest_BD, closed_BC, HITS)
         scores_BF[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - started)
     return best

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from index.kinds import LIST_SAMPLE, lists_of
-from service.gpu_search import Search, exact_scores
+from service.gpu_search import HITS, Search, exact_scores
 
 _gpu_part: Any = faiss  # the stubs know that of the CPU only
 
@@ -21,18 +21,15 @@ FAISS_BYTES = 256 << 20  # of its own temporary memory
 MOST = 2048  # hits, and lists, that Faiss takes on a GPU
 
 
-class FaissFlat:
-    """Its exact search."""
+class _Faiss:
+    """What its searches have in common."""
 
     recordable = False
 
-    def __init__(self, vectors_VD: Tensor, otherwise: Search) -> None:
+    def __init__(self, empty: Any, vectors_VD: Tensor, otherwise: Search) -> None:
         """`otherwise` searches where more hits are wanted than Faiss can give."""
-        self._items, self._otherwise = len(vectors_VD), otherwise
-        self._index, self._resources = _on_device(
-            faiss.IndexFlatIP(vectors_VD.shape[1]), vectors_VD.device
-        )
-        self._index.add_c(len(vectors_VD), _floats(vectors_VD))
+        self._vectors_VD, self._items, self._otherwise = vectors_VD, len(vectors_VD), otherwise
+        self._index, self._resources = _on_device(empty, vectors_VD.device)
 
     def hits(self, interest_BD: Tensor, closed_BC: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """See `service.gpu_search.Search`."""
@@ -56,7 +53,15 @@ class FaissFlat:
         return rows_BF, scores_BF
 
 
-class FaissLists(FaissFlat):
+class FaissFlat(_Faiss):
+    """Its exact search."""
+
+    def __init__(self, vectors_VD: Tensor, otherwise: Search) -> None:
+        super().__init__(faiss.IndexFlatIP(vectors_VD.shape[1]), vectors_VD, otherwise)
+        self._index.add_c(self._items, _floats(vectors_VD))
+
+
+class FaissLists(_Faiss):
     """Items in lists by their nearest centroid, in 16 bits; hits are scored again.
 
     As many lists are searched as find the wanted share of the exact hits: `recall` was found.
@@ -67,7 +72,6 @@ class FaissLists(FaissFlat):
     ) -> None:
         """`otherwise` is exact: it is what the share is of."""
         items, width = vectors_VD.shape
-        self._vectors_VD, self._items, self._otherwise = vectors_VD, items, otherwise
         lists = lists_of(items)
         index: Any = faiss.IndexIVFScalarQuantizer(
             faiss.IndexFlatIP(width),
@@ -77,17 +81,17 @@ class FaissLists(FaissFlat):
             faiss.METRIC_INNER_PRODUCT,
             False,  # codes of items, not of what is left beside the centroid
         )
-        self._index, self._resources = _on_device(index, vectors_VD.device)
-        sample = torch.randperm(items, generator=torch.Generator().manual_seed(0))
-        sample = sample[: LIST_SAMPLE * lists].to(vectors_VD.device)
-        self._index.train_c(len(sample), _floats(vectors_VD[sample]))
+        super().__init__(index, vectors_VD, otherwise)
+        drawn = torch.randperm(items, generator=torch.Generator().manual_seed(0))
+        sample_ND = vectors_VD[drawn[: LIST_SAMPLE * lists].to(vectors_VD.device)]
+        self._index.train_c(len(sample_ND), _floats(sample_ND))
         self._index.add_c(items, _floats(vectors_VD))
         self._choose(queries_BD, target)
 
     def _choose(self, queries_BD: Tensor, target: float) -> None:
         """The least power of two of lists that finds enough, and holds enough items."""
         closed_B1 = torch.full((len(queries_BD), 1), -1, device=queries_BD.device)
-        self._hits = min(self._items, 128)  # more of them take more lists
+        self._hits = min(self._items, HITS)  # more of them take more lists
         exact_BF, _ = self._otherwise.hits(queries_BD, closed_B1, self._hits)
         lists = int(self._index.nlist)
         self._lists = min(lists, 1 << math.ceil(math.log2(1 + 4 * MOST * lists / self._items)))
@@ -120,5 +124,5 @@ def _on_device(index: Any, device: torch.device) -> tuple[Any, Any]:
 
 
 def _floats(tensor: Tensor) -> Any:
-    """Where Faiss finds the numbers."""
+    """Where Faiss finds the numbers. Keep the tensor: the pointer does not."""
     return faiss.cast_integer_to_float_ptr(tensor.data_ptr())

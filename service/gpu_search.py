@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 GROUP = 64  # items whose best is looked at first
 MARGIN = 32  # hits more than wanted that are scored again: 16-bit products misplace near ones
+CLOSED, HITS = 64, 128  # of a usual batch: what is compared, and recorded, at start
 SCORE_BYTES = 2 << 30  # for the scores of as many users as run together
 
 

@@ -20,7 +20,7 @@ from service.compiled import Integer, Real, compiled
 from service.layer import Memory, Space, Weights, affine, mix
 from service.merge import Floats, Ints
 from service.pieces import measured
-from service.vectors import add, length_of, normalise
+from service.vectors import ONE, add, length_of, normalise
 
 
 class Network:
@@ -208,13 +208,13 @@ def _embed(
         item_D, out_D = items_VD[items_N[at]], out_ND[at]
         user, end, own = tokens_N4[at, 0], tokens_N4[at, 2], tokens_N4[at, 3]
         user_D = user_BD[user]
-        length = length_of(item_D) if unit else np.float32(1)
+        length = length_of(item_D) if unit else ONE
         for place in range(len(out_D)):
             out_D[place] = item_D[place] / length + segment_D[place] + user_D[place]
         if positions:
             position = min(history - 1 - (ends_B[user + 1] - end) + own, positions - 1)
             position_D = embedding.positions_LD[position]
-            add(out_D, np.float32(1), position_D)
+            add(out_D, ONE, position_D)
         normalise(out_D, embedding.norm_2D, eps)
 
 
