@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.products import addresses, blocks_of, multiply
 from loadtest.pipeline import queries_of, run
 from model.block import GPTConfig
 from model.data import Dataset
 from service.recall import Recaller
-from service.scores import LEVELS, product_session
 
 
 def best_seconds(work: Callable[[], object], seconds: float = 1.0) -> float:
@@ -45,10 +45,11 @@ def matrix_rate() -> float:
 
 def integer_rate() -> float:
     """The same of 8-bit integers."""
-    items_PD = np.random.default_rng(0).integers(-127, 128, (1024, 1024), dtype=np.int8)
-    asked_BD = np.full((1024, 1024), LEVELS, dtype=np.uint8)
-    session = product_session(items_PD)
-    return 2 * 1024**3 / best_seconds(lambda: session.run(None, {"asked": asked_BD}))
+    blocks = blocks_of(np.random.default_rng(0).integers(-127, 128, (1024, 1024), dtype=np.int8))
+    asked_BD = np.ones((1024, 1024), dtype=np.uint8)
+    scores_BP = np.empty((1024, 1024), dtype=np.int16)
+    tables = addresses(asked_BD), addresses(scores_BP)
+    return 2 * 1024**3 / best_seconds(lambda: multiply(blocks, *tables, 8))
 
 
 def copy_bandwidth() -> float:

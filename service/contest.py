@@ -14,10 +14,9 @@ from index.measure import BATCHES, Rates, Vectors, one_thread, rates
 from index.search import ItemIndex
 from model.rollout import RecallConfig, quotas
 from service.cpu import HitsOf
-from service.dense import DenseHits
+from service.dense import Dense, DenseHits
 from service.hits import Case, Hits
 from service.merge import Merge
-from service.scores import Scores
 
 K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen
 SECONDS = 0.03  # for a rate: the export of a small catalogue stays quick
@@ -31,8 +30,8 @@ def dense_and_index(
     With one thread. A query counts as a user's first interest, its neighbours as the later ones.
     """
     with one_thread(), one_thread(torch.get_num_threads, torch.set_num_threads):
-        scores = Scores(vectors_VD)
-        ways: list[HitsOf] = [partial(DenseHits, scores), partial(Hits, index)]
+        dense_catalogue = Dense(vectors_VD)
+        ways: list[HitsOf] = [partial(DenseHits, dense_catalogue), partial(Hits, index)]
         recalls = [_recalls(hits_of, recall, index.items) for hits_of in ways]
         dense, by_index = rates(recalls, queries_BD, SECONDS, time.process_time)
     return dense, by_index

@@ -12,12 +12,11 @@ import numpy as np
 
 from index.search import ItemIndex
 from model.artifact import Artifact
-from service.dense import DenseHits
+from service.dense import Dense, DenseHits
 from service.hits import Case, Hits
 from service.merge import Floats, Ints, Merge
 from service.network import Network
 from service.queries import StageSeconds
-from service.scores import Scores
 
 HitsOf = Callable[[Merge, Sequence[Case], Ints], Hits | DenseHits]
 """The searches of those users of a batch who are named."""
@@ -59,5 +58,5 @@ class OnCpu:
 def _hits_of(index: ItemIndex, vectors_VD: Floats) -> HitsOf:
     """The search that the export chose; whole scores need no index."""
     if index.kind == "dense":
-        return partial(DenseHits, Scores(vectors_VD))
+        return partial(DenseHits, Dense(vectors_VD))
     return partial(Hits, index)

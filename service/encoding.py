@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from service.compiled import Integer, compiled, inner
+from index.compiled import Integer, compiled, inner
 from service.merge import POPULAR, Floats, Ints
 from service.queries import Candidates
 

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.compiled import Integer, Real, compiled, inner, pasted
+from index.compiled import Integer, Real, compiled, inner, pasted
+from index.ranks import dot
 from service.merge import Floats, Ints
-from service.vectors import ONE, ZERO, add, dot, gelu, normalise
+from service.vectors import ONE, ZERO, add, gelu, normalise
 
 
 class Weights(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from service.compiled import Integer, Real, compiled, inner
+from index.compiled import Integer, Real, compiled, inner
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.float32]

@@ -14,9 +14,9 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from index.compiled import Integer, Real, compiled
 from model.block import Block, GPTConfig
 from model.gpt import GPT, HISTORY, OFFER
-from service.compiled import Integer, Real, compiled
 from service.layer import Memory, Space, Weights, affine, mix
 from service.merge import Floats, Ints
 from service.pieces import measured

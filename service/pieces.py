@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.compiled import Integer, compiled
+from index.compiled import Integer, compiled
 from service.merge import Floats
 
 FEW = (1, 4, 8, 12, 24)  # rows that a piece may have

@@ -5,7 +5,8 @@ Shapes: N any length, D width.
 
 import numpy as np
 
-from service.compiled import Real, inner
+from index.compiled import Real, inner
+from index.ranks import dot
 from service.merge import Floats
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -56,15 +57,6 @@ def length_of(x_D: Floats) -> Real:
     """Of a vector; never quite 0."""
     length: Real = max(np.sqrt(dot(x_D, x_D)), SHORTEST)
     return length
-
-
-@inner
-def dot(left_N: Floats, right_N: Floats) -> Real:
-    """Inner product."""
-    total = ZERO
-    for at in range(len(left_N)):
-        total += left_N[at] * right_N[at]
-    return total
 
 
 @inner

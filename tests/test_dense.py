@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.dense import DenseHits
+from service.dense import Dense, DenseHits
 from service.hits import Case
 from service.merge import Merge
-from service.scores import Scores
 
 
 def sorted_out(
@@ -39,7 +38,7 @@ def case(rng: np.random.Generator, items: int, quotas: tuple[int, ...]) -> Case:
 
 @pytest.mark.parametrize("items", [61, 500, 3000])
 @pytest.mark.parametrize("quotas", [(9,), (8, 2), (4, 2, 2, 1)])
-@pytest.mark.parametrize("kind", ["unit vectors", "unlike lengths, negative scores"])
+@pytest.mark.parametrize("kind", ["unit vectors", "unlike lengths, negative scores", "cut off"])
 def test_hits_and_tokens_are_those_of_sorting(
     items: int, quotas: tuple[int, ...], kind: str
 ) -> None:
@@ -47,13 +46,16 @@ def test_hits_and_tokens_are_those_of_sorting(
     torch.manual_seed(items)
     vectors_VD = F.normalize(torch.randn(items, 16), dim=1)
     steps = [14 * F.normalize(torch.randn(users, 16), dim=1) for _ in quotas]
-    if kind != "unit vectors":
+    if kind.startswith("unlike"):
         vectors_VD = vectors_VD.abs() * torch.rand(items, 1)
         steps = [-interest_BD.abs() for interest_BD in steps]
     steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
     cases = [case(rng, items, quotas) for _ in range(users)]
     merge = Merge(items, [one.closed for one in cases], sum(quotas), len(quotas))
-    hits = DenseHits(Scores(vectors_VD.numpy()), merge, cases, np.arange(users))
+    dense = Dense(vectors_VD.numpy())
+    if kind == "cut off":  # most of the best have one and the same 8-bit score
+        dense.coarse = dense.coarse._replace(shift=0)
+    hits = DenseHits(dense, merge, cases, np.arange(users))
     found = [hits.search(interest_BD.numpy()).tolist() for interest_BD in steps]
     hits.refill()
 

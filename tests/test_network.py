@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 
-from service.compiled import compiled
+from index.compiled import compiled
 from service.network import Network
 from service.pieces import Pieces, measured
 from service.vectors import gelu

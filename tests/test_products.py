@@ -1,0 +1,54 @@
+"""Products of 8-bit integers are those of large integers, whatever a processor's instructions."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from index import products
+from index.compiled import compiled
+from index.products import HIGHEST, LOW, blocks_of, multiply, whole_steps, zero
+
+KINDS = {"plain": [], "avx2": ["avx2"], "vnni": ["avx2", "avx512vnni"]}
+
+
+@pytest.fixture(params=KINDS)
+def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Machine code that uses no others."""
+    allowed = KINDS[request.param]
+    if missing := [feature for feature in allowed if not products._has(feature)]:
+        pytest.skip(f"this processor has no {missing[0]}")
+    products.levels.cache_clear()
+    monkeypatch.setattr(products, "_has", allowed.__contains__)
+    yield
+    products.levels.cache_clear()
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize(("items", "width"), [(61, 16), (160, 6), (16, 129)])
+def test_products_are_exact(items: int, width: int) -> None:
+    rng = np.random.default_rng(items)
+    steps_VD = rng.integers(-127, 128, (items, width)).astype(np.int8)
+    blocks = blocks_of(steps_VD)
+    # Extremes, too: these are what overflows.
+    most = products.levels()
+    asked_BD = rng.integers(-most, most + 1, (12, width))
+    asked_BD[0], asked_BD[1] = most, np.sign(steps_VD[0]) * most
+    asked_BE = np.full((12, blocks.items_NQ64.shape[1] * 4), 77, dtype=np.uint8)
+    asked_BE[:, :width] = asked_BD + zero()
+    scores_BP = np.empty((12, len(blocks.start_P)), dtype=np.int16)
+    anew = compiled(multiply.py_func)  # type: ignore[attr-defined]
+    for shift in (0, 5):
+        anew(blocks, asked_BE, shift, scores_BP)
+        exact_BV = (asked_BD @ steps_VD.T.astype(np.int64)) >> shift
+        found_BV = scores_BP[:, :items]
+        np.testing.assert_array_equal(found_BV, exact_BV.clip(-HIGHEST, HIGHEST))
+        assert found_BV.min() > LOW
+
+
+def test_queries_take_whole_steps() -> None:
+    query_D = np.array([0.5, -2.0, 0.0, 1.0], dtype=np.float32)
+    asked_E = np.empty(4, dtype=np.uint8)
+    step = compiled(lambda query, asked: whole_steps(query, 10, asked))(query_D, asked_E)
+    assert step == pytest.approx(0.2)
+    assert (asked_E.astype(int) - 11).tolist() == [2, -10, 0, 5]  # 2.5 is rounded to even
