@@ -15,17 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.card import INDEX_FILE, QUERIES_FILE, read_card, write_card
-from index.kinds import Kind, build
+from index.kinds import Kind, build, count_of_lists
+from index.lists import lists_of
 from index.measure import (
     Rates,
     Vectors,
     exact_search,
     in_batches,
-    index_search,
+    lists_search,
     one_thread,
     rates,
     sufficient,
 )
+from index.probing import ListSearch
 from index.search import ItemIndex
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,9 @@ def build_index(
         "vectors_sha256": vectors_sha256(vectors_VD),
     }
     if kind == "auto" and contest and len(vectors_VD) <= MOST_DENSE:
-        dense, by_index = contest(vectors_VD, ItemIndex(index, found | about), queries_BD)
+        dense, by_index = contest(
+            vectors_VD, ItemIndex(index, found | about, vectors_VD), queries_BD
+        )
         about["contest"] = {"dense_per_second": dense, f"{found['kind']}_per_second": by_index}
         log.info("whole scores beside the index, recalls a second: %s", about["contest"])
         if dense[DECIDING] > by_index[DECIDING]:
@@ -134,12 +138,11 @@ def _measured(
     started = time.perf_counter()
     index = build("ivf", vectors_VD)
     seconds = time.perf_counter() - started
+    lists, count = ListSearch(lists_of(index, vectors_VD)), count_of_lists(len(vectors_VD))
     with one_thread():
-        finalists = sufficient(index, queries_BD, exact_BK, target)
-        searches = [index_search(index, parameters, hits) for parameters, _ in finalists]
-        *found, flat_rate = rates([*searches, exact], queries_BD, clock=time.process_time)
-    rate = max(found, key=lambda one: one[DECIDING])
-    parameters, recall = finalists[found.index(rate)]
+        parameters, recall = sufficient(lists, count, queries_BD, exact_BK, target)
+        search = lists_search(lists, parameters, hits)
+        rate, flat_rate = rates([search, exact], queries_BD, clock=time.process_time)
     return index, {
         "parameters": parameters,
         "recall": recall,

@@ -12,7 +12,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.kinds import Parameters, efforts, faiss_parameters
+from index.kinds import Parameters
+from index.probing import ListSearch
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -60,13 +61,11 @@ def exact_search(vectors_VD: Vectors, hits: int) -> Search:
     return search
 
 
-def index_search(index: Any, parameters: Parameters, hits: int) -> Search:
-    """The search of an index with these parameters."""
-    told = faiss_parameters(parameters)
+def lists_search(lists: ListSearch, parameters: Parameters, hits: int) -> Search:
+    """The search of lists with these parameters."""
 
     def search(queries_BD: Vectors) -> Rows:
-        rows_BK: Rows = index.search(queries_BD, hits, params=told)[1]
-        return rows_BK
+        return lists.search(queries_BD, hits, parameters["nprobe"])[0]
 
     return search
 
@@ -108,31 +107,26 @@ def recall_of(rows_BK: Rows, exact_BK: Rows) -> tuple[float, float]:
 
 
 def sufficient(
-    index: Any, queries_BD: Vectors, exact_BK: Rows, target: float
-) -> list[tuple[Parameters, float]]:
-    """Of each way to search the least effort that surely finds `target` of the hits; their recalls.
+    lists: ListSearch, count: int, queries_BD: Vectors, exact_BK: Rows, target: float
+) -> tuple[Parameters, float]:
+    """The fewest lists that surely hold `target` of the hits, and their recall.
 
-    Where none does, the most thorough search.
+    Where none do, all of them.
     """
-    hits, found = exact_BK.shape[1], []
-    for way in efforts(index.ntotal):
-        least: tuple[Parameters, float] | None = None
-        low, high = 0, len(way)  # the recall grows along the way: bisect
-        while low < high:
-            middle = (low + high) // 2
-            search = index_search(index, way[middle], hits)
-            recall, surely = recall_of(in_batches(search, queries_BD), exact_BK)
-            if surely >= target:
-                least, high = (way[middle], recall), middle
-            else:
-                low = middle + 1
-        if least:
-            found.append(least)
-    if found:
-        return found
-    most = efforts(index.ntotal)[-1][-1]
-    rows_BK = in_batches(index_search(index, most, hits), queries_BD)
-    return [(most, recall_of(rows_BK, exact_BK)[0])]
+    least, high = 1, count  # the recall grows with the lists: bisect
+    found: dict[int, float] = {}
+    while least < high:
+        middle = (least + high) // 2
+        search = lists_search(lists, {"nprobe": middle}, exact_BK.shape[1])
+        found[middle], surely = recall_of(in_batches(search, queries_BD), exact_BK)
+        if surely >= target:
+            high = middle
+        else:
+            least = middle + 1
+    if least not in found:
+        search = lists_search(lists, {"nprobe": least}, exact_BK.shape[1])
+        found[least] = recall_of(in_batches(search, queries_BD), exact_BK)[0]
+    return {"lists": count, "nprobe": least}, found[least]
 
 
 def _rate(

@@ -20,7 +20,7 @@ from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from index.compiled import Integer, Real, compiled, inner
+from index.compiled import Integer, Real, inner, pasted
 
 ITEMS, FOUR = 16, 4  # a block's items; components that are added up by one instruction
 BYTES = ITEMS * FOUR
@@ -47,11 +47,27 @@ class Blocks(NamedTuple):
 def blocks_of(steps_VD: NDArray[np.int8]) -> Blocks:
     """Of integers from -127 to 127."""
     items, width = steps_VD.shape
-    padded_PD = np.pad(steps_VD, ((0, -items % ITEMS), (0, -width % FOUR)))
-    items_NQ64 = _aligned(padded_PD.size).reshape(len(padded_PD) // ITEMS, -1, BYTES)
-    quarters_NIQ4 = padded_PD.reshape(len(items_NQ64), ITEMS, -1, FOUR)
-    items_NQ64[:] = quarters_NIQ4.swapaxes(1, 2).reshape(items_NQ64.shape)
-    return Blocks(items_NQ64, -zero() * padded_PD.sum(axis=1, dtype=np.int32))
+    blocks = room_for(-(-items // ITEMS), width)
+    put(blocks, 0, steps_VD)
+    return blocks
+
+
+def room_for(count: int, width: int) -> Blocks:
+    """So many blocks, to be filled by `put`."""
+    quarters = -(-width // FOUR)
+    items_NQ64 = _aligned(count * quarters * BYTES).reshape(count, quarters, BYTES)
+    return Blocks(items_NQ64, np.empty(count * ITEMS, dtype=np.int32))
+
+
+def put(blocks: Blocks, first: int, steps_VD: NDArray[np.int8]) -> None:
+    """Fill blocks from the first on; padding in the last one are items of zeros."""
+    quarters = blocks.items_NQ64.shape[1]
+    padding = (0, -len(steps_VD) % ITEMS), (0, quarters * FOUR - steps_VD.shape[1])
+    padded_PE = np.pad(steps_VD, padding)
+    last = first + len(padded_PE) // ITEMS
+    quarters_NIQ4 = padded_PE.reshape(-1, ITEMS, quarters, FOUR)
+    blocks.items_NQ64[first:last] = quarters_NIQ4.swapaxes(1, 2).reshape(-1, quarters, BYTES)
+    blocks.start_P[first * ITEMS : last * ITEMS] = -zero() * padded_PE.sum(1, dtype=np.int32)
 
 
 def _aligned(size: int) -> NDArray[np.int8]:
@@ -187,6 +203,16 @@ def _everywhere(build: ir.IRBuilder, value: Any) -> Any:
 _many, _few = _tile(MANY), _tile(FEW)
 
 
+def shift_of(longest: float, width: int) -> int:
+    """By which scores are shortened so that those of the longest item, in its steps, fit.
+
+    A query's largest number is more than twice the usual one. What is too large all the same is cut
+    off: such items count as equally good.
+    """
+    highest = levels() / 2 * width**0.5 * longest
+    return max(0, int(np.ceil(np.log2(max(highest, 1) / HIGHEST))))
+
+
 @inner
 def whole_steps(query_D: NDArray[np.float32], levels: Integer, asked_E: NDArray[np.uint8]) -> Real:
     """Write a query as `multiply` takes it, up to so many levels; returns a level's width."""
@@ -199,7 +225,7 @@ def whole_steps(query_D: NDArray[np.float32], levels: Integer, asked_E: NDArray[
     return step
 
 
-@compiled
+@inner
 def multiply(blocks: Blocks, asked_T: Addresses, scores_T: Addresses, shift: Integer) -> None:
     """All scores, shifted to the right, of queries as `whole_steps` makes them.
 
@@ -224,12 +250,15 @@ def multiply(blocks: Blocks, asked_T: Addresses, scores_T: Addresses, shift: Int
         start += ITEMS * INT_BYTES
 
 
-@compiled
+@pasted
 def addresses(rows_BX: NDArray[Any]) -> Addresses:
     """Where each row begins; the last one again until tiles are full, and computed twice."""
-    rows = len(rows_BX)
-    table_T = np.empty((rows + FEW - 1) // FEW * FEW, dtype=np.int64)
+    return _addresses(rows_BX.ctypes.data, rows_BX.strides[0], len(rows_BX))
+
+
+@inner
+def _addresses(begin: Integer, row: Integer, count: Integer) -> Addresses:
+    table_T = np.empty((count + FEW - 1) // FEW * FEW, dtype=np.int64)
     for place in range(len(table_T)):
-        row = min(place, rows - 1)
-        table_T[place] = rows_BX.ctypes.data + row * rows_BX.strides[0]
+        table_T[place] = begin + min(place, count - 1) * row
     return table_T

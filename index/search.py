@@ -11,30 +11,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.card import CARD_FILE, INDEX_FILE, read_card
-from index.kinds import Kind, Parameters, faiss_parameters, widened
+from index.kinds import Kind, Parameters, widened
+from index.lists import lists_of
 from index.measure import prefer_products
+from index.probing import MISSING, ListSearch
 
 
 class ItemIndex:
     """A loaded index."""
 
-    def __init__(self, index: Any, card: dict[str, Any]) -> None:
-        self._index = index
-        self.items = int(index.ntotal)
-        self.dim = int(index.d)
+    def __init__(self, index: Any, card: dict[str, Any], vectors_VD: NDArray[np.float32]) -> None:
+        self.items, self.dim = int(index.ntotal), int(index.d)
         self.kind: Kind = card["kind"]
         self.vectors_sha256 = str(card["vectors_sha256"])
         self._parameters: Parameters = card["parameters"]
         self._measured_hits = int(card["measured_with"]["hits"]) if self._parameters else 0
+        self._faiss = index
+        self._lists: ListSearch | None = None
+        if self.kind == "ivf":
+            self._faiss, self._lists = None, ListSearch(lists_of(index, vectors_VD))
         prefer_products(self.dim)
 
     @classmethod
-    def load(cls, folder: Path) -> "ItemIndex":
-        """Read what `build_index` wrote. Raises ValueError naming the file that does not fit."""
+    def load(cls, folder: Path, vectors_VD: NDArray[np.float32]) -> "ItemIndex":
+        """Read what `build_index` wrote of these vectors, which may be mapped.
+
+        Raises ValueError naming the file that does not fit.
+        """
         try:
             card = read_card(folder)
             index = faiss.read_index(str(folder / INDEX_FILE))
-            loaded = cls(index, card)
+            loaded = cls(index, card, vectors_VD)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"the index in {folder} cannot be read: {error}") from error
         if (loaded.items, loaded.dim) != (card["items"], card["dim"]):
@@ -50,17 +57,14 @@ class ItemIndex:
         Where fewer than k rows exist, K is the catalogue's size.
         """
         k = min(k, self.items)
-        if self.kind != "ivf":
-            scores_BK, rows_BK = self._index.search(queries_BD, k)
+        if not self._lists:
+            scores_BK, rows_BK = self._faiss.search(queries_BD, k)
             return rows_BK, scores_BK
         # The recall was measured at so many hits: more of them take more effort.
         told = widened(self._parameters, max(1.0, k / self._measured_hits))
-        scores_BK, rows_BK = self._search(queries_BD, k, told)
-        short_B = (rows_BK < 0).any(axis=1)
+        rows_BK, scores_BK = self._lists.search(queries_BD, k, told["nprobe"])
+        short_B = (rows_BK == MISSING).any(axis=1)
         if short_B.any():  # it ended with too few: callers rely on k rows
-            everything = widened(told, self.items)
-            scores_BK[short_B], rows_BK[short_B] = self._search(queries_BD[short_B], k, everything)
+            everything = self._lists.search(queries_BD[short_B], k, told["lists"])
+            rows_BK[short_B], scores_BK[short_B] = everything
         return rows_BK, scores_BK
-
-    def _search(self, queries_BD: NDArray[np.float32], k: int, told: Parameters) -> Any:
-        return self._index.search(queries_BD, k, params=faiss_parameters(told))

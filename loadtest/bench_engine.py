@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index.products import addresses, blocks_of, multiply
+from index.compiled import compiled
+from index.products import Blocks, addresses, blocks_of, multiply
 from loadtest.pipeline import queries_of, run
 from model.block import GPTConfig
 from model.data import Dataset
@@ -48,8 +49,12 @@ def integer_rate() -> float:
     blocks = blocks_of(np.random.default_rng(0).integers(-127, 128, (1024, 1024), dtype=np.int8))
     asked_BD = np.ones((1024, 1024), dtype=np.uint8)
     scores_BP = np.empty((1024, 1024), dtype=np.int16)
-    tables = addresses(asked_BD), addresses(scores_BP)
-    return 2 * 1024**3 / best_seconds(lambda: multiply(blocks, *tables, 8))
+    return 2 * 1024**3 / best_seconds(lambda: _multiply(blocks, asked_BD, scores_BP))
+
+
+@compiled
+def _multiply(blocks: Blocks, asked_BE: NDArray[np.uint8], scores_BP: NDArray[np.int16]) -> None:
+    multiply(blocks, addresses(asked_BE), addresses(scores_BP), 8)
 
 
 def copy_bandwidth() -> float:

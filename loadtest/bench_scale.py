@@ -101,7 +101,8 @@ def _compare(bundle: Path, queries_BD: Vectors, options: argparse.Namespace) -> 
 
     Those of one thread count CPU time.
     """
-    index, exact = ItemIndex.load(bundle), exact_search(read_item_vectors(bundle), HITS)
+    vectors_VD = read_item_vectors(bundle)
+    index, exact = ItemIndex.load(bundle, vectors_VD), exact_search(vectors_VD, HITS)
 
     def search(queries_BD: Vectors) -> NDArray[np.int64]:
         return index.search(queries_BD, HITS)[0]

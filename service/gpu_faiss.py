@@ -12,7 +12,7 @@ import faiss
 import torch
 from torch import Tensor
 
-from index.kinds import LIST_SAMPLE, lists_of
+from index.kinds import LIST_SAMPLE, count_of_lists
 from service.gpu_search import HITS, Search, exact_scores
 
 _gpu_part: Any = faiss  # the stubs know that of the CPU only
@@ -72,7 +72,7 @@ class FaissLists(_Faiss):
     ) -> None:
         """`otherwise` is exact: it is what the share is of."""
         items, width = vectors_VD.shape
-        lists = lists_of(items)
+        lists = count_of_lists(items)
         index: Any = faiss.IndexIVFScalarQuantizer(
             faiss.IndexFlatIP(width),
             width,

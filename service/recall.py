@@ -69,14 +69,9 @@ class Recaller:
         folder = find_bundle(artifacts)
         artifact = load_artifact(folder)
         devices = [choose_device(name) for name in device.split(",")]
-        try:
-            index = ItemIndex.load(folder)
-        except ValueError as error:
-            raise ArtifactError(str(error)) from error
-        if index.vectors_sha256 != artifact.manifest.vectors_sha256:
-            raise ArtifactError(f"{folder}: the index was built from other item vectors")
-        on_cpu = devices[0].type == "cpu"
-        return cls(artifact, OnCpu(artifact, index) if on_cpu else OnGpu(artifact, devices))
+        if devices[0].type != "cpu":
+            return cls(artifact, OnGpu(artifact, devices))
+        return cls(artifact, OnCpu(artifact, _index_of(artifact)))
 
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """Answer a batch of queries, in order; blocks."""
@@ -141,3 +136,14 @@ class Recaller:
             first_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
             nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
             merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)
+
+
+def _index_of(artifact: Artifact) -> ItemIndex:
+    """The bundle's own. Raises ArtifactError where it is not of these vectors."""
+    try:
+        index = ItemIndex.load(artifact.folder, artifact.model.items.weight.numpy())
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    if index.vectors_sha256 != artifact.manifest.vectors_sha256:
+        raise ArtifactError(f"{artifact.folder}: the index was built from other item vectors")
+    return index

@@ -11,10 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index.compiled import inner
+from index.compiled import pasted
 from index.products import (
     FOUR,
-    HIGHEST,
     LOW,
     Blocks,
     Short,
@@ -22,6 +21,7 @@ from index.products import (
     blocks_of,
     levels,
     multiply,
+    shift_of,
     whole_steps,
 )
 from service.merge import Floats, Ints
@@ -69,12 +69,17 @@ def coarse_of(vectors_VD: Floats) -> Coarse:
     steps_VD = np.rint(turned_VD / np.float32(step))
     error = np.linalg.norm(turned_VD - steps_VD * np.float32(step), axis=1).max()
     length = float(np.linalg.norm(steps_VD, axis=1).max())
-    # A query's largest number is more than twice the usual one. What is too large is cut off: all
-    # such items count as equally good then, and are scored again.
-    highest = levels() / 2 * len(turn_DD) ** 0.5 * length
-    shift = max(0, int(np.ceil(np.log2(max(highest, 1) / HIGHEST))))
     blocks = blocks_of(steps_VD.astype(np.int8))
-    return Coarse(vectors_VD, turn_DD.numpy(), blocks, step, float(error), length, levels(), shift)
+    return Coarse(
+        vectors_VD,
+        turn_DD.numpy(),
+        blocks,
+        step,
+        float(error),
+        length,
+        levels(),
+        shift_of(length, len(turn_DD)),
+    )
 
 
 def _rotation(width: int) -> Tensor:
@@ -84,7 +89,7 @@ def _rotation(width: int) -> Tensor:
     return rotation_DD
 
 
-@inner
+@pasted
 def score(coarse: Coarse, interest_WD: Floats, scored: Scored) -> None:
     """All scores of these interests, and their slack."""
     users = len(interest_WD)
@@ -95,7 +100,7 @@ def score(coarse: Coarse, interest_WD: Floats, scored: Scored) -> None:
         scores_WP[user, len(coarse.vectors_VD) :] = LOW
 
 
-@inner
+@pasted
 def _quantise(coarse: Coarse, interest_WD: Floats, scored: Scored) -> None:
     """Queries, turned, in whole steps, and twice the bound of the error of their products.
 

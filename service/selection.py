@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from index.compiled import Integer, Real, inner
+from index.compiled import Integer, Real, inner, pasted
 from index.products import LOW
 from index.ranks import Room, best_of, candidates, dot, limit_of, row_of, score_of
 from service.merge import Floats, Ints, Lists, give, offered_before
@@ -26,7 +26,7 @@ class Asked(NamedTuple):
     last: bool  # no token is wanted any more
 
 
-@inner
+@pasted
 def select(asked: Asked, lists: Lists, users_W: Ints, quotas_W: Ints, room: Room) -> None:
     """Give everyone the best of what is open, and set the tokens of this step."""
     for at in range(len(users_W)):

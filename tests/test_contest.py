@@ -23,7 +23,7 @@ def test_both_ways_are_timed(tmp_path: Path, items: int, users: int) -> None:
     )
     build_index(vectors_VD, tmp_path, "flat")
     threads = torch.get_num_threads()
-    found = dense_and_index(RECALL, vectors_VD, ItemIndex.load(tmp_path), queries_BD)
+    found = dense_and_index(RECALL, vectors_VD, ItemIndex.load(tmp_path, vectors_VD), queries_BD)
     for rates in found:
         assert set(rates) == {str(batch) for batch in BATCHES}
         assert min(rates.values()) > 0

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from index import products
-from index.compiled import compiled
-from index.products import HIGHEST, LOW, blocks_of, multiply, whole_steps, zero
+from index.compiled import compiled, inner
+from index.products import HIGHEST, LOW, addresses, blocks_of, multiply, whole_steps, zero
 
+QUERIES = 14  # a tile of eight, one of four, and one that isn't full
 KINDS = {"plain": [], "avx2": ["avx2"], "vnni": ["avx2", "avx512vnni"]}
 
 
@@ -32,14 +33,19 @@ def test_products_are_exact(items: int, width: int) -> None:
     blocks = blocks_of(steps_VD)
     # Extremes, too: these are what overflows.
     most = products.levels()
-    asked_BD = rng.integers(-most, most + 1, (12, width))
+    asked_BD = rng.integers(-most, most + 1, (QUERIES, width))
     asked_BD[0], asked_BD[1] = most, np.sign(steps_VD[0]) * most
-    asked_BE = np.full((12, blocks.items_NQ64.shape[1] * 4), 77, dtype=np.uint8)
+    asked_BE = np.full((QUERIES, blocks.items_NQ64.shape[1] * 4), 77, dtype=np.uint8)
     asked_BE[:, :width] = asked_BD + zero()
-    scores_BP = np.empty((12, len(blocks.start_P)), dtype=np.int16)
-    anew = compiled(multiply.py_func)  # type: ignore[attr-defined]
+    product = inner(multiply.py_func)  # type: ignore[attr-defined]
+    anew = compiled(
+        lambda blocks, asked, scores, shift: product(
+            blocks, addresses(asked), addresses(scores), shift
+        )
+    )
+    scores_BP = np.empty((QUERIES, len(blocks.start_P)), dtype=np.int16)
     for shift in (0, 5):
-        anew(blocks, asked_BE, shift, scores_BP)
+        anew(blocks, asked_BE, scores_BP, shift)
         exact_BV = (asked_BD @ steps_VD.T.astype(np.int64)) >> shift
         found_BV = scores_BP[:, :items]
         np.testing.assert_array_equal(found_BV, exact_BV.clip(-HIGHEST, HIGHEST))

@@ -1,0 +1,70 @@
+"""Search in lists: what they hold, what is found in them, and that memory is used again safely."""
+
+import faiss
+import numpy as np
+import pytest
+
+from index.kinds import build, count_of_lists
+from index.lists import NOBODY, lists_of
+from index.probing import MISSING, ListSearch
+
+rng = np.random.default_rng(0)
+VECTORS = rng.normal(size=(3000, 10)).astype(np.float32)
+QUERIES = rng.normal(size=(40, 10)).astype(np.float32)
+LISTS = count_of_lists(len(VECTORS))
+K = 20
+
+
+@pytest.fixture(scope="module")
+def search() -> ListSearch:
+    return ListSearch(lists_of(build("ivf", VECTORS), VECTORS))
+
+
+def test_lists_hold_every_item_once() -> None:
+    lists = lists_of(build("ivf", VECTORS), VECTORS)
+    held = lists.rows_P[lists.rows_P != NOBODY]
+    assert sorted(held.tolist()) == list(range(len(VECTORS)))
+    assert len(lists.ends_L) == LISTS + 1
+    assert lists.ends_L[-1] * 16 == len(lists.rows_P)
+
+
+def test_all_lists_together_give_the_exact_hits(search: ListSearch) -> None:
+    rows_BK, scores_BK = search.search(QUERIES, K, LISTS)
+    exact_BV = QUERIES @ VECTORS.T
+    best_BK = np.argsort(-exact_BV, axis=1)[:, :K]
+    found = [len({*ours} & {*best}) for ours, best in zip(rows_BK, best_BK, strict=True)]
+    assert sum(found) >= 0.995 * best_BK.size  # 8 bits may leave out the last of them
+    np.testing.assert_allclose(scores_BK, np.take_along_axis(exact_BV, rows_BK, 1), rtol=1e-5)
+    assert (np.diff(scores_BK) <= 0).all()
+
+
+def test_batches_of_any_size_find_the_same(search: ListSearch) -> None:
+    alone = [search.search(query[None], K, 5)[0][0].tolist() for query in QUERIES]
+    for size in (40, 3, 17):
+        rows_BK, _ = search.search(QUERIES[:size], K, 5)
+        assert rows_BK.tolist() == alone[:size]
+
+
+def test_more_lists_find_more(search: ListSearch) -> None:
+    best_BK = np.argsort(-(QUERIES @ VECTORS.T), axis=1)[:, :K]
+    shares = []
+    for probed in (1, 4, 16):
+        rows_BK, _ = search.search(QUERIES, K, probed)
+        pairs = zip(rows_BK, best_BK, strict=True)
+        shares.append(np.mean([len({*ours} & {*best}) / K for ours, best in pairs]))
+    assert shares == sorted(shares)
+    assert shares[0] < 0.5 < 0.8 < shares[2]
+
+
+def test_what_lists_do_not_hold_is_missing(search: ListSearch) -> None:
+    rows_BK, _ = search.search(QUERIES, 2000, 1)
+    assert (rows_BK == MISSING).any(axis=1).all()
+    everything_BK, _ = search.search(QUERIES[:2], len(VECTORS), LISTS)
+    assert [sorted(row) for row in everything_BK.tolist()] == [[*range(len(VECTORS))]] * 2
+
+
+@pytest.mark.parametrize("kind", ["IVF16,Flat", "IVF16,PQ10x4fsr,Refine(SQfp16)", "RR10,Flat"])
+def test_lists_of_another_kind_are_refused(kind: str) -> None:
+    index = faiss.index_factory(10, kind, faiss.METRIC_INNER_PRODUCT)
+    with pytest.raises(ValueError, match="export it again"):
+        lists_of(index, VECTORS)
