@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.compiled import Integer, Real, inner
+from index.compiled import Integer, Real, inner, pasted
 from index.products import LOW, Short
 
 GROUP = 8  # places that are looked at together
@@ -36,7 +36,7 @@ class Room(NamedTuple):
         return Room(best_G, places_P, ranks_P, *np.empty((2, places), np.int64))
 
 
-@inner
+@pasted
 def candidates(scores_P: Short, wanted: Integer, slack: Integer, room: Room) -> Integer:
     """Find the places of all that may be among the best so many; how many there are.
 
@@ -69,7 +69,7 @@ def limit_of(floor: Integer, slack: Integer) -> Integer:
     return limit
 
 
-@inner
+@pasted
 def best_of(
     query_D: NDArray[np.float32],
     vectors_VD: NDArray[np.float32],

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from index.compiled import Integer, Real, compiled, inner, pasted
+from index.compiled import Integer, Real, inner, pasted
 from index.ranks import dot
 from service.merge import Floats, Ints
 from service.vectors import ONE, ZERO, add, gelu, normalise
 
 
 class Weights(NamedTuple):
-    """A layer as it is served."""
+    """A layer as it is served; or all layers, with one dimension more in front."""
 
     query_DD: Floats  # scaled by attention's d ** -0.5
     query_bias_D: Floats
@@ -37,7 +37,10 @@ class Weights(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What later tokens need of a layer: its inputs, and keys and values of them."""
+    """What later tokens need of a layer: its inputs, and keys and values of them.
+
+    Or of all layers, with one dimension more in front.
+    """
 
     inputs_SD: Floats
     keys_SE: Floats
@@ -48,6 +51,8 @@ class Memory(NamedTuple):
 class Space(NamedTuple):
     """Memory to compute in, used again and again."""
 
+    tokens_N4: Ints
+    newest_BD: Floats
     query_ND: Floats
     attended_ND: Floats
     mixed_ND: Floats
@@ -55,7 +60,7 @@ class Space(NamedTuple):
     logits_T: Floats
 
 
-@compiled
+@inner
 def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_NE: Floats) -> None:
     """A linear layer, so many rows at once."""
     for first in range(0, len(x_ND), rows):
@@ -64,7 +69,53 @@ def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_N
         add(out_NE[token], ONE, bias_E)
 
 
-@compiled
+@inner
+def weights_of(layers: Weights, depth: Integer) -> Weights:
+    """A layer's weights, out of those of all."""
+    return Weights(
+        layers.query_DD[depth],
+        layers.query_bias_D[depth],
+        layers.keys_DE[depth],
+        layers.keys_bias_E[depth],
+        layers.distance_HT[depth],
+        layers.local_CD[depth],
+        layers.out_DD[depth],
+        layers.out_bias_D[depth],
+        layers.norms_4D[depth],
+        layers.up_DF[depth],
+        layers.up_bias_F[depth],
+        layers.down_FD[depth],
+        layers.down_bias_D[depth],
+    )
+
+
+@inner
+def memory_of(layers: Memory, depth: Integer) -> Memory:
+    """A layer's memory, out of that of all."""
+    return Memory(
+        layers.inputs_SD[depth],
+        layers.keys_SE[depth],
+        layers.own_inputs_ABD[depth],
+        layers.own_keys_ABE[depth],
+    )
+
+
+@inner
+def at_tokens(memory: Memory, count: Integer, taken: Integer) -> tuple[Floats, Floats]:
+    """Inputs and keys of so many tokens: of histories, or of what they were continued by then."""
+    if taken < 0:
+        return memory.inputs_SD[:count], memory.keys_SE[:count]
+    return memory.own_inputs_ABD[taken, :count], memory.own_keys_ABE[taken, :count]
+
+
+@inner
+def set_token(token_4: Ints, user: Integer, begin: Integer, end: Integer, own: Integer) -> None:
+    """What `mix` is told of a token: its user, the slots where its history begins and ends, and how
+    many tokens continue the history; it is the last of all these itself."""
+    token_4[0], token_4[1], token_4[2], token_4[3] = user, begin, end, own
+
+
+@pasted
 def mix(
     weights: Weights,
     memory: Memory,
@@ -75,11 +126,7 @@ def mix(
     x_ND: Floats,
     out_ND: Floats,
 ) -> None:
-    """A layer's outputs for some tokens, whose inputs are given, so many rows at once.
-
-    Of each token: its user, the slots where its history begins and ends, and how many tokens
-    continue the history; it is the last of all these itself.
-    """
+    """A layer's outputs for some tokens, whose inputs are given, so many rows at once."""
     for first in range(0, len(x_ND), rows):
         part = slice(first, first + rows)
         _mix(weights, memory, space, eps, tokens_N4[part], x_ND[part], out_ND[part])

@@ -1,26 +1,25 @@
 """The network of `model.gpt.GPT` as a CPU serves it: compiled, unpadded, in memory used again.
 
-Between a thousand small steps torch and ONNX Runtime spent as long as in them; here a layer is two
-calls. Measured in docs/results/bench.md.
+Between a thousand small steps torch and ONNX Runtime spent as long as in them; here a step is one
+call. Measured in docs/results/bench.md.
 
 Shapes: see `service.layer`.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 — numba multiplies with it; see `Network.__init__`
 import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
-from index.compiled import Integer, Real, compiled
-from model.block import Block, GPTConfig
+from index.compiled import Integer, Real, compiled, inner, pasted
 from model.gpt import GPT, HISTORY, OFFER
-from service.layer import Memory, Space, Weights, affine, mix
+from service.layer import Memory, Space, affine, at_tokens, memory_of, mix, set_token, weights_of
 from service.merge import Floats, Ints
 from service.pieces import measured
 from service.vectors import ONE, add, length_of, normalise
+from service.weights import Served, served_weights
+
+PREFILL = -1  # in place of the number of steps before
 
 
 class Network:
@@ -31,12 +30,8 @@ class Network:
         # Limits what is loaded by now: the import above, else only numba's first product loads it.
         threadpool_limits(torch.get_num_threads(), user_api="blas")
         self._model, self._config = model, model.config
-        self._items_VD: Floats = model.items.weight.numpy()
-        self._embedding = _embedding_of(model)
-        self._layers = [_weights_of(block, model.config) for block in model.layers]
-        self._pieces = measured(self._layers[0].up_DF)
-        self._eps = model.norm.eps
-        self._scale = float(model.log_scale.exp()) if model.config.cosine else 0.0
+        self._served = served_weights(model)
+        self._pieces = measured(self._served.layers.up_DF[0])
         self._tokens = self._users = self._taken = 0
         self._make_room(1, 1)
         self._ends_B: Ints
@@ -53,60 +48,29 @@ class Network:
             self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
         else:
             self._user_BD = np.zeros((len(users_B), self._config.dim), dtype=np.float32)
-        tokens_S4, newest_B = _tokens_of(ends_B), ends_B[1:] - 1
-        count, last = len(items_S), len(self._layers) - 1
-        rows = self._pieces.rows_of(count)
-        self._embed(items_S, tokens_S4, HISTORY, self._memory[0].inputs_SD[:count])
-        for depth, (weights, memory) in enumerate(zip(self._layers, self._memory, strict=True)):
-            x_SD, keys_SE = memory.inputs_SD[:count], memory.keys_SE[:count]
-            affine(x_SD, weights.keys_DE, weights.keys_bias_E, rows, keys_SE)
-            if depth < last:
-                out_SD = self._memory[depth + 1].inputs_SD[:count]
-                mix(weights, memory, self._space, self._eps, rows, tokens_S4, x_SD, out_SD)
-        # Of the last layer no more than the newest tokens are asked for.
-        interest_BD = np.empty_like(self._user_BD)
-        rows = self._pieces.rows_of(len(newest_B))
-        asked = tokens_S4[newest_B], x_SD[newest_B], interest_BD
-        mix(weights, memory, self._space, self._eps, rows, *asked)
-        scale_to(interest_BD, self._scale)
-        return interest_BD
+        return self._run(items_S, PREFILL)
 
     def step(self, items_B: Ints) -> Floats:
         """The next interests B D, after one more item of each history."""
-        count, taken = len(items_B), self._taken
-        rows = self._pieces.rows_of(count)
         self._taken += 1
-        tokens_B4 = np.empty((count, 4), dtype=np.int64)
-        tokens_B4[:, 0], tokens_B4[:, 3] = np.arange(count), self._taken
-        tokens_B4[:, 1], tokens_B4[:, 2] = self._ends_B[:-1], self._ends_B[1:]
-        interest_BD = np.empty_like(self._user_BD)
-        inputs = [memory.own_inputs_ABD[taken, :count] for memory in self._memory]
-        self._embed(items_B, tokens_B4, OFFER, inputs[0])
-        outputs = [*inputs[1:], interest_BD]
-        for weights, memory, x_BD, out_BD in zip(
-            self._layers, self._memory, inputs, outputs, strict=True
-        ):
-            keys_BE = memory.own_keys_ABE[taken, :count]
-            affine(x_BD, weights.keys_DE, weights.keys_bias_E, rows, keys_BE)
-            mix(weights, memory, self._space, self._eps, rows, tokens_B4, x_BD, out_BD)
-        scale_to(interest_BD, self._scale)
-        return interest_BD
+        return self._run(items_B, self._taken - 1)
 
-    def _embed(self, items_N: Ints, tokens_N4: Ints, segment: int, out_ND: Floats) -> None:
-        unit, history = self._config.cosine, self._config.max_history
-        _embed(
-            self._items_VD,
-            self._embedding,
+    def _run(self, items_N: Ints, taken: int) -> Floats:
+        interest_BD = np.empty_like(self._user_BD)
+        rows, rows_newest = map(self._pieces.rows_of, (len(items_N), len(interest_BD)))
+        _run(
+            self._served,
+            self._memory,
+            self._space,
             self._user_BD,
-            self._ends_B,
             items_N,
-            tokens_N4,
-            segment,
-            history,
-            unit,
-            self._eps,
-            out_ND,
+            self._ends_B,
+            taken,
+            rows,
+            rows_newest,
+            interest_BD,
         )
+        return interest_BD
 
     def _make_room(self, tokens: int, users: int) -> None:
         """For so many; half as much again, so that a slightly larger batch needs no new memory."""
@@ -115,15 +79,17 @@ class Network:
         self._tokens = tokens = max(self._tokens, tokens * 3 // 2)
         self._users = users = max(self._users, users * 3 // 2)
         width, fed, steps = self._config.dim, self._config.feed_forward, self._config.max_interests
-        shapes = (
-            (tokens, width),
-            (tokens, 2 * width),
-            (steps, users, width),
-            (steps, users, 2 * width),
+        layers = self._config.layers
+        self._memory = Memory(
+            _floats(layers, tokens, width),
+            _floats(layers, tokens, 2 * width),
+            _floats(layers, steps, users, width),
+            _floats(layers, steps, users, 2 * width),
         )
-        self._memory = [Memory(*(_floats(*shape) for shape in shapes)) for _ in self._layers]
         most = max(tokens, users)
         self._space = Space(
+            np.empty((most, 4), dtype=np.int64),
+            _floats(most, width),
             _floats(most, width),
             _floats(most, width),
             _floats(most, width),
@@ -136,89 +102,90 @@ def _floats(*shape: int) -> Floats:
     return np.empty(shape, dtype=np.float32)
 
 
-def _array(tensor: Tensor) -> Floats:
-    return tensor.detach().contiguous().numpy()
-
-
-def _weights_of(block: Block, config: GPTConfig) -> Weights:
-    """Those of a layer, as `service.layer` takes them."""
-    shrink = (config.dim // config.heads) ** -0.5
-    reach = torch.arange(config.max_history + config.max_interests)
-    distance_HT = block.bias(reach, torch.ones(len(reach), dtype=torch.bool))
-    norms = block.attention_norm, block.feed_forward_norm
-    local_CD = getattr(block, "local_weight", torch.zeros(0, config.dim))
-    return Weights(
-        _array(block.query.weight.t() * shrink),
-        _array(block.query.bias * shrink),
-        _array(block.key_value.weight.t()),
-        _array(block.key_value.bias),
-        _array(distance_HT.expand(config.heads, -1)),
-        _array(local_CD),
-        _array(block.out.weight.t()),
-        _array(block.out.bias),
-        _array(torch.stack([part for norm in norms for part in (norm.weight, norm.bias)])),
-        _array(block.up.weight.t()),
-        _array(block.up.bias),
-        _array(block.down.weight.t()),
-        _array(block.down.bias),
-    )
-
-
-class _Embedding(NamedTuple):
-    segments_2D: Floats
-    positions_LD: Floats  # of no rows where attention knows distances
-    norm_2D: Floats  # scale and shift
-
-
-def _embedding_of(model: GPT) -> _Embedding:
-    absolute = model.config.positions == "absolute"
-    positions = model.positions.weight if absolute else torch.zeros(0, model.config.dim)
-    norm = torch.stack([model.norm.weight, model.norm.bias])
-    return _Embedding(_array(model.segments.weight), _array(positions), _array(norm))
-
-
-def _tokens_of(ends_B: Ints) -> Ints:
-    """What `service.layer.mix` is told of each token of these histories: S 4."""
-    users, lengths_B = np.arange(len(ends_B) - 1), np.diff(ends_B)
-    tokens_S4 = np.zeros((ends_B[-1], 4), dtype=np.int64)
-    tokens_S4[:, 0] = np.repeat(users, lengths_B)
-    tokens_S4[:, 1] = np.repeat(ends_B[:-1], lengths_B)
-    tokens_S4[:, 2] = np.arange(1, len(tokens_S4) + 1)
-    return tokens_S4
-
-
 @compiled
+def _run(
+    served: Served,
+    memory: Memory,
+    space: Space,
+    user_BD: Floats,
+    items_N: Ints,
+    ends_B: Ints,
+    taken: Integer,
+    rows: Integer,
+    rows_newest: Integer,
+    interest_BD: Floats,
+) -> None:
+    """A step after so many others, or a prefill (PREFILL), with so many tokens at once.
+
+    Both in one, because each would take as long to compile.
+    """
+    count, users, last = len(items_N), len(user_BD), len(served.layers.query_DD) - 1
+    tokens_N4 = space.tokens_N4[:count]
+    for user in range(users):
+        begin, end = ends_B[user], ends_B[user + 1]
+        if taken != PREFILL:
+            set_token(tokens_N4[user], user, begin, end, taken + 1)
+            continue
+        for at in range(begin, end):
+            set_token(tokens_N4[at], user, begin, at + 1, 0)
+    segment = HISTORY if taken == PREFILL else OFFER
+    x_ND, _ = at_tokens(memory_of(memory, 0), count, taken)
+    _embed(served, user_BD, ends_B, items_N, tokens_N4, segment, x_ND)
+    for depth in range(last + 1):
+        weights, own = weights_of(served.layers, depth), memory_of(memory, depth)
+        x_ND, keys_NE = at_tokens(own, count, taken)
+        affine(x_ND, weights.keys_DE, weights.keys_bias_E, rows, keys_NE)
+        out_ND, at_once = interest_BD, rows_newest
+        if depth < last:
+            out_ND, _ = at_tokens(memory_of(memory, depth + 1), count, taken)
+            at_once = rows
+        elif taken == PREFILL:  # no more than the newest tokens are asked for
+            x_ND, tokens_N4 = _newest(ends_B, tokens_N4, x_ND, space)
+        mix(weights, own, space, served.eps, at_once, tokens_N4, x_ND, out_ND)
+    scale_to(interest_BD, served.scale)
+
+
+@inner
+def _newest(ends_B: Ints, tokens_N4: Ints, x_SD: Floats, space: Space) -> tuple[Floats, Ints]:
+    """Inputs of everyone's newest tokens, and these."""
+    newest_BD = space.newest_BD[: len(ends_B) - 1]
+    for user in range(len(newest_BD)):
+        end = ends_B[user + 1]
+        set_token(tokens_N4[user], user, ends_B[user], end, 0)
+        for place in range(x_SD.shape[1]):
+            newest_BD[user, place] = x_SD[end - 1, place]
+    return newest_BD, tokens_N4[: len(newest_BD)]
+
+
+@pasted
 def _embed(
-    items_VD: Floats,
-    embedding: _Embedding,
+    served: Served,
     user_BD: Floats,
     ends_B: Ints,
     items_N: Ints,
     tokens_N4: Ints,
     segment: Integer,
-    history: Integer,
-    unit: bool,
-    eps: Real,
     out_ND: Floats,
 ) -> None:
     """As `GPT.embed`."""
+    embedding = served.embedding
     positions = len(embedding.positions_LD)
     segment_D = embedding.segments_2D[segment]
     for at in range(len(items_N)):
-        item_D, out_D = items_VD[items_N[at]], out_ND[at]
+        item_D, out_D = embedding.items_VD[items_N[at]], out_ND[at]
         user, end, own = tokens_N4[at, 0], tokens_N4[at, 2], tokens_N4[at, 3]
         user_D = user_BD[user]
-        length = length_of(item_D) if unit else ONE
+        length = length_of(item_D) if embedding.unit else ONE
         for place in range(len(out_D)):
             out_D[place] = item_D[place] / length + segment_D[place] + user_D[place]
         if positions:
-            position = min(history - 1 - (ends_B[user + 1] - end) + own, positions - 1)
-            position_D = embedding.positions_LD[position]
+            known = embedding.history - 1 - (ends_B[user + 1] - end)
+            position_D = embedding.positions_LD[min(known + own, positions - 1)]
             add(out_D, ONE, position_D)
-        normalise(out_D, embedding.norm_2D, eps)
+        normalise(out_D, embedding.norm_2D, served.eps)
 
 
-@compiled
+@inner
 def scale_to(vectors_ND: Floats, length: Real) -> None:
     """Give all this length; 0: as they are."""
     if length > 0:
