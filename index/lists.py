@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.products import ITEMS, Blocks, blocks_of, levels, put, room_for, shift_of
+from index.blocks import ITEMS, Blocks, blocks_of, levels, put, room_for, shift_of
 
 CODES = faiss.ScalarQuantizer.QT_8bit_uniform
 CODE_ZERO = 128  # what codes count from, here: the rest is the same for all items

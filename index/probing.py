@@ -14,16 +14,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from index.blocks import FOUR, ITEMS, Blocks, Short
 from index.compiled import Integer, compiled, inner
 from index.lists import NOBODY, Lists
-from index.products import FEW, FOUR, ITEMS, Blocks, Short, addresses, multiply, whole_steps
+from index.products import FEW, SHORT_BYTES, addresses, multiply, whole_steps
 from index.ranks import Room, best_of, candidates, reached, row_of, score_of
 
 Vectors = NDArray[np.float32]
 Whole = NDArray[np.int32]
 
-SHORT_BYTES = 2
 MISSING = -1  # the row of a hit that was not found
+MOST_PLACES = 1 << 26  # that a batch looks at together: their scores take 128 MB
 
 
 class Probed(NamedTuple):
@@ -56,7 +57,7 @@ class ListSearch:
     """Searches, in memory that is used again. From one thread, and with one."""
 
     def __init__(self, lists: Lists) -> None:
-        self._lists = lists
+        self.lists = lists
         self._probed = Probed.room(lists, 1)
         self._scores_BS = np.empty((1, ITEMS), dtype=np.int16)
         self._room = Room.of(ITEMS)
@@ -66,12 +67,16 @@ class ListSearch:
 
         The row is MISSING where lists hold too few.
         """
-        lists, queries = self._lists, len(queries_BD)
+        lists, queries = self.lists, len(queries_BD)
         most, places = self._scores_BS.shape
         if most < queries:
             self._probed = Probed.room(lists, queries)
         _probe(lists, queries_BD, probed, self._probed)
         longest = int(self._probed.places_B[:queries].max())
+        if queries > 1 and queries * longest > MOST_PLACES:
+            halves = np.array_split(queries_BD, 2)
+            rows, scores = zip(*(self.search(half, k, probed) for half in halves), strict=True)
+            return np.concatenate(rows), np.concatenate(scores)
         if most < queries or places < longest:
             places = max(places, longest * 5 // 4 // ITEMS * ITEMS)
             self._scores_BS = np.empty((max(most, queries), places), dtype=np.int16)

@@ -1,35 +1,25 @@
 """Products of 8-bit integers with a whole catalogue, in instructions that numba has no words for.
 
-A tile is some queries by a block of sixteen items, whose sums stay in registers. Items lie as it
-reads them: four components of each of a block's items, then the next four.
+A tile is some queries by a block of sixteen items, whose sums stay in registers.
 
 Shapes: B batch, V catalogue, P the same padded to whole blocks, N blocks, D width, E the same
 padded to whole quarters, Q quarters, T entries of a table, X any length.
 """
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from index.blocks import BYTES, FOUR, HIGHEST, ITEMS, Blocks, has
 from index.compiled import Integer, Real, inner, pasted
 
-ITEMS, FOUR = 16, 4  # a block's items; components that are added up by one instruction
-BYTES = ITEMS * FOUR
 MANY, FEW = 8, 4  # queries of a tile
-HIGHEST = 2**15 - 1  # a score is not higher, and not lower than its negative
-LOW = np.int16(-(2**15))
-"""The score of what is not to be found."""
-
-Short = NDArray[np.int16]
 Addresses = NDArray[np.int64]
 INT, LONG, BYTE, SHORT = ir.IntType(32), ir.IntType(64), ir.IntType(8), ir.IntType(16)
 INT_BYTES, LONG_BYTES, SHORT_BYTES = 4, 8, 2
@@ -37,72 +27,13 @@ SUMS, SCORES = ir.VectorType(INT, ITEMS), ir.VectorType(SHORT, ITEMS)
 PRODUCTS = ir.VectorType(BYTE, BYTES)
 
 
-class Blocks(NamedTuple):
-    """A catalogue, as tiles read it."""
-
-    items_NQ64: NDArray[np.int8]
-    start_P: NDArray[np.int32]  # what sums begin with: takes back the queries' zero
-
-
-def blocks_of(steps_VD: NDArray[np.int8]) -> Blocks:
-    """Of integers from -127 to 127."""
-    items, width = steps_VD.shape
-    blocks = room_for(-(-items // ITEMS), width)
-    put(blocks, 0, steps_VD)
-    return blocks
-
-
-def room_for(count: int, width: int) -> Blocks:
-    """So many blocks, to be filled by `put`."""
-    quarters = -(-width // FOUR)
-    items_NQ64 = _aligned(count * quarters * BYTES).reshape(count, quarters, BYTES)
-    return Blocks(items_NQ64, np.empty(count * ITEMS, dtype=np.int32))
-
-
-def put(blocks: Blocks, first: int, steps_VD: NDArray[np.int8]) -> None:
-    """Fill blocks from the first on; padding in the last one are items of zeros."""
-    quarters = blocks.items_NQ64.shape[1]
-    padding = (0, -len(steps_VD) % ITEMS), (0, quarters * FOUR - steps_VD.shape[1])
-    padded_PE = np.pad(steps_VD, padding)
-    last = first + len(padded_PE) // ITEMS
-    quarters_NIQ4 = padded_PE.reshape(-1, ITEMS, quarters, FOUR)
-    blocks.items_NQ64[first:last] = quarters_NIQ4.swapaxes(1, 2).reshape(-1, quarters, BYTES)
-    blocks.start_P[first * ITEMS : last * ITEMS] = -zero() * padded_PE.sum(1, dtype=np.int32)
-
-
-def _aligned(size: int) -> NDArray[np.int8]:
-    """Memory that begins where a cache line does: else every read would touch two."""
-    room = np.empty(size + BYTES, dtype=np.int8)
-    begin = -room.ctypes.data % BYTES
-    return room[begin : begin + size]
-
-
-@cache
-def levels() -> int:
-    """Of a query's numbers to either side: with more, pairs would overflow AVX2's 16 bits."""
-    return 127 if _has("avx512vnni") else 63
-
-
-def zero() -> int:
-    """What a query's numbers count from, so that none is negative."""
-    return levels() + 1
-
-
-@cache
-def _has(feature: str) -> bool:
-    """Whether compiled code may use such instructions."""
-    config, host = cast(Any, numba.config), cast(Any, get_host_cpu_features)
-    features: str = config.CPU_FEATURES or host()
-    return f"+{feature}" in features.split(",")
-
-
 def _add_products(build: ir.IRBuilder, sums: Any, four: Any, items: Any) -> Any:
     """To each item's sum, those of four of its components and a query's."""
     asked = build.bitcast(_everywhere(build, four), PRODUCTS)
-    if _has("avx512vnni"):
+    if has("avx512vnni"):
         name, kinds = "llvm.x86.avx512.vpdpbusd.512", [SUMS, PRODUCTS, PRODUCTS]
         return build.call(_function(build, name, SUMS, kinds), [sums, asked, items])
-    if _has("avx2"):
+    if has("avx2"):
         low, high = (_half(build, asked, items, half) for half in range(2))
         return build.add(sums, _picked(build, low, high, range(ITEMS)))
     wide = build.bitcast(items, SUMS)
@@ -201,16 +132,6 @@ def _everywhere(build: ir.IRBuilder, value: Any) -> Any:
 
 
 _many, _few = _tile(MANY), _tile(FEW)
-
-
-def shift_of(longest: float, width: int) -> int:
-    """By which scores are shortened so that those of the longest item, in its steps, fit.
-
-    A query's largest number is more than twice the usual one. What is too large all the same is cut
-    off: such items count as equally good.
-    """
-    highest = levels() / 2 * width**0.5 * longest
-    return max(0, int(np.ceil(np.log2(max(highest, 1) / HIGHEST))))
 
 
 @inner

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from index.blocks import LOW, Short
 from index.compiled import Integer, Real, inner, pasted
-from index.products import LOW, Short
 
 GROUP = 8  # places that are looked at together
 BOTTOM = np.int64(-(2**40))  # below all scores and ranks

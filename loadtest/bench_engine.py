@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from index.blocks import Blocks, blocks_of
 from index.compiled import compiled
-from index.products import Blocks, addresses, blocks_of, multiply
+from index.products import addresses, multiply
 from loadtest.pipeline import queries_of, run
 from model.block import GPTConfig
 from model.data import Dataset

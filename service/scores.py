@@ -11,19 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from index.blocks import FOUR, LOW, Blocks, Short, blocks_of, levels, shift_of
 from index.compiled import pasted
-from index.products import (
-    FOUR,
-    LOW,
-    Blocks,
-    Short,
-    addresses,
-    blocks_of,
-    levels,
-    multiply,
-    shift_of,
-    whole_steps,
-)
+from index.products import addresses, multiply, whole_steps
 from service.merge import Floats, Ints
 
 ITEM_LEVELS = 127

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from index.blocks import LOW
 from index.compiled import Integer, Real, inner, pasted
-from index.products import LOW
 from index.ranks import Room, best_of, candidates, dot, limit_of, row_of, score_of
 from service.merge import Floats, Ints, Lists, give, offered_before
 from service.scores import Scored

@@ -45,6 +45,15 @@ def test_batches_of_any_size_find_the_same(search: ListSearch) -> None:
         assert rows_BK.tolist() == alone[:size]
 
 
+def test_a_batch_that_looks_at_too_much_is_halved(
+    search: ListSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = search.search(QUERIES, K, LISTS)
+    monkeypatch.setattr("index.probing.MOST_PLACES", 4 * len(VECTORS))
+    for ours, theirs in zip(ListSearch(search.lists).search(QUERIES, K, LISTS), whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_more_lists_find_more(search: ListSearch) -> None:
     best_BK = np.argsort(-(QUERIES @ VECTORS.T), axis=1)[:, :K]
     shares = []

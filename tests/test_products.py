@@ -5,9 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from index import blocks as layout
 from index import products
+from index.blocks import HIGHEST, LOW, blocks_of, zero
 from index.compiled import compiled, inner
-from index.products import HIGHEST, LOW, addresses, blocks_of, multiply, whole_steps, zero
+from index.products import addresses, multiply, whole_steps
 
 QUERIES = 14  # a tile of eight, one of four, and one that isn't full
 KINDS = {"plain": [], "avx2": ["avx2"], "vnni": ["avx2", "avx512vnni"]}
@@ -17,12 +19,13 @@ KINDS = {"plain": [], "avx2": ["avx2"], "vnni": ["avx2", "avx512vnni"]}
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Machine code that uses no others."""
     allowed = KINDS[request.param]
-    if missing := [feature for feature in allowed if not products._has(feature)]:
+    if missing := [feature for feature in allowed if not layout.has(feature)]:
         pytest.skip(f"this processor has no {missing[0]}")
-    products.levels.cache_clear()
-    monkeypatch.setattr(products, "_has", allowed.__contains__)
+    layout.levels.cache_clear()
+    for module in (layout, products):
+        monkeypatch.setattr(module, "has", allowed.__contains__)
     yield
-    products.levels.cache_clear()
+    layout.levels.cache_clear()
 
 
 @pytest.mark.usefixtures("instructions")
@@ -32,7 +35,7 @@ def test_products_are_exact(items: int, width: int) -> None:
     steps_VD = rng.integers(-127, 128, (items, width)).astype(np.int8)
     blocks = blocks_of(steps_VD)
     # Extremes, too: these are what overflows.
-    most = products.levels()
+    most = layout.levels()
     asked_BD = rng.integers(-most, most + 1, (QUERIES, width))
     asked_BD[0], asked_BD[1] = most, np.sign(steps_VD[0]) * most
     asked_BE = np.full((QUERIES, blocks.items_NQ64.shape[1] * 4), 77, dtype=np.uint8)
