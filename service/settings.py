@@ -31,7 +31,10 @@ class ServeSettings(BaseModel, frozen=True):
         1000, ge=1, le=100_000, description="newest items of a user that are kept and read"
     )
     max_batch: int = Field(
-        16, ge=1, le=4096, description="most recalls in one batch; on a GPU 256 by default"
+        16,
+        ge=1,
+        le=4096,
+        description="most recalls in one batch; 32 for lists, 256 on a GPU",
     )
     queue_limit: int = Field(1024, ge=1, description="recalls that may wait; above: 429")
     deadline_ms: int = Field(1000, ge=1, description="a recall that waits longer gets 504")

@@ -6,13 +6,14 @@ import tiny
 import torch
 from tiny import RECALL
 
+from index import probing, products, ranks
 from index.build import build_index
 from model.artifact import load_artifact, new_bundle, read_item_vectors
 from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
 from model.manifest import ArtifactError
-from service import encoding, layer, merge, network, scores, selection, vectors
+from service import dense, encoding, layer, merge, network, scores, selection, vectors
 from service.gpu import OnGpu
 from service.merge import POPULAR
 from service.offline import export_bundle, service_recall
@@ -20,7 +21,7 @@ from service.queries import Candidates, Query
 from service.recall import Recaller
 
 
-@pytest.fixture(scope="module", params=["dense", "flat", "gpu"])
+@pytest.fixture(scope="module", params=["dense", "flat", "ivf", "gpu"])
 def recaller(
     dataset: Dataset,
     model: GPT,
@@ -214,7 +215,8 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
     """A user would wait a second for it."""
 
     def compiled() -> int:
-        modules = merge, selection, vectors, layer, network, scores, encoding
+        index = products, ranks, probing
+        modules = *index, dense, merge, selection, vectors, layer, network, scores, encoding
         functions = [one for module in modules for one in vars(module).values()]
         return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))
 
