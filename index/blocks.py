@@ -66,8 +66,8 @@ def _aligned(size: int) -> NDArray[np.int8]:
 def shift_of(longest: float, width: int) -> int:
     """By which scores are shortened so that those of the longest item, in its steps, fit.
 
-    A query's largest number is more than twice the usual one. What is too large all the same is cut
-    off: such items count as equally good.
+    A query's largest number is more than twice the usual one, where it has more than a few. What is
+    too large all the same is cut off: such items count as equally good, and are scored again.
     """
     highest = levels() / 2 * width**0.5 * longest
     return max(0, int(np.ceil(np.log2(max(highest, 1) / HIGHEST))))

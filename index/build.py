@@ -64,6 +64,7 @@ def build_index(
     if vectors_VD.dtype != np.float32 or not vectors_VD.flags.c_contiguous:
         vectors_VD = np.ascontiguousarray(vectors_VD, dtype=np.float32)
     if queries_BD is not None:
+        queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
         np.save(folder / QUERIES_FILE, queries_BD)
     source = "given" if queries_BD is not None else "perturbed items"
     if queries_BD is None:

@@ -50,6 +50,8 @@ def lists_of(index: Any, vectors_VD: NDArray[np.float32]) -> Lists:
     if not isinstance(inverted, faiss.IndexIVFScalarQuantizer) or inverted.sq.qtype != CODES:
         raise ValueError("its lists are those of another version of recgpt: export it again")
     width = inverted.d
+    if vectors_VD.shape != (index.ntotal, width):
+        raise ValueError(f"it is of {index.ntotal} vectors, not of these: {vectors_VD.shape}")
     rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
     turn_DD = faiss.vector_to_array(rotation.A).reshape(width, width).T.copy()
     centroids_LD = inverted.quantizer.reconstruct_n(0, inverted.nlist)

@@ -24,6 +24,7 @@ Vectors = NDArray[np.float32]
 Whole = NDArray[np.int32]
 
 MISSING = -1  # the row of a hit that was not found
+SPARE = 16  # items that are scored again beside the best k, at the least
 MOST_PLACES = 1 << 26  # that a batch looks at together: their scores take 128 MB
 
 
@@ -59,33 +60,37 @@ class ListSearch:
     def __init__(self, lists: Lists) -> None:
         self.lists = lists
         self._probed = Probed.room(lists, 1)
-        self._scores_BS = np.empty((1, ITEMS), dtype=np.int16)
-        self._room = Room.of(ITEMS)
+        self._scores = np.empty(0, dtype=np.int16)
+        self._room = Room.of(0)
 
     def search(self, queries_BD: Vectors, k: int, probed: int) -> tuple[NDArray[np.int64], Vectors]:
         """The best k rows and their scores in about so many lists each, best first: B K.
 
         The row is MISSING where lists hold too few.
         """
-        lists, queries = self.lists, len(queries_BD)
-        most, places = self._scores_BS.shape
-        if most < queries:
-            self._probed = Probed.room(lists, queries)
-        _probe(lists, queries_BD, probed, self._probed)
-        longest = int(self._probed.places_B[:queries].max())
+        queries = len(queries_BD)
+        if len(self._probed.counts_B) < queries:
+            self._probed = Probed.room(self.lists, queries)
+        _probe(self.lists, queries_BD, probed, self._probed)
+        longest = int(self._probed.places_B[:queries].max(initial=0))
         if queries > 1 and queries * longest > MOST_PLACES:
             halves = np.array_split(queries_BD, 2)
             rows, scores = zip(*(self.search(half, k, probed) for half in halves), strict=True)
             return np.concatenate(rows), np.concatenate(scores)
-        if most < queries or places < longest:
-            places = max(places, longest * 5 // 4 // ITEMS * ITEMS)
-            self._scores_BS = np.empty((max(most, queries), places), dtype=np.int16)
-            self._room = Room.of(places)
-        _score(lists, self._probed, self._scores_BS)
+        self._make_room(queries, longest)
+        scores_BS = self._scores[: queries * longest].reshape(queries, longest)
+        _score(self.lists, self._probed, scores_BS)
         rows_BK = np.full((queries, k), MISSING, dtype=np.int64)
         scores_BK = np.zeros((queries, k), dtype=np.float32)
-        _find(lists, queries_BD, self._probed, self._scores_BS, self._room, rows_BK, scores_BK)
+        _find(self.lists, queries_BD, self._probed, scores_BS, self._room, rows_BK, scores_BK)
         return rows_BK, scores_BK
+
+    def _make_room(self, queries: int, places: int) -> None:
+        """For so many queries that look at so many places each, and a little more."""
+        if len(self._scores) < queries * places:
+            self._scores = np.empty(queries * places * 5 // 4, dtype=np.int16)
+        if len(self._room.places_P) < places:
+            self._room = Room.of(places * 5 // 4 // ITEMS * ITEMS)
 
 
 @compiled
@@ -117,8 +122,9 @@ def _probe(lists: Lists, queries_BD: Vectors, wanted: Integer, probed: Probed) -
 @compiled
 def _score(lists: Lists, probed: Probed, scores_BS: Short) -> None:
     """Score everyone's lists, which stand one after another in a row of scores."""
-    filled_B = np.zeros(len(scores_BS), dtype=np.int64)
-    asked_B, scores_B = addresses(probed.asked_BE), addresses(scores_BS)
+    queries = len(scores_BS)
+    filled_B = np.zeros(queries, dtype=np.int64)
+    asked_B, scores_B = addresses(probed.asked_BE[:queries]), addresses(scores_BS)
     asked_T, scores_T = np.empty_like(asked_B), np.empty_like(scores_B)
     for one in range(len(probed.wanted_L)):
         wanted = probed.wanted_L[one]
@@ -150,13 +156,14 @@ def _find(
     """Write everyone's best rows."""
     ends_L = np.empty(len(probed.wanted_L), dtype=np.int64)
     k = rows_BK.shape[1]
+    wanted = max(k + SPARE, k + k // 8)  # 8 bits may rank the last of the best a little lower
     for query in range(len(queries_BD)):
         lists_L = probed.lists_BL[query, : probed.counts_B[query]]
         end = 0
         for at in range(len(lists_L)):
             end += (lists.ends_L[lists_L[at] + 1] - lists.ends_L[lists_L[at]]) * ITEMS
             ends_L[at] = end
-        found, items = candidates(scores_BS[query, :end], k, 0, room), 0
+        found, items = candidates(scores_BS[query, :end], wanted, 0, room), 0
         for at in range(found):
             row = _row_at(lists, lists_L, ends_L, room.places_P[at])
             room.places_P[items] = row

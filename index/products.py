@@ -95,6 +95,7 @@ def _tile(queries: int) -> Any:
 
 
 def _generate(build: ir.IRBuilder, queries: int, told: _Tile) -> None:
+    """Write the code: sums, a quarter after the other, then cut off and stored."""
     allocate: Any = cgutils.alloca_once
     sums = [allocate(build, SUMS) for _ in range(queries)]
     entries = [LONG(LONG_BYTES * query) for query in range(queries)]
@@ -152,10 +153,12 @@ def multiply(blocks: Blocks, asked_T: Addresses, scores_T: Addresses, shift: Int
 
     Takes tables of where each query and its scores begin, as `addresses` makes them.
     """
-    items, start = blocks.items_NQ64.ctypes.data, blocks.start_P.ctypes.data
+    # As signed integers: numba makes floats of sums of signed and unsigned ones.
+    items, start = np.int64(blocks.items_NQ64.ctypes.data), np.int64(blocks.start_P.ctypes.data)
+    asked_begin, scores_begin = np.int64(asked_T.ctypes.data), np.int64(scores_T.ctypes.data)
     count, quarters, _ = blocks.items_NQ64.shape
     for block in range(count):
-        asked, scores = asked_T.ctypes.data, scores_T.ctypes.data
+        asked, scores = asked_begin, scores_begin
         place, query = block * ITEMS * SHORT_BYTES, 0
         while query < len(asked_T):
             if query + MANY <= len(asked_T):
@@ -174,7 +177,7 @@ def multiply(blocks: Blocks, asked_T: Addresses, scores_T: Addresses, shift: Int
 @pasted
 def addresses(rows_BX: NDArray[Any]) -> Addresses:
     """Where each row begins; the last one again until tiles are full, and computed twice."""
-    return _addresses(rows_BX.ctypes.data, rows_BX.strides[0], len(rows_BX))
+    return _addresses(np.int64(rows_BX.ctypes.data), rows_BX.strides[0], len(rows_BX))
 
 
 @inner

@@ -12,6 +12,7 @@ from index.blocks import LOW, Short
 from index.compiled import Integer, Real, inner, pasted
 
 GROUP = 8  # places that are looked at together
+MOST_COUNTED = 1000  # keys that are ordered by counting
 BOTTOM = np.int64(-(2**40))  # below all scores and ranks
 ZERO = np.float32(0)
 
@@ -44,7 +45,7 @@ def candidates(scores_P: Short, wanted: Integer, slack: Integer, room: Room) -> 
     There are as many places as fill groups. The loops have no jumps, where they can.
     """
     groups, found = len(scores_P) // GROUP, 0
-    if wanted == 0:
+    if wanted == 0 or groups == 0:
         return found
     best_G = room.best_G[:groups]
     for group in range(groups):
@@ -160,8 +161,39 @@ def _order(keys_N: Keys, ordered_N: Keys) -> None:
     To count for each how many are higher is a vector loop without jumps: for a hundred a third of
     what sorting takes, from about a thousand on more.
     """
-    for place in range(len(keys_N)):
+    count = len(keys_N)
+    if count > MOST_COUNTED:
+        _sort(keys_N, ordered_N)
+        return
+    for place in range(count):
         higher = 0
-        for other in range(len(keys_N)):
+        for other in range(count):
             higher += keys_N[other] > keys_N[place]
         ordered_N[higher] = keys_N[place]
+
+
+@inner
+def _sort(keys_N: Keys, ordered_N: Keys) -> None:
+    """The same by a heap, which loses its lowest key again and again."""
+    count = len(keys_N)
+    for root in range(count // 2 - 1, -1, -1):
+        _sink(keys_N, root, count)
+    for place in range(count - 1, -1, -1):
+        ordered_N[place] = keys_N[0]
+        keys_N[0] = keys_N[place]
+        _sink(keys_N, 0, place)
+
+
+@inner
+def _sink(keys_N: Keys, root: Integer, count: Integer) -> None:
+    """Let a key of a heap sink until none below it is lower."""
+    key = keys_N[root]
+    while 2 * root + 1 < count:
+        child = 2 * root + 1
+        if child + 1 < count and keys_N[child + 1] < keys_N[child]:
+            child += 1
+        if keys_N[child] >= key:
+            break
+        keys_N[root] = keys_N[child]
+        root = child
+    keys_N[root] = key

@@ -1,4 +1,4 @@
-"""Generation on a CPU: the compiled network, and whole scores or Faiss.
+"""Generation on a CPU: the compiled network, and whole scores or an index.
 
 Shapes: V catalogue, D width, W users of a batch who run together.
 """

@@ -25,7 +25,11 @@ class ServeSettings(BaseModel, frozen=True):
         description="processes for HTTP beside the model's; 0: one process for everything",
     )
     threads: int = Field(
-        1, ge=1, le=256, description="CPU threads of a batch; more only where cores are to spare"
+        1,
+        ge=1,
+        le=256,
+        description="CPU threads of a batch's network and of Faiss's exact search; more only where "
+        "cores are to spare",
     )
     history_limit: int = Field(
         1000, ge=1, le=100_000, description="newest items of a user that are kept and read"

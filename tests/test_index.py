@@ -85,6 +85,14 @@ def test_an_approximate_index_gives_as_many_rows_as_asked_for(tmp_path: Path) ->
         assert all(len(set(row)) == k for row in rows.tolist())
 
 
+def test_equal_vectors_have_an_approximate_index_too(tmp_path: Path) -> None:
+    """Some of its lists are empty, and a search of few lists finds nothing."""
+    equal = np.repeat(MANY[:40], 75, axis=0)
+    build_index(equal, tmp_path, "ivf", target=0.01, queries_BD=QUERIES)
+    rows, _ = ItemIndex.load(tmp_path, equal).search(QUERIES, 5)
+    assert rows.min() >= 0
+
+
 def test_a_recall_out_of_reach_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--index flat"):
         build_index(MANY, tmp_path, "ivf", target=1.01)

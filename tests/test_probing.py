@@ -48,10 +48,38 @@ def test_batches_of_any_size_find_the_same(search: ListSearch) -> None:
 def test_a_batch_that_looks_at_too_much_is_halved(
     search: ListSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = search.search(QUERIES, K, LISTS)
+    sizes = (40, 1, 7, 40, 2, 33)
+    whole = [search.search(QUERIES[:size], K, LISTS) for size in sizes]
     monkeypatch.setattr("index.probing.MOST_PLACES", 4 * len(VECTORS))
-    for ours, theirs in zip(ListSearch(search.lists).search(QUERIES, K, LISTS), whole, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    halved = ListSearch(search.lists)
+    for size, expected in zip(sizes, whole, strict=True):
+        found = halved.search(QUERIES[:size], K, LISTS)
+        np.testing.assert_array_equal(found[0], expected[0])
+        np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_lists_may_be_empty() -> None:
+    """Many equal vectors leave centroids without items."""
+    equal = np.repeat(VECTORS[:40], 75, axis=0)
+    search = ListSearch(lists_of(build("ivf", equal), equal))
+    assert (np.diff(search.lists.ends_L) == 0).any()
+    rows_BK, _ = search.search(QUERIES, K, 1)
+    assert (rows_BK == MISSING).all(axis=1).any()
+    assert (search.search(QUERIES, K, LISTS)[0] != MISSING).all()
+    assert search.search(QUERIES[:0], K, 1)[0].shape == (0, K)
+
+
+def test_long_lists_of_hits_are_in_order(search: ListSearch) -> None:
+    """From a thousand on they are sorted in another way."""
+    rows_BK, scores_BK = search.search(QUERIES[:3], 1500, LISTS)
+    assert (np.diff(scores_BK) <= 0).all()
+    assert [len(set(row)) for row in rows_BK.tolist()] == [1500] * 3
+    np.testing.assert_array_equal(rows_BK[:, :K], search.search(QUERIES[:3], K, LISTS)[0])
+
+
+def test_lists_of_other_vectors_are_refused() -> None:
+    with pytest.raises(ValueError, match="not of these"):
+        lists_of(build("ivf", VECTORS), VECTORS[:-1])
 
 
 def test_more_lists_find_more(search: ListSearch) -> None:
