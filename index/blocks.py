@@ -21,6 +21,7 @@ LOW = np.int16(-(2**15))
 """The score of what is not to be found."""
 
 Short = NDArray[np.int16]
+STEPS = 127  # of an item's numbers to either side
 
 
 class Blocks(NamedTuple):
@@ -30,8 +31,15 @@ class Blocks(NamedTuple):
     start_P: NDArray[np.int32]  # what sums begin with: takes back the queries' zero
 
 
+def steps_of(vectors_VD: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+    """Vectors in whole steps, from -STEPS to STEPS, and the width of a step."""
+    step = max(float(np.abs(vectors_VD).max()), 1e-30) / STEPS
+    steps_VD: NDArray[np.float32] = np.rint(vectors_VD / np.float32(step))
+    return steps_VD, step
+
+
 def blocks_of(steps_VD: NDArray[np.int8]) -> Blocks:
-    """Of integers from -127 to 127."""
+    """Of what `steps_of` makes, as integers."""
     items, width = steps_VD.shape
     blocks = room_for(-(-items // ITEMS), width)
     put(blocks, 0, steps_VD)

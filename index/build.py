@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.card import INDEX_FILE, QUERIES_FILE, read_card, write_card
-from index.kinds import Kind, build, count_of_lists
+from index.kinds import Kind, build
 from index.lists import lists_of
 from index.measure import (
     Rates,
@@ -139,10 +139,10 @@ def _measured(
     started = time.perf_counter()
     index = build("ivf", vectors_VD)
     seconds = time.perf_counter() - started
-    lists, count = ListSearch(lists_of(index, vectors_VD)), count_of_lists(len(vectors_VD))
+    lists = ListSearch(lists_of(index, vectors_VD))
     with one_thread():
-        parameters, recall = sufficient(lists, count, queries_BD, exact_BK, target)
-        search = lists_search(lists, parameters, hits)
+        parameters, recall = sufficient(lists, queries_BD, exact_BK, target)
+        search = lists_search(lists, parameters["nprobe"], hits)
         rate, flat_rate = rates([search, exact], queries_BD, clock=time.process_time)
     return index, {
         "parameters": parameters,

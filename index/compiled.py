@@ -27,7 +27,7 @@ def inner(function: Function) -> Function:
 
 
 def pasted(function: Function) -> Function:
-    """`inner`, as a part of its only caller: what is long is optimised once then, not twice."""
+    """`inner`, as a part of its caller, for what has one or two: optimised once then, not twice."""
     return _compiled(function, no_cpython_wrapper=True, inline="always")
 
 

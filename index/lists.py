@@ -9,11 +9,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.blocks import ITEMS, Blocks, blocks_of, levels, put, room_for, shift_of
+from index.blocks import ITEMS, Blocks, blocks_of, levels, put, room_for, shift_of, steps_of
 
 CODES = faiss.ScalarQuantizer.QT_8bit_uniform
 CODE_ZERO = 128  # what codes count from, here: the rest is the same for all items
-STEPS = 127
 NOTHING = -(1 << 30)  # what sums begin with where there is no item
 NOBODY = -1
 LIST_ROUNDS = 12
@@ -55,7 +54,7 @@ def lists_of(index: Any, vectors_VD: NDArray[np.float32]) -> Lists:
     rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
     turn_DD = faiss.vector_to_array(rotation.A).reshape(width, width).T.copy()
     centroids_LD = inverted.quantizer.reconstruct_n(0, inverted.nlist)
-    steps_LD = np.rint(centroids_LD * (STEPS / max(float(np.abs(centroids_LD).max()), 1e-30)))
+    steps_LD, _ = steps_of(centroids_LD)
     items, ends_L, rows_P, longest = _read(inverted)
     return Lists(
         turn_DD,

@@ -4,6 +4,7 @@ Shapes: V catalogue, D width, B queries, K hits.
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,11 +62,11 @@ def exact_search(vectors_VD: Vectors, hits: int) -> Search:
     return search
 
 
-def lists_search(lists: ListSearch, parameters: Parameters, hits: int) -> Search:
-    """The search of lists with these parameters."""
+def lists_search(lists: ListSearch, probed: int, hits: int) -> Search:
+    """The search of so many lists."""
 
     def search(queries_BD: Vectors) -> Rows:
-        return lists.search(queries_BD, hits, parameters["nprobe"])[0]
+        return lists.search(queries_BD, hits, probed)[0]
 
     return search
 
@@ -107,26 +108,23 @@ def recall_of(rows_BK: Rows, exact_BK: Rows) -> tuple[float, float]:
 
 
 def sufficient(
-    lists: ListSearch, count: int, queries_BD: Vectors, exact_BK: Rows, target: float
+    lists: ListSearch, queries_BD: Vectors, exact_BK: Rows, target: float
 ) -> tuple[Parameters, float]:
     """The fewest lists that surely hold `target` of the hits, and their recall.
 
     Where none do, all of them.
     """
-    least, high = 1, count  # the recall grows with the lists: bisect
-    found: dict[int, float] = {}
-    while least < high:
-        middle = (least + high) // 2
-        search = lists_search(lists, {"nprobe": middle}, exact_BK.shape[1])
-        found[middle], surely = recall_of(in_batches(search, queries_BD), exact_BK)
-        if surely >= target:
-            high = middle
-        else:
-            least = middle + 1
-    if least not in found:
-        search = lists_search(lists, {"nprobe": least}, exact_BK.shape[1])
-        found[least] = recall_of(in_batches(search, queries_BD), exact_BK)[0]
-    return {"lists": count, "nprobe": least}, found[least]
+
+    def recall(probed: int) -> tuple[float, float]:
+        search = lists_search(lists, probed, exact_BK.shape[1])
+        return recall_of(in_batches(search, queries_BD), exact_BK)
+
+    def enough(probed: int) -> bool:
+        return recall(probed)[1] >= target
+
+    # The recall grows with the lists.
+    least = 1 + bisect_left(range(1, lists.count), True, key=enough)
+    return {"lists": lists.count, "nprobe": least}, recall(least)[0]
 
 
 def _rate(

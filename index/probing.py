@@ -63,6 +63,11 @@ class ListSearch:
         self._scores = np.empty(0, dtype=np.int16)
         self._room = Room.of(0)
 
+    @property
+    def count(self) -> int:
+        """How many lists there are."""
+        return len(self.lists.ends_L) - 1
+
     def search(self, queries_BD: Vectors, k: int, probed: int) -> tuple[NDArray[np.int64], Vectors]:
         """The best k rows and their scores in about so many lists each, best first: B K.
 

@@ -2,8 +2,8 @@
 
 Whether it pays is measured at export (`service.contest`): an index of the kind `dense` says so.
 
-Faiss is asked for more hits than are wanted, because it cannot know what a user has seen; here the
-closed items' scores are taken away first, and no more than the quota is looked for.
+An index is asked for more hits than are wanted, because it cannot know what a user has seen; here
+the closed items' scores are taken away first, and no more than the quota is looked for.
 
 The product is of 8-bit integers. It leaves out what cannot be a hit, whatever the rounding; the few
 items that are left are scored again.

@@ -11,12 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from index.blocks import FOUR, LOW, Blocks, Short, blocks_of, levels, shift_of
+from index.blocks import FOUR, LOW, Blocks, Short, blocks_of, levels, shift_of, steps_of
 from index.compiled import pasted
 from index.products import addresses, multiply, whole_steps
 from service.merge import Floats, Ints
-
-ITEM_LEVELS = 127
 
 
 class Coarse(NamedTuple):
@@ -55,8 +53,7 @@ def coarse_of(vectors_VD: Floats) -> Coarse:
     """Steps of vectors of any lengths."""
     turn_DD = _rotation(vectors_VD.shape[1])
     turned_VD = (torch.from_numpy(vectors_VD) @ turn_DD).numpy()
-    step = max(float(np.abs(turned_VD).max()), 1e-30) / ITEM_LEVELS
-    steps_VD = np.rint(turned_VD / np.float32(step))
+    steps_VD, step = steps_of(turned_VD)
     error = np.linalg.norm(turned_VD - steps_VD * np.float32(step), axis=1).max()
     length = float(np.linalg.norm(steps_VD, axis=1).max())
     blocks = blocks_of(steps_VD.astype(np.int8))
