@@ -2,8 +2,9 @@
 
     python -m loadtest.bench --artifacts demo/artifacts --data demo/data --out docs/results
 
-Closed loop: 64 connections that ask again at once. Open loop: constant rates, latency from the
-moment a request was due. Every figure is the median of `--rounds`. Needs a redis-server on PATH.
+Closed loop: 64 connections that ask again at once; where wrk is on PATH, its peaks stand beside
+those of our own generator. Open loop: constant rates, latency from the moment a request was due.
+Every figure is the median of `--rounds`. Needs a redis-server on PATH.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from matplotlib.figure import Figure
 
 from loadtest.circumstances import circumstances
 from loadtest.generator import closed_loop, open_loop, post
+from loadtest.wrk import wrk_rps
 from service.metrics import STAGES
 
 Figures = dict[str, Any]
@@ -73,6 +75,7 @@ def measure(options: argparse.Namespace, store: str, asked: list[Figures]) -> Fi
             with server(command) as (port, process):
                 size = _answer_size(port, requests[0])
                 figures[name].append(loads(port, process, requests, options))
+                figures[name][-1] |= by_wrk(port, asked, options)
                 if name == "ours":
                     figures[name][-1]["stages_ms"] = stages(port)
                     figures[name][-1]["interests_rps"] = interests_rps(
@@ -81,6 +84,7 @@ def measure(options: argparse.Namespace, store: str, asked: list[Figures]) -> Fi
             say(f"round {number + 1}: {name} {figures[name][-1]['rps']:,.0f} requests/s")
         with server(["-m", "loadtest.empty", "--size", str(size)]) as (port, process):
             figures["empty"].append(closed(port, process, requests, options))
+            figures["empty"][-1] |= by_wrk(port, asked, options)
         say(f"round {number + 1}: empty {figures['empty'][-1]['rps']:,.0f} requests/s")
         for name, module in (
             ("pipeline", "loadtest.pipeline"),
@@ -103,6 +107,12 @@ def interests_rps(
         requests = posts(asked, interests=count)
         peaks[str(count)] = closed(port, process, requests, options)["rps"]
     return peaks
+
+
+def by_wrk(port: int, asked: list[Figures], options: argparse.Namespace) -> Figures:
+    """Its peak, where there is a wrk."""
+    rate = wrk_rps(port, asked, options.connections, options.seconds)
+    return {} if rate is None else {"wrk_rps": rate}
 
 
 def posts(asked: list[Figures], **more: Any) -> list[bytes]:
@@ -209,7 +219,7 @@ def print_table(report: Figures) -> None:
         for load in one.get("open", {}).values():
             tail = " /".join(f"{load[f'p{p}_ms']:6.1f}" for p in (50, 99, 99.9))
             print(f"{tail:>22} ms", end="")
-        print()
+        print(f"  by wrk {one['wrk_rps']:,.0f}/s" if "wrk_rps" in one else "")
     print(f"{'pipeline':10}{report['pipeline_rps']:12,.0f}")
     print("ours, mean per batch: " + json.dumps(report["details"]["ours"]["stages_ms"]))
     for batch, one in report["details"]["engine"]["batches"].items():

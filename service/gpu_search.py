@@ -38,7 +38,7 @@ class WholeScores:
     def __init__(self, vectors_VD: Tensor) -> None:
         self._vectors_VD = vectors_VD
         self.items = len(vectors_VD)
-        on_gpu = vectors_VD.device.type == "cuda"
+        on_gpu = vectors_VD.device.type != "cpu"
         padding = GROUP - self.items % GROUP  # one at least: there, closing changes nothing
         coarse_VD = vectors_VD.half() if on_gpu else vectors_VD
         self._coarse_PD = F.pad(coarse_VD, (0, 0, 0, padding))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset
-from service.gpu import Batch, Found, OnGpu, Rollout, Size, size_of
+from service.gpu import Batch, Found, OnGpu, Rollout, Size, batch_of, size_of
 from service.gpu_choice import Approximate, by_lists, fastest, fastest_search
 from service.gpu_faiss import FaissFlat, FaissLists
 from service.gpu_search import Search, Shards, WholeScores
@@ -175,6 +175,28 @@ def test_a_size_that_comes_often_is_recorded_once(
     answers = [recaller.recall([query])[0][0].rows.tolist() for _ in range(5)]
     assert recorded == [(1, 64, 128, artifact.manifest.recall.interests)]
     assert answers == answers[:1] * 5
+
+
+def test_a_rollout_waits_for_no_value_and_takes_none_from_the_host(
+    artifacts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a CUDA graph wants it. Tensors without values stand for a GPU's: both would fail."""
+    monkeypatch.setattr(
+        "service.gpu.fastest_search", lambda vectors_VD, *_: WholeScores(vectors_VD)
+    )
+    artifact, meta = load_artifact(find_bundle(artifacts)), torch.device("meta")
+    rollout = Rollout(artifact.model.to(meta), [meta])
+    size = Size(8, 64, 128, artifact.manifest.model.max_interests)
+    nobody = Case(-1, [0], [], k=1, quotas=(1,), unknown=0)
+    batch = batch_of([nobody], size, artifact.manifest.model.max_history)
+    with torch.inference_mode():
+        rows, scores = rollout(Batch(*(part.to(meta) for part in batch)), size)
+        of_groups = WholeScores(torch.empty(100_000, 16, device=meta))
+        found = of_groups.hits(torch.empty(8, 16, device=meta), batch.closed_BC.to(meta), 128)
+    assert rows.shape == scores.shape == (size.steps, 8, min(128, len(artifact.items)))
+    assert found[0].shape == (8, 128)
+    assert {part.device for part in (rows, scores, *found)} == {meta}
+    assert of_groups._coarse_PD.dtype == torch.float16
 
 
 def test_batches_are_padded_to_few_sizes() -> None:
