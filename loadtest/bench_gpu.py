@@ -27,7 +27,7 @@ from loadtest.scale_bundle import bundle_of
 from model.artifact import load_artifact, read_item_vectors
 from model.rollout import rollout
 from model.run import choose_device
-from service.queries import Query
+from service.queries import Query, packed
 from service.recall import Recaller
 
 HISTORY = 50
@@ -61,9 +61,10 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         build_index(read_item_vectors(bundle), bundle, "flat")
     recaller = Recaller.load(folder / version, options.device)
     recaller.warm_up()
-    queries = [
-        Query("", [f"item-{row}" for row in rows], k=options.k, interests=options.interests)
-        for rows in rng.integers(options.items, size=(2048, HISTORY)).tolist()
+    rows_QL = rng.integers(options.items, size=(2048, HISTORY)).tolist()
+    queries = [  # packed, as front ends send them
+        Query("", packed([f"item-{row}" for row in rows]), k=options.k, interests=options.interests)
+        for rows in rows_QL
     ]
     figures: dict[str, Any] = {
         "device": options.device,
@@ -72,21 +73,23 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "width": options.width,
         "interests": options.interests,
         "k": options.k,
-        "first_hit_right": first_hits(recaller, folder / version, queries[:64]),
+        "first_hit_right": first_hits(recaller, folder / version, queries[:64], rows_QL[:64]),
         "batches": {},
     }
     for batch in options.batches:
         rate = run(recaller, queries, batch, options.seconds)
         figures["batches"][str(batch)] = {"per_second": rate, "ms": 1000 * batch / rate}
-    figures["naive_per_second"] = naive(folder / version, queries, options)
+    figures["naive_per_second"] = naive(folder / version, rows_QL, options)
     best = max(one["per_second"] for one in figures["batches"].values())
     return figures | {"over_naive": best / figures["naive_per_second"]}
 
 
-def first_hits(recaller: Recaller, bundle: Path, queries: list[Query]) -> float:
+def first_hits(
+    recaller: Recaller, bundle: Path, queries: list[Query], rows_QL: list[list[int]]
+) -> float:
     """Share of the users whose first interest's hits are those of sorting all scores."""
     model = load_artifact(bundle).model
-    rows_BL = torch.tensor([[int(item[5:]) for item in query.history] for query in queries])
+    rows_BL = torch.tensor(rows_QL)
     lengths_B = torch.full((len(queries),), HISTORY)
     with torch.inference_mode():
         interest_BD, _ = model.prefill(rows_BL, lengths_B, torch.full_like(lengths_B, -1), 0)
@@ -98,15 +101,14 @@ def first_hits(recaller: Recaller, bundle: Path, queries: list[Query]) -> float:
     return right / len(queries)
 
 
-def naive(bundle: Path, queries: list[Query], options: argparse.Namespace) -> float:
+def naive(bundle: Path, rows_QL: list[list[int]], options: argparse.Namespace) -> float:
     """Requests a second, one at a time."""
     device = choose_device(options.device.split(",")[0])
     model = load_artifact(bundle).model.to(device)
     index = faiss.read_index(str(bundle / "index.faiss"))
     one_B, nobody_B = torch.tensor([HISTORY], device=device), torch.tensor([-1], device=device)
 
-    def answer(query: Query) -> None:
-        rows = [int(item[5:]) for item in query.history]
+    def answer(rows: list[int]) -> None:
         seen, lists = set(rows), list[list[int]]()
 
         def search(interest_BD: torch.Tensor) -> torch.Tensor:
@@ -118,10 +120,10 @@ def naive(bundle: Path, queries: list[Query], options: argparse.Namespace) -> fl
         history_BL = torch.tensor([rows], device=device)
         rollout(model, history_BL, one_B, nobody_B, options.interests, search)
 
-    answer(queries[0])
+    answer(rows_QL[0])
     started, done = time.perf_counter(), 0
-    while done < len(queries) and time.perf_counter() - started < options.seconds:
-        answer(queries[done])
+    while done < len(rows_QL) and time.perf_counter() - started < options.seconds:
+        answer(rows_QL[done])
         done += 1
     return done / (time.perf_counter() - started)
 

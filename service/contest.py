@@ -13,9 +13,10 @@ import torch
 from index.measure import BATCHES, Rates, Vectors, one_thread, rates
 from index.search import ItemIndex
 from model.rollout import RecallConfig, quotas
+from service.cases import Cases, Ragged, ends_of, quota_table
 from service.cpu import HitsOf
 from service.dense import Dense, DenseHits
-from service.hits import Case, Hits
+from service.hits import Hits
 from service.merge import Merge
 
 K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen
@@ -41,15 +42,16 @@ def _recalls(hits_of: HitsOf, recall: RecallConfig, items: int) -> Callable[[Vec
     """The searches of a batch, and the lists that they make."""
     rng = np.random.default_rng(0)
     shares = quotas(K, recall.interests, recall.first_share)
-    seen_BC = rng.integers(items, size=(BATCHES[-1], CLOSED)).tolist()
-    cases_B = [Case(-1, seen, seen, k=K, quotas=shares, unknown=0) for seen in seen_BC]
+    seen_BC = rng.integers(items, size=(BATCHES[-1], CLOSED))
 
     def run(interests_BD: Vectors) -> None:
         batch = len(interests_BD)
-        closed_B = [case.closed for case in cases_B[:batch]]
-        merge = Merge(items, closed_B, K, recall.interests)
-        hits = hits_of(merge, cases_B[:batch], np.arange(batch))
-        for step in range(recall.interests):
+        seen = Ragged(seen_BC[:batch].ravel(), ends_of([CLOSED] * batch))
+        nobody_B, k_B = np.full(batch, -1), np.full(batch, K)
+        cases = Cases(nobody_B, seen, seen, k_B, quota_table([shares] * batch), 0 * k_B)
+        merge = Merge(items, *seen, K, recall.interests)
+        hits = hits_of(merge, cases, np.arange(batch))
+        for step in range(hits.steps):
             hits.search(np.roll(interests_BD, step, axis=0))
         hits.refill()
         merge.finish()

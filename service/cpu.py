@@ -4,23 +4,23 @@ Shapes: V catalogue, D width, W users of a batch who run together.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
 
 import numpy as np
 
 from index.search import ItemIndex
 from model.artifact import Artifact
+from service.cases import Cases
 from service.dense import Dense, DenseHits
-from service.hits import Case, Hits
+from service.hits import Hits
 from service.merge import Floats, Ints, Merge
 from service.network import Network
 from service.queries import StageSeconds
 
 BATCH = 16  # larger ones are hardly cheaper a user, and keep others waiting
 BATCH_OF_LISTS = 32  # where users share lists: a third cheaper than 16
-HitsOf = Callable[[Merge, Sequence[Case], Ints], Hits | DenseHits]
+HitsOf = Callable[[Merge, Cases, Ints], Hits | DenseHits]
 """The searches of those users of a batch who are named."""
 
 
@@ -33,19 +33,15 @@ class OnCpu:
         """With as many threads as torch uses now."""
         self.batch = BATCH_OF_LISTS if index.kind == "ivf" else BATCH
         self._network = Network(artifact.model)
-        self._longest = artifact.manifest.model.max_history
         self._hits = _hits_of(index, artifact.model.items.weight.numpy())
 
-    def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
+    def generate(self, merge: Merge, cases: Cases, users_W: Ints) -> StageSeconds:
         """See `service.recall.Generator`."""
         started = time.perf_counter()
         hits = self._hits(merge, cases, users_W)
-        warm = [cases[user] for user in users_W.tolist()]
-        newest = [case.history[-self._longest :] for case in warm]
-        items_S = np.fromiter(chain.from_iterable(newest), np.int64)
-        ends_W = np.array([0, *map(len, newest)]).cumsum()
-        users = np.array([case.user for case in warm])
-        interest_WD = self._network.prefill(items_S, ends_W, users)
+        items_S, ends_B = cases.newest
+        ends_W = np.concatenate([ends_B[:1], ends_B[users_W + 1]])  # all others have no items
+        interest_WD = self._network.prefill(items_S, ends_W, cases.users_B[users_W])
         for _ in range(hits.steps - 1):
             interest_WD = self._network.step(hits.search(interest_WD))
         hits.search(interest_WD)

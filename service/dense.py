@@ -12,11 +12,10 @@ Shapes: W users of a batch who run together, D width, M interests.
 """
 
 import time
-from collections.abc import Sequence
 
 from index.compiled import Integer, compiled
 from index.ranks import Room
-from service.hits import Case, quota_table
+from service.cases import Cases
 from service.merge import Floats, Ints, Lists, Merge
 from service.scores import Coarse, Scored, coarse_of, score
 from service.selection import Asked, select
@@ -40,12 +39,12 @@ class Dense:
 class DenseHits:
     """The hits of every step of a rollout: candidates, and the next token."""
 
-    def __init__(self, dense: Dense, merge: Merge, cases: Sequence[Case], users_W: Ints) -> None:
+    def __init__(self, dense: Dense, merge: Merge, cases: Cases, users_W: Ints) -> None:
         self._coarse, self._room = dense.coarse, dense.room
         self._scored = dense.scored(len(users_W))
         self._lists = merge.lists
         self._users_W = users_W
-        self._quotas_MW = quota_table([cases[user] for user in users_W])
+        self._quotas_MW = cases.quotas_MW(users_W)
         self.steps = len(self._quotas_MW)
         self._step = 0
         self.search_seconds = self.merge_seconds = 0.0

@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from model.artifact import Artifact
 from model.gpt import GPT
+from service.cases import Cases
 from service.gpu_choice import Approximate, fastest_search
 from service.gpu_search import CLOSED, HITS
-from service.hits import Case, quota_table
 from service.merge import Ints, Merge
 from service.queries import StageSeconds
 
@@ -77,18 +76,18 @@ class OnGpu:
                 size //= 2
 
     @torch.inference_mode()
-    def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
+    def generate(self, merge: Merge, cases: Cases, users_W: Ints) -> StageSeconds:
         """See `service.recall.Generator`. Searches count as part of the model."""
         started = time.perf_counter()
-        warm = [cases[user] for user in users_W.tolist()]
-        size = size_of(warm)
-        batch = batch_of(warm, size, self._longest)
+        quotas_MW = cases.quotas_MW(users_W)
+        size = size_of(cases, users_W, len(quotas_MW))
+        batch = batch_of(cases, users_W, size, self._longest)
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
             rows, scores = self._run(batch, size)
         rows_MBF, scores_MBF = rows.cpu().numpy(), scores.cpu().numpy()
         back = time.perf_counter()
-        for step, quotas_W in enumerate(quota_table(warm)):
-            users = slice(len(warm))
+        for step, quotas_W in enumerate(quotas_MW):
+            users = slice(len(users_W))
             merge.take(users_W, rows_MBF[step, users], scores_MBF[step, users], quotas_W, step)
         return {"model": back - started, "search": 0.0}
 
@@ -152,8 +151,7 @@ class Graph:
 
         Graphs of one `pool` share memory: what one has found is lost when another one runs.
         """
-        nobody = Case(-1, [0], [], k=1, quotas=(1,), unknown=0)
-        self._given = Batch(*(part.to(device) for part in batch_of([nobody], size, longest)))
+        self._given = Batch(*(part.to(device) for part in padding(size, longest)))
         self._graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.device(device):
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -173,30 +171,35 @@ class Graph:
         return self._found
 
 
-def size_of(cases: Sequence[Case]) -> Size:
+def size_of(cases: Cases, users_W: Ints, steps: int) -> Size:
     """The recorded size where one is large enough, else the next powers of two."""
-    steps = max(len(case.quotas) for case in cases)
     return Size(
-        batch=_power(len(cases)),
-        closed=max(CLOSED, _power(max(len(case.closed) for case in cases))),
-        most=max(HITS, _power(max(case.k for case in cases))),
+        batch=_power(len(users_W)),
+        closed=max(CLOSED, _power(int(cases.closed.lengths_B[users_W].max()))),
+        most=max(HITS, _power(int(cases.k_B[users_W].max()))),
         steps=steps,
     )
 
 
-def batch_of(cases: Sequence[Case], size: Size, longest: int) -> Batch:
-    """Tensors on the CPU; those who are only padding have the history of item 0."""
-    history_BL = np.zeros((size.batch, longest), dtype=np.int64)
-    lengths_B = np.ones(size.batch, dtype=np.int64)
-    users_B = np.full(size.batch, -1, dtype=np.int64)
-    closed_BC = np.full((size.batch, size.closed), -1, dtype=np.int64)
-    for user, case in enumerate(cases):
-        newest = case.history[-longest:]
-        history_BL[user, : len(newest)] = newest
-        lengths_B[user] = len(newest)
-        users_B[user] = case.user
-        closed_BC[user, : len(case.closed)] = case.closed
-    return Batch(*map(torch.from_numpy, (history_BL, lengths_B, users_B, closed_BC)))
+def batch_of(cases: Cases, users_W: Ints, size: Size, longest: int) -> Batch:
+    """Tensors on the CPU: those users, and padding."""
+    batch, warm = padding(size, longest), slice(len(users_W))
+    parts = [
+        cases.newest.padded(users_W, longest, 0),
+        cases.newest.lengths_B[users_W],
+        cases.users_B[users_W],
+        cases.closed.padded(users_W, size.closed, -1),
+    ]
+    for whole, part in zip(batch, parts, strict=True):
+        whole[warm] = torch.from_numpy(part)
+    return batch
+
+
+def padding(size: Size, longest: int) -> Batch:
+    """A batch of users who are unknown and have the history of item 0, on the CPU."""
+    history_BL = torch.zeros(size.batch, longest, dtype=torch.int64)
+    closed_BC = torch.full((size.batch, size.closed), -1)
+    return Batch(history_BL, history_BL[:, 0] + 1, history_BL[:, 0] - 1, closed_BC)
 
 
 def _power(count: int) -> int:

@@ -1,52 +1,31 @@
-"""A query in rows, and what the searches of an index find for a rollout.
+"""What the searches of an index find for a rollout.
 
 Shapes: B batch, W those of it who run together, M interests, D width, F fetched hits.
 """
 
 import time
-from collections.abc import Sequence
-from itertools import zip_longest
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.search import ItemIndex
+from service.cases import Cases
 from service.merge import Floats, Ints, Merge
-
-
-class Case(NamedTuple):
-    """A query in rows."""
-
-    user: int
-    history: list[int]
-    closed: list[int]  # rows that must not be returned
-    k: int
-    quotas: tuple[int, ...]  # candidates of each interest: k in all
-    unknown: int
-
-
-def quota_table(cases: Sequence[Case]) -> Ints:
-    """The cases' quotas, 0 where one has fewer interests: M B."""
-    return np.array(list(zip_longest(*(case.quotas for case in cases), fillvalue=0)))
 
 
 class Hits:
     """The hits of every step of a rollout: candidates, and the next token."""
 
-    def __init__(
-        self, index: ItemIndex, merge: Merge, cases: Sequence[Case], users_W: Ints
-    ) -> None:
+    def __init__(self, index: ItemIndex, merge: Merge, cases: Cases, users_W: Ints) -> None:
         self._index = index
         self._merge = merge
         self._users_W = users_W
-        warm = [cases[user] for user in users_W]
-        self._wanted_W = np.array([case.k for case in warm])
-        self._quotas_MW = quota_table(warm)
-        # Whatever is closed, given or offered may stand before the wanted hits.
-        self._fetch = max(case.k + len(case.closed) for case in warm)
+        self._wanted_W = cases.k_B[users_W]
+        self._quotas_MW = cases.quotas_MW(users_W)
         self.steps = len(self._quotas_MW)
-        self._fetch += self.steps
+        # Whatever is closed, given or offered may stand before the wanted hits.
+        before_W = cases.closed.lengths_B[users_W] + self.steps
+        self._fetch = int((self._wanted_W + before_W).max())
         self._found: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []  # W F, a step each
         self.search_seconds = self.merge_seconds = 0.0
 

@@ -4,8 +4,6 @@ Shapes: B users of the batch, W some of them, F hits, V catalogue, K candidates,
 N rows of all users, user after user.
 """
 
-from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,17 +41,17 @@ class Merge:
     """Lists that grow; each knows what it must not hold."""
 
     def __init__(
-        self, catalogue: int, closed: Sequence[Sequence[int]], longest: int, steps: int
+        self, catalogue: int, closed_N: Ints, ends_B: Ints, longest: int, steps: int
     ) -> None:
-        """`closed` holds each user's rows; no list becomes longer than `longest`."""
-        users = len(closed)
+        """Everyone's closed rows end at `ends_B`, with a 0 before; the longest list is given."""
+        users = len(ends_B) - 1
         self.lists = Lists(
             rows_BK=np.empty((users, longest), dtype=np.int64),
             scores_BK=np.empty((users, longest), dtype=np.float32),
             interests_BK=np.empty((users, longest), dtype=np.int8),
             sizes_B=np.zeros(users, dtype=np.int64),
-            closed_N=np.fromiter(chain.from_iterable(closed), np.int64),
-            ends_B=np.array([0, *map(len, closed)]).cumsum(),
+            closed_N=closed_N,
+            ends_B=ends_B,
             offered_BM=np.full((users, steps), -1),
         )
         self._marks_V = np.zeros(catalogue, dtype=np.bool_)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,13 +13,17 @@ StageSeconds = dict[str, float]
 """Seconds a batch spent in "model", "search", "merge", and "encode" where it was encoded."""
 
 
+Ids = Sequence[str] | bytes
+"""Ids of items, or the msgpack array of them, as it comes over the local socket."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What one user asks for; ids are the caller's own strings."""
+    """What one user asks for; ids are the caller's own."""
 
     user_id: str
-    history: Sequence[str]  # oldest first
-    exclude: Sequence[str] = ()
+    history: Ids  # oldest first
+    exclude: Ids = ()
     k: int = 100
     interests: int | None = None  # None: as the artifact says
 
@@ -52,3 +57,11 @@ class Encoded:
     rows: Ints
     unknown: int
     cold: bool
+
+
+def packed(ids: Ids) -> bytes:
+    """The msgpack array. A lone surrogate, as JSON allows it, becomes bytes of nobody's id."""
+    if isinstance(ids, bytes):
+        return ids
+    array: bytes = msgpack.packb(list(ids), unicode_errors="surrogatepass")
+    return array

@@ -6,7 +6,7 @@ Shapes: B batch, W those of it who have a history, L length, F popular items.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -17,24 +17,25 @@ from model.artifact import Artifact, find_bundle, load_artifact
 from model.manifest import ArtifactError
 from model.rollout import quotas
 from model.run import choose_device
+from service.cases import Cases, quota_table
 from service.cpu import OnCpu
 from service.encoding import Encoder
 from service.gpu import OnGpu
-from service.hits import Case
 from service.merge import POPULAR, Ints, Merge
 from service.queries import Candidates, Encoded, Query, StageSeconds
+from service.vocabulary import Vocabulary
 
 
 class Generator(Protocol):
     """Interests and their hits, on one kind of machine."""
 
     together: int
-    """So many users at the most run together."""
+    """So many queries at the most run together."""
     batch: int
     """The largest batch that pays under load: others wait for their answers until it ends."""
 
-    def generate(self, merge: Merge, cases: Sequence[Case], users_W: Ints) -> StageSeconds:
-        """Fill the lists of these users of a batch, each of whom has a history.
+    def generate(self, merge: Merge, cases: Cases, users_W: Ints) -> StageSeconds:
+        """Fill the lists of all users of a batch who have a history.
 
         Returns the seconds of "model" and "search".
         """
@@ -52,9 +53,8 @@ class Recaller:
         self._generator = generator
         self.batch = generator.batch
         self._longest = artifact.manifest.model.max_history
-        self.item_ids: list[str] = artifact.items["item_id"].to_list()
-        self._encoder = Encoder(self.item_ids)
-        self._item_rows = {item: row for row, item in enumerate(self.item_ids)}
+        item_ids = artifact.items["item_id"].to_list()
+        self._vocabulary, self._encoder = Vocabulary.of(item_ids), Encoder(item_ids)
         nobody: dict[str, int] = {}
         self._user_rows = artifact.user_rows or nobody
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
@@ -75,64 +75,81 @@ class Recaller:
 
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """Answer a batch of queries, in order; blocks."""
-        started = time.perf_counter()
-        cases = [self._case(query) for query in queries]
-        longest = max((case.k for case in cases), default=0)
-        closed = [case.closed for case in cases]
-        merge = Merge(self.catalogue_size, closed, longest, self.max_interests)
-        warm = np.array([user for user, case in enumerate(cases) if case.history], dtype=np.int64)
-        together = self._generator.together
-        seconds = {"model": 0.0, "search": 0.0}
-        for first in range(0, len(warm), together):
-            taken = self._generator.generate(merge, cases, warm[first : first + together])
-            seconds = {stage: seconds[stage] + taken[stage] for stage in seconds}
-        self._backfill(merge, cases)
-        answers = [
-            Candidates(*merged, unknown=case.unknown, cold=not case.history)
-            for case, merged in zip(cases, merge.finish(), strict=True)
-        ]
-        merging = time.perf_counter() - started - sum(seconds.values())
-        return answers, seconds | {"merge": merging}
+        answers, seconds = [], dict.fromkeys(("model", "search", "merge"), 0.0)
+        for cases, merge in self._filled(queries, seconds):
+            about = zip(cases.unknown_B.tolist(), cases.cold_B.tolist(), strict=True)
+            for merged, (unknown, cold) in zip(merge.finish(), about, strict=True):
+                answers.append(Candidates(*merged, unknown, cold))
+        return answers, seconds
 
     def answer(self, queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
         """`recall`, in JSON."""
-        found, seconds = self.recall(queries)
-        started = time.perf_counter()
-        encoded = [
-            Encoded(self._encoder.encode(one), one.rows, one.unknown, one.cold) for one in found
-        ]
-        return encoded, seconds | {"encode": time.perf_counter() - started}
+        answers, seconds = [], dict.fromkeys(("model", "search", "merge", "encode"), 0.0)
+        for cases, merge in self._filled(queries, seconds):
+            started = time.perf_counter()
+            items = self._encoder.encode(merge.lists)
+            rows = [merged.rows for merged in merge.finish()]
+            about = items, rows, cases.unknown_B.tolist(), cases.cold_B.tolist()
+            answers += [Encoded(*one) for one in zip(*about, strict=True)]
+            seconds["encode"] += time.perf_counter() - started
+        return answers, seconds
 
     def names(self, found: Candidates) -> list[str]:
         """The candidates' own ids."""
-        return [self.item_ids[row] for row in found.rows.tolist()]
+        return self._vocabulary.names(found.rows.tolist())
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The whole catalogue's, row by row; put together anew each time."""
+        return self._vocabulary.names(range(self.catalogue_size))
 
     def warm_up(self) -> None:
         """Do the first, slow batches, which compile, before a user waits for them."""
-        history = self.item_ids[: self._longest]
+        history = self._vocabulary.names(range(min(self._longest, self.catalogue_size)))
         for size in (1, 8):
             self.answer([Query("", history), Query("", [])] * size)
 
-    def _case(self, query: Query) -> Case:
-        rows = self._item_rows
-        history = [row for item in query.history if (row := rows.get(item)) is not None]
-        excluded = [row for item in query.exclude if (row := rows.get(item)) is not None]
-        interests = min(query.interests or self.manifest.recall.interests, self.max_interests)
-        return Case(
-            user=self._user_rows.get(query.user_id, -1),
-            history=history,
-            closed=history + excluded,
-            k=query.k,
-            quotas=quotas(query.k, interests, self.manifest.recall.first_share),
-            unknown=len(query.history) - len(history),
+    def _filled(
+        self, queries: Sequence[Query], seconds: StageSeconds
+    ) -> Iterator[tuple[Cases, Merge]]:
+        """Everyone's lists, for so many queries at once as run together; adds the time it takes."""
+        together = self._generator.together
+        for first in range(0, len(queries), together):
+            started = time.perf_counter()
+            cases = self._cases(queries[first : first + together])
+            longest = int(cases.k_B.max())
+            merge = Merge(self.catalogue_size, *cases.closed, longest, self.max_interests)
+            users_W = np.flatnonzero(~cases.cold_B)
+            taken = {"model": 0.0, "search": 0.0}
+            if len(users_W):
+                taken = self._generator.generate(merge, cases, users_W)
+            self._backfill(merge, cases)
+            taken["merge"] = time.perf_counter() - started - sum(taken.values())
+            for stage, part in taken.items():
+                seconds[stage] += part
+            yield cases, merge
+
+    def _cases(self, queries: Sequence[Query]) -> Cases:
+        asked = [(query.history, query.exclude) for query in queries]
+        newest, closed, unknown_B = self._vocabulary.read(asked, self._longest)
+        most, share = self.max_interests, self.manifest.recall.first_share
+        usual = self.manifest.recall.interests
+        shares = [quotas(q.k, min(q.interests or usual, most), share) for q in queries]
+        return Cases(
+            users_B=np.array([self._user_rows.get(query.user_id, -1) for query in queries]),
+            newest=newest,
+            closed=closed,
+            k_B=np.array([query.k for query in queries]),
+            quotas_MB=quota_table(shares),
+            unknown_B=unknown_B,
         )
 
-    def _backfill(self, merge: Merge, cases: Sequence[Case]) -> None:
+    def _backfill(self, merge: Merge, cases: Cases) -> None:
         """Lists that are still short get popular items."""
-        missing_B = np.array([case.k for case in cases]) - merge.sizes_B
+        missing_B = cases.k_B - merge.sizes_B
         short_S = np.flatnonzero(missing_B)
         if len(short_S):
-            reach = max(cases[user].k + len(cases[user].closed) for user in short_S.tolist())
+            reach = int((cases.k_B + cases.closed.lengths_B)[short_S].max())
             first_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
             nothing_SF = np.zeros(first_SF.shape, dtype=np.float32)
             merge.take(short_S, first_SF, nothing_SF, missing_B[short_S], POPULAR)

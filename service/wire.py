@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from service.queries import Computed, Encoded, Query
+from service.queries import Computed, Encoded, Query, packed
 
 LENGTH = struct.Struct("<I")
 LONGEST = 1 << 30  # bytes of a frame
@@ -54,11 +54,13 @@ class Frames:
 
 def question(queries: Sequence[Query]) -> bytes:
     """The frame that asks for a batch."""
-    return frame([[q.user_id, q.history, q.exclude, q.k, q.interests] for q in queries])
+    return frame(
+        [[q.user_id, packed(q.history), packed(q.exclude), q.k, q.interests] for q in queries]
+    )
 
 
 def read_question(body: bytes) -> list[Query]:
-    """The queries of a frame; none in a greeting."""
+    """The queries of a frame, whose ids stay as they came; none in a greeting."""
     return [Query(*fields) for fields in msgpack.unpackb(body)]
 
 

@@ -15,7 +15,7 @@ from starlette.types import Message
 from service.app import create_app
 from service.catalogue import Catalogue
 from service.history import HistoryStore, StoreUnavailable
-from service.queries import Candidates, Query, StageSeconds
+from service.queries import Encoded, Query, StageSeconds
 from service.recall import Recaller
 from service.settings import ServeSettings
 from service.threaded import Threaded
@@ -216,14 +216,14 @@ async def test_a_client_that_leaves_early_is_no_error_of_ours(
 async def test_who_left_is_not_computed(
     client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    go, real, computed = threading.Event(), recaller.recall, []
+    go, real, computed = threading.Event(), recaller.answer, []
 
-    def held(queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+    def held(queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
         computed.extend(query.user_id for query in queries)
         assert go.wait(10)
         return real(queries)
 
-    monkeypatch.setattr(recaller, "recall", held)
+    monkeypatch.setattr(recaller, "answer", held)
     first = asyncio.create_task(recall(client, user_id="first"))
     while not computed:
         await asyncio.sleep(0.001)
@@ -251,15 +251,15 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 async def test_a_batch_that_fails_leaves_nothing_behind(
     client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, computed = recaller.recall, []
+    real, computed = recaller.answer, []
 
-    def picky(queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
+    def picky(queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
         computed.extend(query.user_id for query in queries)
         if any(query.user_id == "u0" for query in queries):
             raise RuntimeError("poison")
         return real(queries)
 
-    monkeypatch.setattr(recaller, "recall", picky)
+    monkeypatch.setattr(recaller, "answer", picky)
     requests = [{"user_id": f"u{i}"} for i in range(256)]
     answer = await client.post("/recall/batch", json={"requests": requests})
     assert answer.status_code == 500

@@ -8,32 +8,29 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from service.cases import Cases, Ragged, quota_table
 from service.dense import Dense, DenseHits
-from service.hits import Case
 from service.merge import Merge
 
 
 def sorted_out(
-    vectors_VD: Tensor, steps: Sequence[Tensor], cases: Sequence[Case]
+    vectors_VD: Tensor,
+    steps: Sequence[Tensor],
+    closed_B: Sequence[list[int]],
+    quotas: Sequence[int],
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Everyone's candidates, and everyone's next tokens, the slow way."""
     lists, tokens = [], []
-    for user, case in enumerate(cases):
+    for user, closed in enumerate(closed_B):
         given, offered = list[int](), list[int]()
-        for interest_BD, quota in zip(steps, case.quotas, strict=True):
+        for interest_BD, quota in zip(steps, quotas, strict=True):
             order = (interest_BD[user] @ vectors_VD.T).argsort(descending=True).tolist()
-            open_rows = [row for row in order if row not in case.closed]
+            open_rows = [row for row in order if row not in closed]
             offered.append(next(row for row in open_rows if row not in offered))
             given += [row for row in open_rows if row not in given][:quota]
         lists.append(given)
         tokens.append(offered)
     return lists, tokens
-
-
-def case(rng: np.random.Generator, items: int, quotas: tuple[int, ...]) -> Case:
-    closed = rng.choice(items, int(rng.integers(0, 12)), replace=False).tolist()
-    closed = closed or [0]
-    return Case(-1, closed[:5], closed, k=sum(quotas), quotas=quotas, unknown=0)
 
 
 @pytest.mark.parametrize("items", [61, 500, 3000])
@@ -50,8 +47,10 @@ def test_hits_and_tokens_are_those_of_sorting(
         vectors_VD = vectors_VD.abs() * torch.rand(items, 1)
         steps = [-interest_BD.abs() for interest_BD in steps]
     steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
-    cases = [case(rng, items, quotas) for _ in range(users)]
-    merge = Merge(items, [one.closed for one in cases], sum(quotas), len(quotas))
+    closed_B = [rng.choice(items, int(rng.integers(1, 12)), replace=False) for _ in range(users)]
+    closed, k_B = Ragged.of(closed_B), np.full(users, sum(quotas))
+    cases = Cases(0 * k_B - 1, closed, closed, k_B, quota_table([quotas] * users), 0 * k_B)
+    merge = Merge(items, *closed, sum(quotas), len(quotas))
     dense = Dense(vectors_VD.numpy())
     if kind == "cut off":  # most of the best have one and the same 8-bit score
         dense.coarse = dense.coarse._replace(shift=0)
@@ -59,7 +58,7 @@ def test_hits_and_tokens_are_those_of_sorting(
     found = [hits.search(interest_BD.numpy()).tolist() for interest_BD in steps]
     hits.refill()
 
-    lists, tokens = sorted_out(vectors_VD, steps, cases)
+    lists, tokens = sorted_out(vectors_VD, steps, [one.tolist() for one in closed_B], quotas)
     assert [one.rows.tolist() for one in merge.finish()] == lists
     given_tokens = [list(of_user) for of_user in zip(*found, strict=True)]
     last = len(quotas) - 1  # nobody asks for a token after the last search

@@ -12,11 +12,11 @@ from torch.nn import functional as F
 
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset
-from service.gpu import Batch, Found, OnGpu, Rollout, Size, batch_of, size_of
+from service.cases import Cases, Ragged, quota_table
+from service.gpu import Batch, Found, OnGpu, Rollout, Size, batch_of, padding, size_of
 from service.gpu_choice import Approximate, by_lists, fastest, fastest_search
 from service.gpu_faiss import FaissFlat, FaissLists
 from service.gpu_search import Search, Shards, WholeScores
-from service.hits import Case
 from service.queries import Query
 from service.recall import Recaller
 
@@ -187,8 +187,7 @@ def test_a_rollout_waits_for_no_value_and_takes_none_from_the_host(
     artifact, meta = load_artifact(find_bundle(artifacts)), torch.device("meta")
     rollout = Rollout(artifact.model.to(meta), [meta])
     size = Size(8, 64, 128, artifact.manifest.model.max_interests)
-    nobody = Case(-1, [0], [], k=1, quotas=(1,), unknown=0)
-    batch = batch_of([nobody], size, artifact.manifest.model.max_history)
+    batch = padding(size, artifact.manifest.model.max_history)
     with torch.inference_mode():
         rows, scores = rollout(Batch(*(part.to(meta) for part in batch)), size)
         of_groups = WholeScores(torch.empty(100_000, 16, device=meta))
@@ -199,12 +198,30 @@ def test_a_rollout_waits_for_no_value_and_takes_none_from_the_host(
     assert of_groups._coarse_PD.dtype == torch.float16
 
 
-def test_batches_are_padded_to_few_sizes() -> None:
-    def case(closed: int, k: int) -> Case:
-        return Case(-1, [0], [0] * closed, k, (k,), 0)
+def cases(histories: list[list[int]], closed: list[list[int]], k: int) -> Cases:
+    users_B, k_B = np.arange(len(closed)), np.full(len(closed), k)
+    quotas_MB = quota_table([(k,)] * len(closed))
+    return Cases(users_B, Ragged.of(histories), Ragged.of(closed), k_B, quotas_MB, 0 * k_B)
 
-    assert size_of([case(1, 1)]) == size_of([case(64, 128)]) == (1, 64, 128, 1)
-    assert size_of([case(65, 129)] * 5) == (8, 128, 256, 1)
+
+def test_batches_are_padded_to_few_sizes() -> None:
+    def size(users: int, closed: int, k: int) -> Size:
+        many = [[0] * closed] * users
+        return size_of(cases(many, many, k), np.arange(users), 1)
+
+    assert size(1, 1, 1) == size(1, 64, 128) == (1, 64, 128, 1)
+    assert size(5, 65, 129) == (8, 128, 256, 1)
+
+
+def test_a_batch_holds_those_who_run_and_padding() -> None:
+    some = cases([[7, 8], [], [9, 10, 11]], [[7, 8, 1], [2], [9]], k=5)
+    history_BL, lengths_B, users_B, closed_BC = batch_of(
+        some, np.array([0, 2]), Size(4, closed=4, most=128, steps=1), longest=3
+    )
+    assert history_BL.tolist() == [[7, 8, 0], [9, 10, 11], [0, 0, 0], [0, 0, 0]]
+    assert lengths_B.tolist() == [2, 3, 1, 1]
+    assert users_B.tolist() == [0, 2, -1, -1]
+    assert closed_BC.tolist() == [[7, 8, 1, -1], [9, -1, -1, -1], [-1] * 4, [-1] * 4]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -13,7 +13,7 @@ from model.data import Dataset, test_split
 from model.evaluate import DenseRecall, evaluate
 from model.gpt import GPT
 from model.manifest import ArtifactError
-from service import dense, encoding, layer, merge, network, scores, selection, vectors
+from service import dense, encoding, layer, merge, network, scores, selection, vectors, vocabulary
 from service.gpu import OnGpu
 from service.merge import POPULAR
 from service.offline import export_bundle, service_recall
@@ -216,7 +216,8 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
 
     def compiled() -> int:
         index = products, ranks, probing
-        modules = *index, dense, merge, selection, vectors, layer, network, scores, encoding
+        ids = encoding, vocabulary
+        modules = *index, *ids, dense, merge, selection, vectors, layer, network, scores
         functions = [one for module in modules for one in vars(module).values()]
         return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))
 

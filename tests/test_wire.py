@@ -1,12 +1,13 @@
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from service.hub import _FrontEnd, _reply
-from service.queries import Computed, Encoded, Query
+from service.queries import Computed, Encoded, Query, packed
 from service.wire import (
     Frames,
     RecallFailed,
@@ -26,7 +27,10 @@ def encoded(*rows: int) -> Encoded:
 def test_questions_arrive_as_they_were_asked() -> None:
     queries = [Query("ann", ["a", "ü"], ["b"], 7, 2), Query("", [], [])]
     (body,) = Frames().feed(question(queries))
-    assert read_question(body) == queries
+    assert read_question(body) == [
+        replace(query, history=packed(query.history), exclude=packed(query.exclude))
+        for query in queries
+    ]
 
 
 def test_answers_arrive_as_they_were_given() -> None:
