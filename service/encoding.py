@@ -2,31 +2,29 @@
 
 Front ends need neither ids nor numbers this way: at 10 million items that is most of their memory.
 
-Shapes: V catalogue, B users, K candidates, N bytes.
+Shapes: V catalogue, K candidates, N bytes.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from index.compiled import Integer, compiled, inner
-from service.merge import POPULAR, Ints, Lists
-from service.texts import Bytes, Texts
+from service.merge import POPULAR, Floats, Ints, Merged
+
+Bytes = NDArray[np.uint8]
 
 DECIMALS = 6  # of scores
 UNITS, TEN = np.uint64(10**DECIMALS), np.uint64(10)
 MOST = np.float32(1e12)  # of a score that is written
-MOST_AROUND = 100  # bytes of a candidate without its id, more than ever
+NUMBER = 24  # bytes that the longest one takes
 
 HEAD = b'{"item_id":'
-WORDS = [b"[" + HEAD, b"[]", b"]", b',"score":', b"null"]
+WORDS = [b',"score":', b"null"]
 WORDS += [b',"interest":%d},\n%b' % (interest, HEAD) for interest in range(POPULAR, 9)]
-# Words: before the first, in place of all, behind the last one; before a score, in place of one;
-# behind a candidate of POPULAR, which the next one follows.
-OPEN, NOTHING, CLOSE, SCORE, NULL, BACKFILL = map(np.int64, range(6))
-TOO_FAR = len(b",\n" + HEAD)  # behind the last candidate
+SCORE, NULL, BACKFILL = range(3)  # words: before a score; in place of one; behind one of POPULAR
 ZERO, MINUS, POINT = map(np.uint8, b"0-.")
 
 
@@ -35,56 +33,59 @@ class Encoder:
 
     def __init__(self, item_ids: Sequence[str]) -> None:
         """The ids, row by row."""
-        self._ids, self._words = Texts.of([to_json(item) for item in item_ids]), Texts.of(WORDS)
+        texts, self._ends_V = bytearray(), np.zeros(len(item_ids) + 1, dtype=np.int64)
+        for row, item in enumerate(item_ids):
+            texts += to_json(item)
+            self._ends_V[row + 1] = len(texts)
+        self._texts_N = np.array(texts)
+        self._words_WN = np.array([list(word.ljust(32)) for word in WORDS], dtype=np.uint8)
+        self._lengths_W = np.array([len(word) for word in WORDS])
 
-    def encode(self, lists: Lists) -> list[bytes]:
-        """Everyone's JSON array of `service.schemas.Candidate`, one to a line.
+    def encode(self, found: Merged) -> bytes:
+        """A JSON array of `service.schemas.Candidate`, one to a line, in between a comma.
 
         Scores are rounded to six decimals.
         """
-        ends_B = np.empty(len(lists.sizes_B), dtype=np.int64)
-        written = _encode(self._ids, self._words, lists, ends_B).data
-        return [bytes(written[begin:end]) for begin, end in pairwise([0, *ends_B.tolist()])]
+        ids, words = (self._texts_N, self._ends_V), (self._words_WN, self._lengths_W)
+        written_N = _encode(*ids, *words, found.rows, found.scores, found.interests)
+        return b"[" + (HEAD + written_N.tobytes())[: -len(HEAD) - 2] + b"]"
 
 
 @compiled
-def _encode(ids: Texts, words: Texts, lists: Lists, ends_B: Ints) -> Bytes:
-    """All arrays, and where each ends."""
-    room: Integer = 0
-    for user in range(len(ends_B)):
-        rows_K, size = lists.rows_BK[user], lists.sizes_B[user]
-        room += (size + 1) * MOST_AROUND
-        for place in range(size):
-            room += ids.ends_T[rows_K[place] + 1] - ids.ends_T[rows_K[place]]
+def _encode(
+    texts_N: Bytes,
+    ends_V: Ints,
+    words_WN: Bytes,
+    lengths_W: Ints,
+    rows_K: Ints,
+    scores_K: Floats,
+    interests_K: Ints,
+) -> Bytes:
+    """All candidates, and the beginning of one more."""
+    room = len(rows_K) * (NUMBER + 2 * words_WN.shape[1])
+    for row in rows_K:
+        room += ends_V[row + 1] - ends_V[row]
     out_N = np.empty(room, dtype=np.uint8)
-    at: Integer = np.int64(0)  # a plain 0 would be a type of its own, and compiled for
-    for user in range(len(ends_B)):
-        rows_K, scores_K = lists.rows_BK[user], lists.scores_BK[user]
-        interests_K, size = lists.interests_BK[user], lists.sizes_B[user]
-        at = _put(out_N, at, words, OPEN if size else NOTHING)
-        for place in range(size):
-            at = _put(out_N, at, ids, rows_K[place])
-            at = _put(out_N, at, words, SCORE)
-            if abs(scores_K[place]) < MOST:
-                at = _put_score(out_N, at, scores_K[place])
-            else:
-                at = _put(out_N, at, words, NULL)
-            at = _put(out_N, at, words, BACKFILL + interests_K[place] - POPULAR)
-        if size:
-            at = _put(out_N, at - TOO_FAR, words, CLOSE)
-        ends_B[user] = at
-    return out_N
+    at: Integer = 0
+    for place in range(len(rows_K)):
+        row = rows_K[place]
+        at = _put(out_N, at, texts_N[ends_V[row] : ends_V[row + 1]])
+        at = _put(out_N, at, words_WN[SCORE, : lengths_W[SCORE]])
+        if abs(scores_K[place]) < MOST:
+            at = _put_score(out_N, at, scores_K[place])
+        else:
+            at = _put(out_N, at, words_WN[NULL, : lengths_W[NULL]])
+        word = BACKFILL + interests_K[place] - POPULAR
+        at = _put(out_N, at, words_WN[word, : lengths_W[word]])
+    return out_N[:at]
 
 
 @inner
-def _put(out_N: Bytes, at: Integer, texts: Texts, which: Integer) -> Integer:
+def _put(out_N: Bytes, at: Integer, text_N: Bytes) -> Integer:
     """Write; where it ends."""
-    begin = texts.ends_T[which]
-    length = texts.ends_T[which + 1] - begin
-    for place in range(length):
-        out_N[at + place] = texts.bytes_N[begin + place]
-    end: Integer = at + length
-    return end
+    for place in range(len(text_N)):
+        out_N[at + place] = text_N[place]
+    return at + len(text_N)
 
 
 @inner

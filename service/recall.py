@@ -87,10 +87,10 @@ class Recaller:
         answers, seconds = [], dict.fromkeys(("model", "search", "merge", "encode"), 0.0)
         for cases, merge in self._filled(queries, seconds):
             started = time.perf_counter()
-            items = self._encoder.encode(merge.lists)
-            rows = [merged.rows for merged in merge.finish()]
-            about = items, rows, cases.unknown_B.tolist(), cases.cold_B.tolist()
-            answers += [Encoded(*one) for one in zip(*about, strict=True)]
+            about = zip(cases.unknown_B.tolist(), cases.cold_B.tolist(), strict=True)
+            for merged, (unknown, cold) in zip(merge.finish(), about, strict=True):
+                items = self._encoder.encode(merged)
+                answers.append(Encoded(items, merged.rows, unknown, cold))
             seconds["encode"] += time.perf_counter() - started
         return answers, seconds
 

@@ -15,15 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.compiled import Integer, compiled, inner, pasted
-from service.cases import Ragged
+from service.cases import Ragged, ends_of
 from service.merge import Ints
 from service.queries import Ids, packed
-from service.texts import Bytes, Texts
+
+Bytes = NDArray[np.uint8]
 
 # FNV-1a, and a last step that lets all bits depend on all bytes.
 START, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 HALF, HIGH, LOW = np.uint64(32), np.uint64(0xFFFFFFFF00000000), np.uint64(0xFFFFFFFF)
 FREE, ONE = np.uint64(0), np.uint64(1)
+
+
+class Texts(NamedTuple):
+    """One after another."""
+
+    bytes_N: Bytes
+    ends_T: Ints  # where each ends, and a 0 before
+
+    @classmethod
+    def of(cls, texts: Sequence[bytes]) -> Self:
+        """These."""
+        return cls(np.frombuffer(b"".join(texts), np.uint8), ends_of(map(len, texts)))
+
+    def text(self, which: int) -> bytes:
+        """One of them."""
+        return self.bytes_N[self.ends_T[which] : self.ends_T[which + 1]].tobytes()
 
 
 class Vocabulary(NamedTuple):

@@ -6,7 +6,7 @@ import pytest
 
 from service.catalogue import Catalogue
 from service.encoding import Encoder
-from service.merge import Lists, Merge
+from service.merge import Merged
 from service.queries import Encoded
 from service.schemas import RecallResponse
 
@@ -14,33 +14,22 @@ IDS = ["a", 'quote "', "ü\n", "x" * 256]
 METADATA = pl.DataFrame({"title": ["A", None, "Ü", "},\n{"]})
 
 
-def filled(*users: tuple[list[int], list[float], list[int]]) -> Lists:
-    """Rows, scores and interests of each user."""
-    nobody = np.zeros(len(users) + 1, int)
-    merge = Merge(len(IDS), nobody[:0], nobody, max(len(rows) for rows, *_ in users), 1)
-    parts = merge.lists.rows_BK, merge.lists.scores_BK, merge.lists.interests_BK
-    for at, user in enumerate(users):
-        merge.sizes_B[at] = len(user[0])
-        for part_BK, of_user in zip(parts, user, strict=True):
-            part_BK[at, : len(of_user)] = of_user
-    return merge.lists
+def candidates(rows: list[int], interests: list[int]) -> Merged:
+    scores = np.array([0.1, -1234.56789, float("nan"), -1.5e-7][: len(rows)], dtype=np.float32)
+    return Merged(np.array(rows, int), scores, np.array(interests, np.int8))
 
 
 @pytest.mark.parametrize(
     ("rows", "interests"), [([2, 0, 1, 3], [0, 0, 7, -1]), ([1, 2], [0, 1]), ([3], [8]), ([], [])]
 )
 def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: list[int]) -> None:
-    scores = [0.1, -1234.56789, float("nan"), -1.5e-7][: len(rows)]
-    neighbour = [1, 0, 2], [1.0] * 3, [0] * 3
-    lists = filled(neighbour, (rows, scores, interests), neighbour)
-    before, found, after = Encoder(IDS).encode(lists)
-    assert before == after
-    encoded = Encoded(found, np.array(rows, int), 0, False)
+    found = candidates(rows, interests)
+    encoded = Encoded(Encoder(IDS).encode(found), found.rows, 0, False)
     items = json.loads(encoded.items)
     assert [item.pop("item_id") for item in items] == [IDS[row] for row in rows]
     assert [item.pop("interest") for item in items] == interests
     written = [np.nan if item["score"] is None else item["score"] for item in items]
-    np.testing.assert_allclose(written, np.float32(scores), atol=6e-7, rtol=1e-7)
+    np.testing.assert_allclose(written, found.scores, atol=6e-7, rtol=1e-7)
 
     catalogue = Catalogue("v", 4, METADATA)
     about = json.loads(catalogue.with_metadata(encoded))
@@ -51,9 +40,9 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
 
 
 def test_scores_have_six_decimals() -> None:
-    scores = [0, 2, 0.0000004, 0.9999996, 10, 123456.75, 99999997952, 1e12, -np.inf]
-    (found,) = Encoder(IDS).encode(filled(([0] * 9, scores, [0] * 9)))
-    lines = found.decode().splitlines()
+    scores = np.array([0, 2, 0.0000004, 0.9999996, 10, 123456.75, 99999997952, 1e12, -np.inf])
+    found = Merged(np.zeros(9, int), scores.astype(np.float32), np.zeros(9, np.int8))
+    lines = Encoder(IDS).encode(found).decode().splitlines()
     assert [line.split(":")[2].split(",")[0] for line in lines] == [
         "0.000000",
         "2.000000",

@@ -8,8 +8,7 @@ import pytest
 
 from service.cases import Ragged
 from service.queries import Ids
-from service.texts import Texts
-from service.vocabulary import Vocabulary
+from service.vocabulary import Texts, Vocabulary
 
 
 def lists(ragged: Ragged) -> list[list[int]]:
