@@ -5,8 +5,8 @@ lists.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import chain, zip_longest
-from typing import NamedTuple, Self
+from itertools import zip_longest
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,6 @@ class Ragged(NamedTuple):
 
     rows_N: Ints
     ends_B: Ints  # where each list ends, and a 0 before
-
-    @classmethod
-    def of(cls, lists: Sequence[Sequence[int]]) -> Self:
-        """These lists."""
-        return cls(np.fromiter(chain.from_iterable(lists), np.int64), ends_of(map(len, lists)))
 
     @property
     def lengths_B(self) -> Ints:
@@ -63,7 +58,7 @@ class Cases(NamedTuple):
     def quotas_MW(self, users_W: Ints) -> Ints:
         """These users' quotas, of as many interests as one of them wants."""
         quotas_MW = self.quotas_MB.take(users_W, axis=1)
-        while not quotas_MW[-1].any():  # the first never is
+        while len(quotas_MW) > 1 and not quotas_MW[-1].any():
             quotas_MW = quotas_MW[:-1]
         return quotas_MW
 

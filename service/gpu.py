@@ -65,6 +65,7 @@ class OnGpu:
         approximate = Approximate.of(artifact.folder)
         self._rollout = Rollout(artifact.model.to(self._device), devices, approximate)
         self._longest = artifact.manifest.model.max_history
+        self._usual = artifact.manifest.recall.interests
         self._graphs: dict[Size, Graph] = {}
         self._seen = Counter[Size]()
         self._recording = self._rollout.recordable and self._device.type == "cuda"
@@ -72,7 +73,7 @@ class OnGpu:
             self._pool = torch.cuda.graph_pool_handle()
             size = LARGEST  # first: the smaller ones fit into its memory
             while size:
-                self._record(Size(size, CLOSED, HITS, artifact.manifest.recall.interests))
+                self._record(Size(size, CLOSED, HITS, self._usual))
                 size //= 2
 
     @torch.inference_mode()
@@ -80,7 +81,7 @@ class OnGpu:
         """See `service.recall.Generator`. Searches count as part of the model."""
         started = time.perf_counter()
         quotas_MW = cases.quotas_MW(users_W)
-        size = size_of(cases, users_W, len(quotas_MW))
+        size = size_of(cases, users_W, max(len(quotas_MW), self._usual))
         batch = batch_of(cases, users_W, size, self._longest)
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
             rows, scores = self._run(batch, size)

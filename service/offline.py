@@ -138,8 +138,9 @@ def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
     ValueError where the artifact is of another data set.
     """
     added = sum(addition["added"] for addition in recaller.manifest.additions)
-    unlike = set(recaller.item_ids) ^ set(dataset.item_ids)
-    if not unlike <= set(recaller.item_ids[recaller.catalogue_size - added :]):
+    item_ids = recaller.item_ids
+    unlike = set(item_ids) ^ set(dataset.item_ids)
+    if not unlike <= set(item_ids[len(item_ids) - added :]):
         raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
     item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
 

@@ -60,7 +60,7 @@ class Encoded:
 
 
 def packed(ids: Ids) -> bytes:
-    """The msgpack array. A lone surrogate, as JSON allows it, becomes bytes of nobody's id."""
+    """The msgpack array. A lone surrogate, which has no bytes of its own, is nobody's id there."""
     if isinstance(ids, bytes):
         return ids
     array: bytes = msgpack.packb(list(ids), unicode_errors="surrogatepass")

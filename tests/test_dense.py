@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from tiny import ragged
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.cases import Cases, Ragged, quota_table
+from service.cases import Cases, quota_table
 from service.dense import Dense, DenseHits
 from service.merge import Merge
 
@@ -48,7 +49,7 @@ def test_hits_and_tokens_are_those_of_sorting(
         steps = [-interest_BD.abs() for interest_BD in steps]
     steps[-1] = steps[0] + 0.1 * steps[-1]  # alike: most of its hits are given already
     closed_B = [rng.choice(items, int(rng.integers(1, 12)), replace=False) for _ in range(users)]
-    closed, k_B = Ragged.of(closed_B), np.full(users, sum(quotas))
+    closed, k_B = ragged(closed_B), np.full(users, sum(quotas))
     cases = Cases(0 * k_B - 1, closed, closed, k_B, quota_table([quotas] * users), 0 * k_B)
     merge = Merge(items, *closed, sum(quotas), len(quotas))
     dense = Dense(vectors_VD.numpy())

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import ragged
 from torch.nn import functional as F
 
 from model.artifact import find_bundle, load_artifact
 from model.data import Dataset
-from service.cases import Cases, Ragged, quota_table
+from service.cases import Cases, quota_table
 from service.gpu import Batch, Found, OnGpu, Rollout, Size, batch_of, padding, size_of
 from service.gpu_choice import Approximate, by_lists, fastest, fastest_search
 from service.gpu_faiss import FaissFlat, FaissLists
@@ -201,7 +202,7 @@ def test_a_rollout_waits_for_no_value_and_takes_none_from_the_host(
 def cases(histories: list[list[int]], closed: list[list[int]], k: int) -> Cases:
     users_B, k_B = np.arange(len(closed)), np.full(len(closed), k)
     quotas_MB = quota_table([(k,)] * len(closed))
-    return Cases(users_B, Ragged.of(histories), Ragged.of(closed), k_B, quotas_MB, 0 * k_B)
+    return Cases(users_B, ragged(histories), ragged(closed), k_B, quotas_MB, 0 * k_B)
 
 
 def test_batches_are_padded_to_few_sizes() -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from tiny import ragged
 
-from service.cases import Ragged
 from service.merge import POPULAR, Merge, Merged
 
 CATALOGUE = 40
@@ -15,7 +15,7 @@ def hits(*lists: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 def merged(*lists: list[int], closed: list[int] | None = None, quotas: list[int]) -> Merged:
     """One user's list: a list of hits and a quota an interest."""
-    merge = Merge(CATALOGUE, *Ragged.of([closed or []]), sum(quotas), 1)
+    merge = Merge(CATALOGUE, *ragged([closed or []]), sum(quotas), 1)
     for interest, (rows, quota) in enumerate(zip(lists, quotas, strict=True)):
         merge.take(np.array([0]), *hits(rows), np.array([quota]), interest)
     (result,) = merge.finish()
@@ -44,7 +44,7 @@ def test_a_second_take_goes_on_where_the_first_ended() -> None:
 
 
 def test_nobody_gets_a_neighbours_items() -> None:
-    merge = Merge(CATALOGUE, *Ragged.of([[1], [], [2, 3]]), longest=7, steps=1)
+    merge = Merge(CATALOGUE, *ragged([[1], [], [2, 3]]), longest=7, steps=1)
     merge.take(np.array([0, 2]), *hits([1, 2, 3, 4], [1, 2, 3, 4]), np.array([2, 5]), 0)
     merge.take(np.array([1]), *hits([9, 8]), np.array([1]), POPULAR)
     assert merge.sizes_B.tolist() == [2, 1, 2]
@@ -52,7 +52,7 @@ def test_nobody_gets_a_neighbours_items() -> None:
 
 
 def test_an_offer_is_open_and_new_each_time() -> None:
-    merge = Merge(CATALOGUE, *Ragged.of([[5], []]), longest=1, steps=3)
+    merge = Merge(CATALOGUE, *ragged([[5], []]), longest=1, steps=3)
     users, (rows, scores) = np.array([0, 1]), hits([5, 6, 7], [5, 6, 7])
     merge.take(users, rows, scores, np.array([1, 1]), 0)
     assert merge.offer(users, rows, 0).tolist() == [6, 5]  # a candidate may be offered
@@ -61,7 +61,7 @@ def test_an_offer_is_open_and_new_each_time() -> None:
 
 
 def test_nothing_taken_gives_empty_lists() -> None:
-    lists = Merge(CATALOGUE, *Ragged.of([[], [1]]), longest=5, steps=1).finish()
+    lists = Merge(CATALOGUE, *ragged([[], [1]]), longest=5, steps=1).finish()
     assert [[part.tolist() for part in one] for one in lists] == [[[], [], []]] * 2
 
 
@@ -71,7 +71,7 @@ def test_random_lists_equal_the_plain_algorithm() -> None:
         users, interests, size = rng.integers(1, 6), rng.integers(1, 5), rng.integers(1, 30)
         closed = [rng.permutation(CATALOGUE)[: rng.integers(0, 30)].tolist() for _ in range(users)]
         quotas = rng.integers(0, 8, (interests, users))
-        merge = Merge(CATALOGUE, *Ragged.of(closed), int(quotas.sum(axis=0).max()), 1)
+        merge = Merge(CATALOGUE, *ragged(closed), int(quotas.sum(axis=0).max()), 1)
         expected: list[list[int]] = [[] for _ in range(users)]
         for interest in range(interests):
             rows = np.array([rng.permutation(CATALOGUE)[:size] for _ in range(users)])

@@ -55,16 +55,32 @@ def test_packed_ids_are_taken_as_they_are_and_a_lone_surrogate_is_nobodys() -> N
     assert unknown_B.tolist() == [0, 1]
 
 
+def test_very_long_lists_and_texts_are_read() -> None:
+    long = "x" * 70_000
+    vocabulary = Vocabulary.of(["a", long])
+    newest, closed, unknown_B = vocabulary.read([(["b", "a"] * 40_000, [long])], 3)
+    assert (len(closed.rows_N), unknown_B.tolist()) == (40_001, [40_000])
+    assert (lists(newest), closed.rows_N[-1]) == ([[0, 0, 0]], 1)
+
+
 def test_bytes_of_any_kind_are_read_within_their_bounds() -> None:
     rng, vocabulary = np.random.default_rng(0), Vocabulary.of(["", "a"])
     for _ in range(2000):
-        given = rng.choice([0x00, 0x61, 0x90, 0x9F, 0xA1, 0xBF, 0xD9, 0xDA, 0xDC, 0xFF], 8)
+        given = rng.choice([0x00, 0x61, 0x90, 0x9F, 0xA1, 0xBF, 0xD9, 0xDA, 0xDC, 0xDD, 0xFF], 8)
         pair = given.astype(np.uint8).tobytes()[: rng.integers(9)], b""
         newest, closed, unknown_B = vocabulary.read([pair, pair], longest=3)
         assert len(closed.rows_N) <= 2 * len(pair[0])
         assert set(closed.rows_N) <= {0, 1}
         assert max(newest.lengths_B) <= 3
         assert (unknown_B <= 2 * len(pair[0])).all()
+
+
+def test_bytes_of_any_kind_harm_no_neighbour() -> None:
+    vocabulary, neighbour = Vocabulary.of(["a", "b"]), (["a"], ["b"])
+    for bad in (b"\xdd\xff\xff\xff\xff\xa1a", b"\x9f\xa1a", b"\x91\xbfa", b"\x91\x05", b""):
+        _, closed, unknown_B = vocabulary.read([(bad, bad), neighbour], 5)
+        assert lists(closed)[1] == [0, 1]
+        assert unknown_B[1] == 0
 
 
 def test_an_empty_catalogue_knows_nothing() -> None:

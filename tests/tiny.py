@@ -1,5 +1,6 @@
 """A small world whose histories can be learnt: most users walk from item i to item i + 1."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from model.data import Dataset
 from model.gpt import GPT
 from model.prepare import PrepareConfig, prepare
 from model.rollout import RecallConfig
+from service.cases import Ragged, ends_of
 
 CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)
 RECALL = RecallConfig(interests=3, first_share=0.6)
@@ -42,3 +44,8 @@ def gpt(config: GPTConfig = CONFIG, catalogue: int = 40, users: int = 60, seed: 
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
+
+
+def ragged(lists: Sequence[Sequence[int]]) -> Ragged:
+    """These lists, one after another."""
+    return Ragged(np.array([row for rows in lists for row in rows], int), ends_of(map(len, lists)))
