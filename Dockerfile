@@ -37,7 +37,8 @@ print(*project['dependencies'], *project['optional-dependencies']['$VARIANT'], s
       > requirements.txt \
  && /opt/recgpt/bin/pip install -c constraints.txt -r requirements.txt
 # The code, in a folder of its own: a small layer over the large one.
-COPY *.py *.md LICENSE ./
+COPY *.md LICENSE ./
+COPY cli cli
 COPY model model
 COPY index index
 COPY service service

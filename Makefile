@@ -60,23 +60,23 @@ e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Doc
 	$(BIN)/python .ci/e2e.py
 
 bench: setup redis ## measure ours beside a naive service, in one run (ARGS="--rounds 1"; needs make demo first)
-	$(BIN)/python -m loadtest.bench --artifacts $(BENCH)/artifacts --data $(BENCH)/data \
+	$(BIN)/python -m loadtest.serving.bench --artifacts $(BENCH)/artifacts --data $(BENCH)/data \
 	  --out docs/results $(ARGS)
 
 bench-engine: setup ## the engine without HTTP against the floor of this machine's arithmetic
-	$(BIN)/python -m loadtest.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
+	$(BIN)/python -m loadtest.serving.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
 
 bench-gpu: setup ## the engine on 1 M made-up items beside a naive loop, for a machine with a GPU (ARGS="--items 20000")
-	$(BIN)/python -m loadtest.bench_gpu $(ARGS)
+	$(BIN)/python -m loadtest.serving.bench_gpu $(ARGS)
 
 bench-quality: setup ## one seed on one public set against the recorded figures (ARGS="--set Beauty")
-	$(BIN)/python -m loadtest.bench_quality $(ARGS)
+	$(BIN)/python -m loadtest.quality.bench_quality $(ARGS)
 
 bench-scale: setup ## a synthetic catalogue of 1 M items: exact search beside what the export chooses
-	$(BIN)/python -m loadtest.bench_scale --out docs/results $(ARGS)
+	$(BIN)/python -m loadtest.scale.bench_scale --out docs/results $(ARGS)
 
 bench-train: setup $(PEER)/.installed ## our training beside RecBole's, same network, on Beauty: 15 minutes (ARGS="--peer-epochs 1")
-	$(BIN)/python -m loadtest.bench_train --peer-python $(PEER)/bin/python --out docs/results $(ARGS)
+	$(BIN)/python -m loadtest.training.bench_train --peer-python $(PEER)/bin/python --out docs/results $(ARGS)
 
 # RecBole needs versions of its time (Python 3.11 or 3.12), so it gets an environment of its own.
 $(PEER)/.installed:
@@ -86,7 +86,7 @@ $(PEER)/.installed:
 	@touch $@
 
 bench-train-scale: setup ## training on a synthetic log of 1 M items and 10 M events: rate, memory, loss
-	$(BIN)/python -m loadtest.bench_train_scale --out docs/results $(ARGS)
+	$(BIN)/python -m loadtest.training.bench_train_scale --out docs/results $(ARGS)
 
 load: setup ## 60 s of recalls and events against URL=http://127.0.0.1:8000 (ARGS="-u 50 -t 5m")
 	$(BIN)/locust -f loadtest/locustfile.py --host $(URL) --data demo/data --headless \

@@ -14,10 +14,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.card import INDEX_FILE, QUERIES_FILE, read_card, write_card
-from index.kinds import Kind, build
-from index.lists import lists_of
-from index.measure import (
+from index.benchmark import (
     Rates,
     Vectors,
     exact_search,
@@ -27,7 +24,10 @@ from index.measure import (
     rates,
     sufficient,
 )
-from index.probing import ListSearch
+from index.formats import Kind, build
+from index.index_json import INDEX_FILE, QUERIES_FILE, read_card, write_card
+from index.ivf.layout import lists_of
+from index.ivf.search import ListSearch
 from index.search import ItemIndex
 
 log = logging.getLogger(__name__)

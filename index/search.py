@@ -10,11 +10,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.card import CARD_FILE, INDEX_FILE, read_card
-from index.kinds import Kind, Parameters, widened
-from index.lists import lists_of
-from index.measure import prefer_products
-from index.probing import MISSING, ListSearch
+from index.benchmark import prefer_products
+from index.formats import Kind, Parameters, widened
+from index.index_json import CARD_FILE, INDEX_FILE, read_card
+from index.ivf.layout import lists_of
+from index.ivf.search import MISSING, ListSearch
 
 
 class ItemIndex:

@@ -10,14 +10,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from index.measure import BATCHES, Rates, Vectors, one_thread, rates
+from index.benchmark import BATCHES, Rates, Vectors, one_thread, rates
 from index.search import ItemIndex
-from model.rollout import RecallConfig, quotas
-from service.cases import Cases, Ragged, ends_of, quota_table
-from service.cpu import HitsOf
-from service.dense import Dense, DenseHits
-from service.hits import Hits
-from service.merge import Merge
+from model.network.rollout import RecallConfig, quotas
+from service.recall.candidate_lists import Merge
+from service.recall.cpu.backend import HitsOf
+from service.recall.cpu.exact_search import Dense, DenseHits
+from service.recall.cpu.index_searcher import Hits
+from service.recall.query_batch import Cases, Ragged, ends_of, quota_table
 
 K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen
 SECONDS = 0.03  # for a rate: the export of a small catalogue stays quick
@@ -26,7 +26,7 @@ SECONDS = 0.03  # for a rate: the export of a small catalogue stays quick
 def dense_and_index(
     recall: RecallConfig, vectors_VD: Vectors, index: ItemIndex, queries_BD: Vectors
 ) -> tuple[Rates, Rates]:
-    """Recalls a CPU second, all but the network, by `service.dense` and by the index.
+    """Recalls a CPU second, all but the network, by exact search and by the index.
 
     With one thread. A query counts as a user's first interest, its neighbours as the later ones.
     """

@@ -1,5 +1,5 @@
 """What is done for the service offline: bundles with their index, histories, and its own recall
-as something that `model.evaluate` can measure.
+as something that `model.evaluation.metrics` can measure.
 
 Shapes: B batch, K candidates.
 """
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from index.build import QUERIES, Choice, build_index, build_index_like
-from model.additions import AddConfig, Additions, extended_bundle, find_new_items
-from model.artifact import (
+from model.artifact.additions import AddConfig, Additions, extended_bundle, find_new_items
+from model.artifact.bundle import (
     find_bundle,
     load_artifact,
     new_bundle,
@@ -24,15 +24,14 @@ from model.artifact import (
     read_item_vectors,
     read_user_ids,
 )
-from model.batches import IntArray
-from model.data import Dataset
-from model.evaluate import Figures, Recall, pad
-from model.gpt import GPT, evaluating
-from model.rollout import RecallConfig
+from model.data.dataset import Dataset, IntArray
+from model.evaluation.metrics import Figures, Recall, pad
+from model.network.gpt import GPT, evaluating
+from model.network.rollout import RecallConfig
 from service.contest import dense_and_index
-from service.history import HistoryStore
-from service.queries import Query
-from service.recall import Recaller
+from service.history.store import HistoryStore
+from service.recall.recaller import Recaller
+from service.recall.types import Query
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from contextlib import ExitStack
 import faiss
 import torch
 
-from service.app import create_app
-from service.catalogue import Catalogue
-from service.frontend import end_well, freeze_loaded, http_server, open_store
-from service.hub import Hub
-from service.logs import configure_logs
-from service.recall import Recaller
+from service.http.app import create_app
+from service.http.metadata import Catalogue
+from service.observability.logs import configure_logs
+from service.processes.engine_process import Hub
+from service.processes.engine_thread import Threaded
+from service.processes.frontend import end_well, freeze_loaded, http_server, open_store
+from service.recall.recaller import Recaller
 from service.settings import ServeSettings
-from service.threaded import Threaded
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from service.queries import Encoded, Query, StageSeconds
-from service.schemas import DegradedReason, RecallRequest
+from service.http.schemas import RecallRequest
+from service.recall.types import DegradedReason, Encoded, Query, StageSeconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import tiny
 import torch
 from redis_server import RedisServer
 
-from model.data import Dataset
-from model.gpt import GPT
+from model.data.dataset import Dataset
+from model.network.gpt import GPT
 from service.offline import export_bundle
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import RECALL
 
+from index.benchmark import BATCHES
 from index.build import DECIDING, build_index
-from index.card import read_card
-from index.measure import BATCHES
+from index.index_json import read_card
 from index.search import ItemIndex
 from service.contest import dense_and_index
 

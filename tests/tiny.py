@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.block import GPTConfig
-from model.data import Dataset
-from model.gpt import GPT
-from model.prepare import PrepareConfig, prepare
-from model.rollout import RecallConfig
-from service.cases import Ragged, ends_of
+from model.data.dataset import Dataset
+from model.data.prepare import PrepareConfig, prepare
+from model.network.block import GPTConfig
+from model.network.gpt import GPT
+from model.network.rollout import RecallConfig
+from service.recall.query_batch import Ragged, ends_of
 
 CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)
 RECALL = RecallConfig(interests=3, first_share=0.6)

@@ -1,0 +1,5 @@
+"""`python -m cli` is `recgpt`."""
+
+from cli.main import main
+
+main()

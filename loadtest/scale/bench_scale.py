@@ -1,0 +1,126 @@
+"""A large made-up catalogue: exact search beside what the export chooses.
+
+    python -m loadtest.scale.bench_scale --items 1000000 --out docs/results
+
+See `loadtest.scale.scale_data` for the vectors. Other queries choose the index's parameters
+than are measured here. Then `recgpt serve` is started on the
+bundle, for its start-up time and memory.
+"""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.benchmark import BATCHES, exact_search, in_batches, rates, recall_of
+from index.build import HITS, build_index
+from index.formats import Kind
+from index.index_json import read_card
+from index.search import ItemIndex
+from loadtest.environment import circumstances
+from loadtest.scale.scale_bundle import bundle_of, serving
+from loadtest.scale.scale_data import BASE, catalogue, interests
+from loadtest.serving.bench import say
+from model.artifact.bundle import publish, read_item_vectors
+from model.network.rollout import RecallConfig
+from service.contest import dense_and_index
+
+Vectors = NDArray[np.float32]
+
+
+def main() -> None:
+    """Print the figures, and write `scale.json`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--index", choices=("auto", *get_args(Kind)), default="auto")
+    parser.add_argument("--index-recall", type=float, default=0.98)
+    parser.add_argument("--base-items", type=int, default=BASE, help="which the others are near to")
+    parser.add_argument("--isotropic", action="store_true", help="vectors without any structure")
+    parser.add_argument("--out", type=Path, help="folder for scale.json")
+    parser.add_argument("--queries", type=int, default=512, help="to choose with, and to measure")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = _measure(options, Path(folder))
+    text = json.dumps(figures, indent=2) + "\n"
+    print(text)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "scale.json").write_text(text, encoding="utf-8")
+
+
+def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    artifacts, file = folder / "artifacts", folder / "vectors.npy"
+    structure = (options.isotropic, options.base_items)
+    made_VD = catalogue(file, options.items, options.width, *structure)
+    chosen_with_BD = interests(options.width, options.queries, 1, *structure)
+    started = time.perf_counter()
+    with bundle_of(artifacts, made_VD, options.users) as (bundle, version):
+        file.unlink()
+        say("building the index")
+        vectors_VD = read_item_vectors(bundle)
+        build_index(
+            vectors_VD,
+            bundle,
+            options.index,
+            options.index_recall,
+            chosen_with_BD,
+            partial(dense_and_index, RecallConfig()),
+        )
+        say(f"index built after {time.perf_counter() - started:.0f} s")
+    publish(artifacts, version)
+    bundle = artifacts / version
+    figures: dict[str, Any] = {
+        "items": options.items,
+        "users": options.users,
+        "width": options.width,
+        "vectors": "isotropic" if options.isotropic else f"near {options.base_items} learned ones",
+        "hits": HITS,
+        "export_seconds": time.perf_counter() - started,
+        "build_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "file_mb": {file.name: file.stat().st_size / 1e6 for file in bundle.iterdir()},
+        "card": read_card(bundle),
+    }
+    queries_BD = interests(options.width, options.queries, 2, *structure)
+    figures |= _compare(bundle, queries_BD, options)
+    say(json.dumps(figures))
+    return figures | {"service": serving(artifacts, options.items)} | circumstances()
+
+
+def _compare(bundle: Path, queries_BD: Vectors, options: argparse.Namespace) -> dict[str, Any]:
+    """Held-out recall, and rates beside exact search's, by threads and size of a batch.
+
+    Those of one thread count CPU time.
+    """
+    vectors_VD = read_item_vectors(bundle)
+    index, exact = ItemIndex.load(bundle, vectors_VD), exact_search(vectors_VD, HITS)
+
+    def search(queries_BD: Vectors) -> NDArray[np.int64]:
+        return index.search(queries_BD, HITS)[0]
+
+    found: dict[str, Any] = {"per_second": {}, "exact_per_second": {}, "over_exact": {}}
+    for threads in options.threads:
+        faiss.omp_set_num_threads(threads)
+        clock = time.process_time if threads == 1 else time.perf_counter
+        ours, theirs = rates([search, exact], queries_BD, clock=clock)
+        over = {str(batch): round(ours[str(batch)] / theirs[str(batch)], 2) for batch in BATCHES}
+        found["per_second"][f"{threads} threads"] = ours
+        found["exact_per_second"][f"{threads} threads"] = theirs
+        found["over_exact"][f"{threads} threads"] = over
+    rows_BK = in_batches(search, queries_BD)
+    found["recall"] = recall_of(rows_BK, in_batches(exact, queries_BD))[0]
+    return found
+
+
+if __name__ == "__main__":
+    main()

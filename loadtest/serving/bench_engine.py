@@ -1,0 +1,128 @@
+"""The engine without HTTP against the floor that this machine's arithmetic sets.
+
+    python -m loadtest.serving.bench_engine --artifacts demo/artifacts --data demo/data
+
+Floor: the multiplications that no implementation can leave out, at the measured rate of a matrix
+product, or the bytes that must be read, at the measured bandwidth of a copy: the longer of the two.
+Both with as many threads as the engine uses. Padding, softmax, top-k, merging and Python are over
+the floor: that is what the ratio shows. A second, stricter floor takes the search's products at the
+rate of 8-bit integers and reads a quarter of the bytes, as the engine's search does.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from index.kernels.int8_gemm import addresses, multiply
+from index.kernels.int8_layout import Blocks, blocks_of
+from index.kernels.jit import compiled
+from loadtest.serving.pipeline import queries_of, run
+from model.data.dataset import Dataset
+from model.network.block import GPTConfig
+from service.recall.recaller import Recaller
+
+
+def best_seconds(work: Callable[[], object], seconds: float = 1.0) -> float:
+    """Of one call; the first ones, which meet fresh memory, and interrupted ones do not count."""
+    ends, best = time.perf_counter() + seconds, float("inf")
+    while (started := time.perf_counter()) < ends:
+        work()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def matrix_rate() -> float:
+    """Multiplications and additions a second of a large matrix product of floats."""
+    left, right, out = torch.rand(3, 1024, 1024)
+    return 2 * 1024**3 / best_seconds(lambda: torch.mm(left, right, out=out))
+
+
+def integer_rate() -> float:
+    """The same of 8-bit integers."""
+    blocks = blocks_of(np.random.default_rng(0).integers(-127, 128, (1024, 1024), dtype=np.int8))
+    asked_BD = np.ones((1024, 1024), dtype=np.uint8)
+    scores_BP = np.empty((1024, 1024), dtype=np.int16)
+    return 2 * 1024**3 / best_seconds(lambda: _multiply(blocks, asked_BD, scores_BP))
+
+
+@compiled
+def _multiply(blocks: Blocks, asked_BE: NDArray[np.uint8], scores_BP: NDArray[np.int16]) -> None:
+    multiply(blocks, addresses(asked_BE), addresses(scores_BP), 8)
+
+
+def copy_bandwidth() -> float:
+    """Bytes read a second while copying what no cache holds."""
+    source, target = torch.rand(2, 64 << 20)
+    return float(source.nbytes) / best_seconds(lambda: target.copy_(source), 3.0)
+
+
+def network_flops(config: GPTConfig, lengths: NDArray[np.integer], interests: int) -> float:
+    """Of one mean request: prefill, and the further steps."""
+    width, fed = config.dim, config.feed_forward
+    kept = np.minimum(lengths, config.max_history)
+    length, square = float(kept.mean()), float((kept.astype(np.float64) ** 2).mean())
+    token = 2 * (4 * width**2 + 2 * width * fed + config.local * width)
+    keys_values = 2 * 2 * width**2
+    lower = length * token + 2 * width * square  # causal: half of the square, twice
+    last = length * keys_values + token - keys_values + 4 * width * length
+    step = config.layers * (token + 4 * width * length)
+    return (config.layers - 1) * lower + last + (interests - 1) * step
+
+
+def over_floor(options: argparse.Namespace) -> dict[str, Any]:
+    """What a request takes, and how many times the floor that is, by batch size."""
+    recaller, dataset = Recaller.load(options.artifacts), Dataset.load(options.data)
+    queries = queries_of(dataset, 4096, options.k, options.interests)
+    config = recaller.manifest.model
+    lengths = np.array([len(q.history) for q in queries])
+    network = network_flops(config, lengths, options.interests)
+    search = 2.0 * dataset.catalogue * config.dim * options.interests
+    table = dataset.catalogue * config.dim * 4 * options.interests  # read once a step and batch
+    rate, coarse_rate, bandwidth = matrix_rate(), integer_rate(), copy_bandwidth()
+    found: dict[str, Any] = {
+        "gflop_per_second": rate / 1e9,
+        "integer_gop_per_second": coarse_rate / 1e9,
+        "copy_gb_per_second": bandwidth / 1e9,
+        "mflop_per_request": (network + search) / 1e6,
+        "batches": {},
+    }
+    for batch in (1, 8, 64, 256):
+        measured = 1 / run(recaller, queries, batch, options.seconds)
+        floor = max((network + search) / rate, table / bandwidth / batch)
+        strict = max(
+            network / rate + search / max(rate, coarse_rate), table / 4 / bandwidth / batch
+        )
+        found["batches"][str(batch)] = {
+            "us_per_request": measured * 1e6,
+            "floor_us": floor * 1e6,
+            "over_floor": measured / floor,
+            "over_integer_floor": measured / strict,
+        }
+    return found
+
+
+def main() -> None:
+    """Print the figures, one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifacts", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--interests", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    faiss.omp_set_num_threads(options.threads)
+    print(json.dumps(over_floor(options), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The service that everybody writes first: the peer that `make bench` measures ours against.
+
+One request at a time: history from Redis, a whole forward pass an interest, a Faiss search each,
+a merge in Python, a response model. Same artifact, same Redis, same answers; no batching, no
+key/value cache. Written as well as such a service is usually written, not worse.
+
+    python -m loadtest.serving.naive --artifacts demo/artifacts \
+        --store redis://127.0.0.1:6379/0 --port 8001
+"""
+
+import argparse
+from pathlib import Path
+
+import faiss
+import numpy as np
+import redis.asyncio as aioredis
+import torch
+import uvicorn
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from model.artifact.bundle import find_bundle, load_artifact, read_user_ids
+from model.network.gpt import HISTORY, OFFER
+from model.network.rollout import quotas
+
+
+class RecallRequest(BaseModel):
+    """Whom to recall for, and how much."""
+
+    user_id: str
+    k: int = 100
+
+
+class Candidate(BaseModel):
+    """One recalled item."""
+
+    item_id: str
+    score: float
+    interest: int
+
+
+class RecallResponse(BaseModel):
+    """Candidates, best first within each interest."""
+
+    version: str
+    items: list[Candidate]
+
+
+def create_app(artifacts: Path, store: str) -> FastAPI:
+    """The naive service over a bundle and a Redis."""
+    bundle = find_bundle(artifacts)
+    artifact = load_artifact(bundle)
+    model, recall = artifact.model, artifact.manifest.recall
+    index = faiss.read_index(str(bundle / "index.faiss"))
+    item_ids = artifact.items["item_id"].to_list()
+    item_rows = {item: row for row, item in enumerate(item_ids)}
+    user_rows = {user: row for row, user in enumerate(read_user_ids(bundle))}
+    client = aioredis.Redis.from_url(store, decode_responses=True, max_connections=4096)
+    limit = model.config.max_history
+    app = FastAPI()
+
+    @torch.inference_mode()
+    def interest(history: list[int], offers: list[int], user: int) -> np.ndarray:
+        items = torch.tensor([history + offers])
+        segments = torch.tensor([[HISTORY] * len(history) + [OFFER] * len(offers)])
+        positions = torch.arange(limit - len(history), limit + len(offers))[None]
+        vector_D = model(items, segments, positions, torch.tensor([user]))[0, -1]
+        vectors: np.ndarray = vector_D.numpy()[None]
+        return vectors
+
+    @app.post("/recall", response_model=RecallResponse)
+    async def post_recall(request: RecallRequest) -> RecallResponse:
+        found = await client.lrange(f"h:{request.user_id}", 0, 999)
+        rows = (item_rows.get(str(item)) for item in reversed(found))
+        history = [row for row in rows if row is not None]
+        seen, offers, items = set(history), list[int](), list[Candidate]()
+        user = user_rows.get(request.user_id, -1)
+        for number, quota in enumerate(quotas(request.k, recall.interests, recall.first_share)):
+            query = interest(history[-limit:], offers, user)
+            scores, hits = index.search(query, min(request.k + len(seen), index.ntotal))
+            open_hits = [
+                (row, score)
+                for row, score in zip(hits[0].tolist(), scores[0].tolist(), strict=True)
+                if row not in seen
+            ]
+            offers.append(next(row for row, _ in open_hits if row not in offers))
+            given = {item.item_id for item in items}
+            fresh = [(row, score) for row, score in open_hits if item_ids[row] not in given]
+            items += [
+                Candidate(item_id=item_ids[row], score=score, interest=number)
+                for row, score in fresh[:quota]
+            ]
+        return RecallResponse(version=artifact.manifest.version, items=items)
+
+    return app
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifacts", type=Path, required=True)
+    parser.add_argument("--store", required=True)
+    parser.add_argument("--port", type=int, default=8001)
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # in its favour: with two it is several times slower beside a client
+    faiss.omp_set_num_threads(1)
+    uvicorn.run(
+        create_app(options.artifacts, options.store),
+        port=options.port,
+        access_log=False,
+        log_level="warning",
+    )

@@ -1,0 +1,204 @@
+"""The artifact: one immutable, versioned, checksummed bundle of everything the service loads.
+
+ARTIFACTS/<version>/
+    manifest.json        format, configuration, figures, and the sha256 of every other file
+    model.safetensors    the network without its two tables
+    item_vectors.npy     the item table, V D float32: tied input and output embedding
+    user_table.npy       the user table, U+1 R float32, memory-mapped; row 0: unknown user
+    popularity.npy       training events of every item, V int64
+    items.parquet        item_id, count, optional title and attributes; row order
+    users.parquet        user_id; row order
+    user_{hashes,rows,ends,ids}.npy   the rows of user ids, mapped (see `model.artifact.id_table`)
+    index.faiss …        what `index.build` adds
+A bundle without the user module has no user table and no rows of user ids.
+ARTIFACTS/current        link to the version that is served, moved atomically
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from model.artifact.id_table import IdTable, write_ids
+from model.artifact.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
+from model.data.dataset import Dataset, popularity
+from model.files import new_folder
+from model.network.gpt import GPT
+from model.network.rollout import RecallConfig
+
+TABLES = {"items.weight": "item_vectors.npy", "users.weight": "user_table.npy"}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded bundle, every checksum verified."""
+
+    manifest: Manifest
+    folder: Path
+    model: GPT
+    popularity: NDArray[np.int64]
+    items: pl.DataFrame
+    user_rows: IdTable | None
+    """None without the user module."""
+
+
+@contextmanager
+def new_bundle(
+    artifacts: Path,
+    dataset: Dataset,
+    model: GPT,
+    recall: RecallConfig,
+    metrics: dict[str, dict[str, float]],
+    code_version: str,
+) -> Iterator[tuple[Path, str]]:
+    """Write a bundle; yields its folder and version, to add the index before it is sealed.
+
+    On success it stands at `artifacts/<version>`, sealed by its manifest.
+    """
+    created = datetime.now(UTC)
+    version = f"{dataset.name}-{created:%Y%m%d-%H%M%S}-{_weights_hash(model)[:8]}"
+    with new_folder(artifacts / version) as folder:
+        _write_tensors(model, folder)
+        np.save(folder / "popularity.npy", popularity(dataset))
+        dataset.items.write_parquet(folder / "items.parquet")
+        pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")
+        if model.config.user_rank:
+            write_ids(folder, "user", dataset.user_ids)
+        yield folder, version
+        manifest = Manifest(
+            format=FORMAT,
+            version=version,
+            created=created.isoformat(timespec="seconds"),
+            code_version=code_version,
+            dataset={
+                "name": dataset.name,
+                "users": dataset.users,
+                "items": dataset.catalogue,
+                "events": len(dataset.events),
+            },
+            model=model.config,
+            recall=recall,
+            metrics=metrics,
+            vectors_sha256=vectors_sha256(read_item_vectors(folder)),
+            files={},
+        )
+        seal(folder, manifest)
+
+
+def publish(artifacts: Path, version: str) -> None:
+    """Make `version` the one that is served: `current` moves in one step."""
+    link = artifacts / f".current.{os.getpid()}.part"
+    link.unlink(missing_ok=True)
+    link.symlink_to(version)
+    os.replace(link, artifacts / "current")
+
+
+def find_bundle(artifacts: Path) -> Path:
+    """The folder of the served version, or `artifacts` itself where it is a bundle."""
+    if (artifacts / "manifest.json").exists():
+        return artifacts
+    current = artifacts / "current"
+    if not current.exists():
+        raise ArtifactError(
+            f"{artifacts} holds no artifact (no manifest.json, no `current`): "
+            "make one with `recgpt export`"
+        )
+    return current.resolve()
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Read and verify a bundle. Raises ArtifactError that names the file at fault."""
+    manifest = read_manifest(folder)
+    for name, entry in manifest.files.items():
+        verify(folder / name, entry)
+    try:
+        artifact = Artifact(
+            manifest=manifest,
+            folder=folder,
+            model=_read_model(folder, manifest),
+            popularity=np.load(folder / "popularity.npy", allow_pickle=False),
+            items=pl.read_parquet(folder / "items.parquet"),
+            user_rows=IdTable(folder, "user") if manifest.model.user_rank else None,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+        raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
+    _check_sizes(artifact)
+    return artifact
+
+
+def read_item_vectors(folder: Path) -> NDArray[np.float32]:
+    """The item table of a bundle, V D: mapped, and never written."""
+    file = folder / "item_vectors.npy"
+    vectors: NDArray[np.float32] = np.load(file, mmap_mode="c", allow_pickle=False)
+    return vectors
+
+
+def vectors_sha256(vectors_VD: NDArray[np.float32]) -> str:
+    """The hash by which manifest and index name the item vectors."""
+    return hashlib.sha256(vectors_VD.data).hexdigest()
+
+
+def read_user_ids(folder: Path) -> list[str]:
+    """The users of a bundle, in row order: U."""
+    ids: list[str] = pl.read_parquet(folder / "users.parquet")["user_id"].to_list()
+    return ids
+
+
+def _write_tensors(model: GPT, folder: Path) -> None:
+    weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    weights["items.weight"] = model.item_vectors().detach().cpu()
+    for name, file in TABLES.items():
+        if name in weights:
+            np.save(folder / file, weights.pop(name).numpy())
+    save_file(weights, folder / "model.safetensors")
+
+
+def _read_model(folder: Path, manifest: Manifest) -> GPT:
+    """The network around the tables; those stay on disk until their rows are read."""
+    weights = load_file(folder / "model.safetensors")
+    weights["items.weight"] = torch.from_numpy(read_item_vectors(folder))
+    users = 0
+    if manifest.model.user_rank:
+        table = np.load(
+            folder / "user_table.npy", mmap_mode="c", allow_pickle=False
+        )  # copy on write: never written
+        weights["users.weight"] = torch.from_numpy(table)
+        users = len(table) - 1
+    with torch.device("meta"):
+        model = GPT(manifest.model, len(weights["items.weight"]), users)
+    model.load_state_dict(weights, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _check_sizes(artifact: Artifact) -> None:
+    """The tables count the same items and users, and the vectors are the index's."""
+    vectors_VD = artifact.model.items.weight.numpy()
+    if vectors_sha256(vectors_VD) != artifact.manifest.vectors_sha256:
+        raise ArtifactError(f"{artifact.folder / 'item_vectors.npy'} is of another export")
+    for file, rows in (
+        ("items.parquet", artifact.items.height),
+        ("popularity.npy", len(artifact.popularity)),
+    ):
+        if rows != len(vectors_VD):
+            raise ArtifactError(f"{artifact.folder / file} has {rows} rows, not {len(vectors_VD)}")
+    if artifact.user_rows is not None:
+        rows = len(artifact.model.users.weight) - 1
+        if rows != len(artifact.user_rows):
+            table = artifact.folder / "user_table.npy"
+            raise ArtifactError(f"{table} is of {rows} users, not {len(artifact.user_rows)}")
+
+
+def _weights_hash(model: GPT) -> str:
+    digest = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()

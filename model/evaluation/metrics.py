@@ -1,0 +1,201 @@
+"""How good a recall is: HR, NDCG, recall and coverage, over anything that recalls.
+
+HR@k, NDCG@k: leave-one-out, one target a user, ranked against the whole catalogue without the
+user's history (protocol of the public data sets). With one target, recall@k is HR@k; the deeper
+lists, asked for on their own, are reported under that name.
+Shapes: B batch, K candidates, V catalogue, D width, S longest history.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from model.data.dataset import Dataset, IntArray, Split
+from model.network.gpt import GPT, evaluating
+from model.network.rollout import RecallConfig, quotas, rollout
+from model.network.top_items import best_rows
+
+Recall = Callable[[Sequence[IntArray], IntArray, int], IntArray]
+"""(whole histories as item rows, oldest first; user rows B, -1 unknown; k) → item rows B K,
+best first, -1 where there are fewer."""
+
+Figures = dict[str, dict[str, float]]
+"""Metrics by the name of the model that they are of."""
+
+RANKED_AT = (5, 10, 20)
+DEEP_AT = (20, 50, 100)
+
+
+def evaluate(
+    recall: Recall,
+    dataset: Dataset,
+    split: Split,
+    deep: Sequence[int] = DEEP_AT,
+    batch: int = 256,
+    known_users: bool = True,
+) -> dict[str, float]:
+    """HR@ and NDCG@5/10/20 of a list of 20, and recall@ and coverage@ of lists of each `deep` k."""
+    depths = sorted({max(RANKED_AT), *deep})
+    hits = {k: np.zeros(len(split.users), dtype=np.int64) for k in depths}  # rank from 1, 0 = miss
+    covered = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
+    for part, histories, known_B in case_batches(dataset, split, batch, known_users):
+        for k in depths:
+            rows_BK = recall(histories, known_B, k)
+            hits[k][part] = ranks(rows_BK, split.targets[part])
+            covered[k][rows_BK[rows_BK >= 0]] = True
+    metrics = ranking_figures(hits[max(RANKED_AT)])
+    metrics |= {f"recall@{k}": float((hits[k] > 0).mean()) for k in deep}
+    return metrics | {f"coverage@{k}": float(covered[k].mean()) for k in deep}
+
+
+def case_batches(
+    dataset: Dataset,
+    split: Split,
+    batch: int,
+    known_users: bool = True,
+    newest: int | None = None,
+) -> Iterator[tuple[slice, list[IntArray], IntArray]]:
+    """Which cases, their histories, and their user rows B, -1 where users are to be unknown.
+
+    With `newest`, no more than that many of a history's last items are told.
+    """
+    for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
+        part = slice(start, start + batch)
+        users_B = split.users[part]
+        histories: list[IntArray] = [
+            np.asarray(dataset.history(int(u))[max(0, n - (newest or n)) : n])
+            for u, n in zip(users_B, split.lengths[part], strict=True)
+        ]
+        yield part, histories, users_B if known_users else np.full_like(users_B, -1)
+
+
+def ranking_figures(ranks_N: IntArray) -> dict[str, float]:
+    """HR@ and NDCG@5/10/20 of ranks in lists of 20."""
+    metrics = {f"HR@{k}": float(((ranks_N > 0) & (ranks_N <= k)).mean()) for k in RANKED_AT}
+    return metrics | {f"NDCG@{k}": ndcg(ranks_N, k) for k in RANKED_AT}
+
+
+def ranks(rows_BK: IntArray, targets_B: IntArray) -> IntArray:
+    """Rank of the target in each list, from 1; 0 where it is not in it."""
+    found_BK = rows_BK == targets_B[:, None]
+    return np.where(found_BK.any(axis=1), found_BK.argmax(axis=1) + 1, 0)
+
+
+def ndcg(ranks_N: IntArray, k: int) -> float:
+    """NDCG@k with one relevant item: the mean of `gains`."""
+    return float(gains(ranks_N, k).mean())
+
+
+def gains(ranks_N: IntArray, k: int) -> NDArray[np.float64]:
+    """What each case adds to NDCG@k: 1 / log2(rank + 1) within the first k, else 0."""
+    found_N = (ranks_N > 0) & (ranks_N <= k)
+    return np.where(found_N, 1 / np.log2(np.maximum(ranks_N, 1) + 1), 0.0)
+
+
+@dataclass(frozen=True)
+class DenseRecall:
+    """The reference recall: every score computed, seen items masked. What the service must equal.
+
+    Used for validation while training, and as the trainer's own figure after it.
+    """
+
+    model: GPT
+    config: RecallConfig
+
+    def __call__(self, histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+        """See `Recall`."""
+        device = self.model.items.weight.device
+        history_BL, lengths_B = pad(histories, self.model.config.max_history)
+        seen_BS = torch.from_numpy(_repeated(histories)).to(device)
+        closed, offered = [seen_BS], [seen_BS]  # … or recalled already, … or offered already
+        shares = iter(quotas(k, self.config.interests, self.config.first_share))
+        lists: list[Tensor] = []
+        with torch.no_grad():
+            table_VD = self.model.item_vectors()
+
+        def search(interest_BD: Tensor) -> Tensor:
+            scores, rows = best_rows(interest_BD, table_VD, torch.cat(closed, dim=1), next(shares))
+            closed.append(rows)
+            lists.append(rows.masked_fill(scores == -torch.inf, -1))
+            if len(lists) == self.config.interests:
+                return seen_BS[:, 0]  # nothing follows
+            _, best_B1 = best_rows(interest_BD, table_VD, torch.cat(offered, dim=1), 1)
+            offered.append(best_B1)
+            return best_B1[:, 0]
+
+        with evaluating(self.model):
+            rollout(
+                self.model,
+                torch.from_numpy(history_BL).to(device),
+                torch.from_numpy(lengths_B).to(device),
+                torch.from_numpy(users_B.astype(np.int64)).to(device),
+                self.config.interests,
+                search,
+            )
+        return torch.cat(lists, dim=1).cpu().numpy()
+
+
+def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
+    """The baseline: the most popular unseen items, ties by row."""
+    order_V = np.argsort(-counts_V, kind="stable")
+
+    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+        rows_BK = np.full((len(histories), k), -1, dtype=np.int64)
+        for row_K, history in zip(rows_BK, histories, strict=True):
+            first = order_V[: k + len(history)]
+            unseen = first[~np.isin(first, history)][:k]
+            row_K[: len(unseen)] = unseen
+        return rows_BK
+
+    return recall
+
+
+def check_equal(figures: Figures, trainer: Figures) -> None:
+    """Raises ValueError where what is served and what was trained differ in the fourth decimal."""
+    for name in figures.keys() & trainer.keys():
+        for metric in figures[name].keys() & trainer[name].keys():
+            found, expected = figures[name][metric], trainer[name][metric]
+            if abs(found - expected) >= 5e-5:
+                raise ValueError(
+                    f"{name}: {metric} is {found:.5f} here, but was {expected:.5f} in training: "
+                    "is --data what the artifact was trained on?"
+                )
+
+
+def format_figures(figures: Figures) -> str:
+    """A table for people: a line a model, a column a metric."""
+    if not figures:
+        return ""
+    names = list(next(iter(figures.values())))
+    width = max(len(model) for model in figures)
+    lines = [" " * width + "".join(f"{name:>14}" for name in names)]
+    for model, metrics in figures.items():
+        lines.append(f"{model:<{width}}" + "".join(f"{metrics[name]:>14.4f}" for name in names))
+    return "\n".join(lines)
+
+
+def pad(
+    histories: Sequence[IntArray | list[int]], max_history: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The newest items of each history, padded on the right: rows B L and lengths B."""
+    newest = [history[-max_history:] for history in histories]
+    lengths_B = np.array([len(history) for history in newest], dtype=np.int64)
+    real_BL = np.arange(lengths_B.max(initial=1)) < lengths_B[:, None]
+    history_BL = np.zeros(real_BL.shape, dtype=np.int64)
+    history_BL[real_BL] = np.concatenate(newest)
+    return history_BL, lengths_B
+
+
+def _repeated(histories: Sequence[IntArray]) -> NDArray[np.int64]:
+    """Whole histories, each filled up to the longest with its own first item: B S."""
+    lengths_B = np.array([len(history) for history in histories])
+    slots_S = np.arange(lengths_B.max())
+    firsts_B = np.cumsum(lengths_B) - lengths_B
+    picked_BS = firsts_B[:, None] + np.where(slots_S < lengths_B[:, None], slots_S, 0)
+    rows_BS: NDArray[np.int64] = np.concatenate(histories).astype(np.int64)[picked_BS]
+    return rows_BS

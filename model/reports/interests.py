@@ -1,0 +1,239 @@
+"""What more interests bring: recall of M of them against one, at the same length of list.
+
+One rollout serves every list: which item is appended does not depend on how a list is split, and
+the first interests of a longer rollout are those of a shorter one. So each step's best unseen items
+are kept once, and every (interests, first_share, k) is merged from them.
+Shapes: N cases, B batch, M interests, D width, K candidates, V catalogue, G genres.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.dataset import Dataset, IntArray, Split, test_split, validation_split
+from model.evaluation.metrics import case_batches, pad
+from model.network.gpt import GPT, evaluating
+from model.network.rollout import quotas, rollout
+from model.reports.diversity import diversities, genre_vectors
+from model.training.run import load_run
+
+KS = (20, 50, 100, 200)
+SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
+Stage = Literal["pretrain", "tune"]
+
+
+def compare_interests(run: Path, interests: int, genres_column: str = "genres") -> dict[str, Any]:
+    """Lists of 1 … `interests` interests by every network of a run, on both splits.
+
+    Returns what `recgpt evaluate interests` writes:
+    {"run", "ks", "shares", "splits": {"validation" | "test": {"pretrain" | "tune": {
+         "lists": [{"interests", "first_share", "k", "recall", "coverage", "diversity"?}],
+         "overlap": [{"interest": 2 …, "k", "shared_with_first", "jaccard"}]}}},
+     "chosen": [{"stage", "interests", "k", "first_share", "validation", "test", "one_interest"}],
+     "tables": {stage: {"1 interest" | "2 interests" …: {"recall@20" …: of "chosen", on test}}}}
+    `diversity` (where items have genres): mean of 1 - cosine between the genres of two items of a
+    list. `shared_with_first`: share of an interest's own k items that the first interest has, too;
+    `jaccard`: the mean over all earlier interests. `chosen`: the first_share of highest recall on
+    validation, its recall there and on test, and on test that of one interest's list.
+    """
+    figures: dict[str, dict[str, Any]] = {"validation": {}, "test": {}}
+    for stage in _stages(run):
+        _, dataset, model = load_run(run, stage)
+        reachable = min(interests, model.config.max_interests)
+        for name, split in (
+            ("validation", validation_split(dataset)),
+            ("test", test_split(dataset)),
+        ):
+            lists_NMK = top_lists(model, dataset, split, reachable)
+            figures[name][stage] = {
+                "lists": _lists(lists_NMK, split.targets, dataset, genres_column),
+                "overlap": _overlap(lists_NMK),
+            }
+    chosen = _choose(figures)
+    return {
+        "run": str(run),
+        "ks": list(KS),
+        "shares": list(SHARES),
+        "splits": figures,
+        "chosen": chosen,
+        "tables": _tables(figures["test"], chosen),
+    }
+
+
+def top_lists(
+    model: GPT, dataset: Dataset, split: Split, interests: int, batch: int = 256
+) -> IntArray:
+    """Each interest's own best items outside the history, N M K; -1 where there are fewer."""
+    k = min(max(KS), dataset.catalogue)
+    lists_NMK = np.empty((len(split.users), interests, k), dtype=np.int32)
+    with evaluating(model):
+        for part, histories, users_B in case_batches(dataset, split, batch):
+            lists_NMK[part] = _roll_out(model, histories, users_B, interests, k)
+    return lists_NMK
+
+
+def _roll_out(
+    model: GPT, histories: Sequence[IntArray], users_B: IntArray, interests: int, k: int
+) -> IntArray:
+    history_BL, lengths_B = pad(histories, model.config.max_history)
+    seen_BV = torch.zeros(len(histories), model.items.num_embeddings, dtype=torch.bool)
+    rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
+    seen_BV[rows, np.concatenate(histories).astype(np.int64)] = True
+    offered_BV = seen_BV.clone()
+    lists: list[Tensor] = []
+    with torch.no_grad():
+        table_VD = model.item_vectors()
+
+    def search(interest_BD: Tensor) -> Tensor:
+        scores_BV = interest_BD @ table_VD.T
+        top = scores_BV.masked_fill(seen_BV, -torch.inf).topk(k, dim=1)
+        lists.append(top.indices.masked_fill(top.values == -torch.inf, -1))
+        best_B = scores_BV.masked_fill_(offered_BV, -torch.inf).argmax(dim=1)
+        offered_BV.scatter_(1, best_B[:, None], True)
+        return best_B
+
+    rollout(
+        model,
+        torch.from_numpy(history_BL),
+        torch.from_numpy(lengths_B),
+        torch.from_numpy(users_B.astype(np.int64)),
+        interests,
+        search,
+    )
+    return torch.stack(lists, dim=1).numpy()
+
+
+def merge_lists(lists_BMK: IntArray, shares_M: Sequence[int], catalogue: int) -> IntArray:
+    """Lists of sum(shares) items: each interest's best that no earlier one gave, B K; -1: none.
+
+    Exact where every interest's own list is as long as the merged one.
+    """
+    given_BV = np.zeros((len(lists_BMK), catalogue + 1), dtype=bool)
+    given_BV[:, -1] = True  # row -1 is no item
+    merged_BK = np.full((len(lists_BMK), sum(shares_M)), -1, dtype=lists_BMK.dtype)
+    users_B1 = np.arange(len(lists_BMK))[:, None]
+    start = 0
+    for interest, share in enumerate(shares_M):
+        rows_BK = lists_BMK[:, interest]
+        open_BK = ~given_BV[users_B1, rows_BK]
+        places_BK = open_BK.cumsum(axis=1) - 1
+        at_N, from_N = np.nonzero(open_BK & (places_BK < share))
+        merged_BK[at_N, start + places_BK[at_N, from_N]] = rows_BK[at_N, from_N]
+        given_BV[at_N, rows_BK[at_N, from_N]] = True
+        start += share
+    return merged_BK
+
+
+def _lists(
+    lists_NMK: IntArray, targets_N: IntArray, dataset: Dataset, genres_column: str
+) -> list[dict[str, float]]:
+    """Recall, coverage and diversity of every way to share a list."""
+    genres_VG = genre_vectors(dataset.items, genres_column)
+    figures = []
+    for interests, share, k in _ways(lists_NMK.shape[1]):
+        shares_M = quotas(min(k, lists_NMK.shape[2]), interests, share)
+        hits, diversity = 0, 0.0
+        covered_V = np.zeros(dataset.catalogue + 1, dtype=bool)
+        for start in range(0, len(lists_NMK), 1024):
+            merged_BK = merge_lists(lists_NMK[start : start + 1024], shares_M, dataset.catalogue)
+            hits += int((merged_BK == targets_N[start : start + 1024, None]).any(axis=1).sum())
+            covered_V[merged_BK] = True
+            if genres_VG is not None:
+                diversity += float(diversities(merged_BK, genres_VG).sum())
+        cases = max(1, len(lists_NMK))
+        found = {"interests": interests, "first_share": share, "k": k, "recall": hits / cases}
+        found |= {"coverage": float(covered_V[:-1].mean())}
+        figures.append(found if genres_VG is None else found | {"diversity": diversity / cases})
+    return figures
+
+
+def _ways(interests: int) -> Iterator[tuple[int, float, int]]:
+    """(interests, first_share, k) of every list."""
+    for count in range(1, interests + 1):
+        for share in SHARES if count > 1 else (1.0,):
+            for k in KS:
+                yield count, share, k
+
+
+def _overlap(lists_NMK: IntArray) -> list[dict[str, float]]:
+    """How much of each further interest's own list earlier interests have, too."""
+    figures = []
+    for later in range(1, lists_NMK.shape[1]):
+        for k in sorted({min(k, lists_NMK.shape[2]) for k in KS}):
+            shared = [
+                _shared(lists_NMK[:, earlier, :k], lists_NMK[:, later, :k])
+                for earlier in range(later)
+            ]
+            jaccard = float(np.mean([(n / (2 * k - n)).mean() for n in shared]))
+            with_first = float(shared[0].mean() / k)
+            figures.append(
+                {"interest": later + 1, "k": k, "shared_with_first": with_first, "jaccard": jaccard}
+            )
+    return figures
+
+
+def _shared(one_NK: IntArray, other_NK: IntArray) -> IntArray:
+    """How many items two lists have in common: N."""
+    both = np.sort(np.concatenate([one_NK, other_NK], axis=1), axis=1)
+    twice_NK = (both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)
+    return np.asarray(twice_NK.sum(axis=1))
+
+
+def _choose(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """By validation recall; the test figure of the same way is only reported."""
+    chosen = []
+    for stage, found in figures["validation"].items():
+        recalls = {_way(entry): entry["recall"] for entry in found["lists"]}
+        tested = {_way(entry): entry["recall"] for entry in figures["test"][stage]["lists"]}
+        for count, k in sorted({(count, k) for count, _, k in recalls}):
+            best = max((way for way in recalls if way[::2] == (count, k)), key=recalls.__getitem__)
+            chosen.append(
+                {"stage": stage, "interests": count, "k": k, "first_share": best[1]}
+                | {"validation": recalls[best], "test": tested[best]}
+                | {"one_interest": tested[1, 1.0, k]}
+            )
+    return chosen
+
+
+def _tables(figures: dict[str, Any], chosen: list[dict[str, Any]]) -> dict[str, Any]:
+    """The chosen lists as `model.reports.tables` shows them: a column a number of interests."""
+    tables: dict[str, Any] = {}
+    for name in ("recall", "coverage", "diversity", "shared_with_first"):
+        for entry in chosen:
+            of, count, k = figures[entry["stage"]], entry["interests"], entry["k"]
+            rows = [row for row in of["lists"] if _way(row) == _way(entry)]
+            rows += [row for row in of["overlap"] if (row["interest"], row["k"]) == (count, k)]
+            columns = tables.setdefault(entry["stage"], {})
+            column = columns.setdefault(f"{count} interest{'s' if count > 1 else ''}", {})
+            column |= {f"{name}@{k}": row[name] for row in rows if name in row}
+    return tables
+
+
+def format_interests(found: dict[str, Any]) -> str:
+    """Tables for people: recall by interests and k, and the overlap, both of the test split."""
+    lines = ["test recall, split as validation chose (first_share); one interest in brackets"]
+    for entry in found["chosen"]:
+        if entry["k"] == KS[0]:
+            lines.append(f"{entry['stage']:>9}, {entry['interests']} interests")
+        lines[-1] += f"   @{entry['k']} {entry['test']:.4f} [{entry['one_interest']:.4f}]"
+        lines[-1] += f" ({entry['first_share']:g})"
+    lines.append("own lists of further interests: shared with the first, Jaccard with all before")
+    for stage, figures in found["splits"]["test"].items():
+        for entry in figures["overlap"]:
+            if entry["k"] == KS[0]:
+                lines.append(f"{stage:>9}, interest {entry['interest']}")
+            lines[-1] += f"   @{entry['k']} {entry['shared_with_first']:.3f} {entry['jaccard']:.3f}"
+    return "\n".join(lines)
+
+
+def _way(entry: dict[str, Any]) -> tuple[int, float, int]:
+    return entry["interests"], entry["first_share"], entry["k"]
+
+
+def _stages(run: Path) -> list[Stage]:
+    stages: tuple[Stage, Stage] = ("pretrain", "tune")
+    return [stage for stage in stages if (run / stage / "best.safetensors").exists()]

@@ -1,0 +1,106 @@
+"""How users fare whom training never saw, beside what they get with a row of their own.
+
+Two runs on the same data: one that held users out (`recgpt train --hold-out-users 0.1`), and one
+that trained with everybody. Both are asked for the held-out users' test targets, the first with
+their histories only, the second with their own rows. Shapes: N cases.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.data.dataset import Dataset, IntArray, Split, held_out_users, popularity, test_split
+from model.evaluation.metrics import (
+    RANKED_AT,
+    DenseRecall,
+    Recall,
+    case_batches,
+    gains,
+    popular_recall,
+    ranking_figures,
+    ranks,
+)
+from model.training.run import load_run
+
+LENGTHS = (1, 2, 3, 5)
+"""Items of a history that new users are asked for with; then with all."""
+
+
+def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
+    """Measure the users that the run `without` held out, in it and in the run `along` with them.
+
+    Returns what `recgpt evaluate new-users` writes:
+    {"runs": {"without", "along"}, "held_out_users", "cases",
+     "figures": {"popularity" | "new: history only" | "trained: own row" | "trained: history only":
+                 {"HR@5", …, "NDCG@20"}},
+     "by_history": {"1" | "2" | "3" | "5" | "all": {"HR@5", …, "NDCG@20"}},
+     "difference": {"HR@5" | …: {"relative", "standard_error"}}}
+    `by_history` is of the new users with no more than their newest items told. `relative` is what
+    new users get less than with a row of their own, as a share of it: -0.05 is 5 % less.
+
+    Raises ValueError where the runs do not fit together.
+    """
+    cold, view, cold_model = load_run(without)
+    warm, dataset, warm_model = load_run(along)
+    if not cold.hold_out_users or warm.hold_out_users:
+        raise ValueError(
+            f"{without} must have held users out (`recgpt train --hold-out-users 0.1`), "
+            f"and {along} none"
+        )
+    held_out = held_out_users(dataset, cold.hold_out_users, cold.seed)
+    if set(view.user_ids) != set(dataset.user_ids) - {dataset.user_ids[u] for u in held_out}:
+        raise ValueError(f"{without} and {along} were not trained on the same data")
+    split = test_split(dataset).of_users(held_out)
+    new, own = DenseRecall(cold_model, cold.recall), DenseRecall(warm_model, warm.recall)
+    ranks_by = {
+        "popularity": _ranks(popular_recall(popularity(view)), dataset, split),
+        "new: history only": _ranks(new, dataset, split, known=False),
+        "trained: own row": _ranks(own, dataset, split),
+        "trained: history only": _ranks(own, dataset, split, known=False),
+    }
+    return {
+        "runs": {"without": str(without), "along": str(along)},
+        "held_out_users": len(held_out),
+        "cases": len(split.users),
+        "figures": {name: ranking_figures(found) for name, found in ranks_by.items()},
+        "by_history": _by_history(new, dataset, split),
+        "difference": _difference(ranks_by["new: history only"], ranks_by["trained: own row"]),
+    }
+
+
+def _ranks(
+    recall: Recall, dataset: Dataset, split: Split, known: bool = True, newest: int | None = None
+) -> IntArray:
+    """Rank of every case's target in a list of 20: N."""
+    found = [
+        ranks(recall(histories, users_B, max(RANKED_AT)), split.targets[part])
+        for part, histories, users_B in case_batches(dataset, split, 256, known, newest)
+    ]
+    return np.concatenate(found)
+
+
+def _by_history(recall: Recall, dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
+    """Figures of the same cases with histories cut to their newest items, and with whole ones."""
+    return {
+        str(newest or "all"): ranking_figures(
+            _ranks(recall, dataset, split, known=False, newest=newest)
+        )
+        for newest in (*LENGTHS, None)
+    }
+
+
+def _difference(new_N: IntArray, own_N: IntArray) -> dict[str, dict[str, float]]:
+    """Relative difference of each figure, with the standard error of the paired cases."""
+    table = {}
+    for k in RANKED_AT:
+        hits = [((found > 0) & (found <= k)).astype(float) for found in (new_N, own_N)]
+        for name, (new, own) in (("HR", hits), ("NDCG", [gains(new_N, k), gains(own_N, k)])):
+            if not own.any():
+                continue  # nothing to compare with
+            paired = new - own
+            table[f"{name}@{k}"] = {
+                "relative": float(paired.mean() / own.mean()),
+                "standard_error": float(paired.std() / np.sqrt(len(paired)) / own.mean()),
+            }
+    return table

@@ -1,0 +1,177 @@
+"""A training run as one HTML page that needs nothing but itself: no script, no request.
+
+What it shows is read from the run's folder (see `model.training.run`) and, for the examples,
+recalled with the run's weights. A run that is not finished is shown as far as it is.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from pydantic import BaseModel, ValidationError
+from safetensors import safe_open
+
+from model.data.dataset import Dataset
+from model.files import new_file
+from model.network.gpt import GPT
+from model.reports.charts import Chart, Line, chart
+from model.reports.examples import LISTED, Example, choose_examples
+from model.reports.tables import Table, read_figures_table, read_tables
+from model.training.loop import RATE, Progress
+from model.training.run import TrainConfig, load_run
+
+OWN_FILES = ("config.json", "metrics.json")
+STAGES = {"pretrain": "Pre-training", "tune": "Prompt-tuning"}
+HEADLINES = ("HR@10", "NDCG@10", "recall@100")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option of the run's configuration."""
+
+    name: str
+    value: str
+    about: str
+    changed: bool  # is not the default
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage as the page shows it."""
+
+    title: str
+    summary: str
+    charts: list[Chart]
+    epochs: list[dict[str, float]]
+    kept: int
+
+
+def write_report(run: Path, out: Path) -> None:
+    """Write the page of `run` to `out`. Raises ValueError where it is no run, or is damaged."""
+    config = _read_config(run)
+    stages = {name: _read_progress(run / name / "last.safetensors") for name in STAGES}
+    progress = {name: found for name, found in stages.items() if found}
+    figures = read_figures_table(run / "metrics.json")
+    dataset, model, examples = _recalled(run, config) if progress else (None, None, [])
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        name=run.resolve().name,
+        dataset=dataset or Dataset.load(config.data),
+        config=config,
+        parameters=sum(p.numel() for p in model.parameters()) if model else None,
+        state=_state(config, progress, figures is not None),
+        finished=figures is not None,
+        updated=_updated(run),
+        headlines=[(r.metric, r.values[-1]) for r in figures.rows if r.metric in HEADLINES]
+        if figures
+        else [],
+        stages=[_stage(name, found) for name, found in progress.items()],
+        figures=figures,
+        measurements=list(_read_measurements(run)),
+        examples=examples,
+        listed=LISTED,
+        settings=list(settings(config)),
+    )
+    with new_file(out) as beside:
+        beside.write_text(page, encoding="utf-8")
+
+
+def _read_config(run: Path) -> TrainConfig:
+    file = run / "config.json"
+    if not file.exists():
+        raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
+    try:
+        return TrainConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def _read_measurements(run: Path) -> Iterator[Table]:
+    """What else was measured on the run, and left in its folder."""
+    for file in sorted(run.glob("*.json")):
+        if file.name not in OWN_FILES:
+            yield from read_tables(file)
+
+
+def _read_progress(checkpoint: Path) -> Progress | None:
+    """Where a stage stands; None where it has not begun."""
+    if not checkpoint.exists():
+        return None
+    try:
+        with safe_open(checkpoint, framework="numpy") as file:
+            return Progress(**json.loads(file.metadata()["progress"]))
+    except Exception as error:
+        raise ValueError(f"{checkpoint} is damaged: {error}; delete it and train again") from error
+
+
+def _recalled(run: Path, config: TrainConfig) -> tuple[Dataset, GPT, list[Example]]:
+    """Examples by the run's best weights so far."""
+    _, dataset, model = load_run(run)
+    return dataset, model, choose_examples(dataset, model, config.recall, config.seed)
+
+
+def _state(config: TrainConfig, progress: dict[str, Progress], tested: bool) -> str:
+    """Where the run stands, in words."""
+    if tested:
+        return "finished"
+    if not progress:
+        return "not finished: nothing is trained yet"
+    name, last = list(progress.items())[-1]
+    most = getattr(config, name).epochs
+    return f"not finished: {STAGES[name].lower()}, epoch {last.epoch} of at most {most}"
+
+
+def _updated(run: Path) -> str:
+    """When the run last wrote one of its results."""
+    files = [run / "metrics.json", run / "config.json"]
+    files += [run / name / "last.safetensors" for name in STAGES]
+    newest = max(file.stat().st_mtime for file in files if file.exists())
+    return f"{datetime.fromtimestamp(newest, UTC):%d %B %Y, %H:%M} UTC"
+
+
+def _stage(name: str, progress: Progress) -> StageView:
+    """Loss and validation figures of a stage over its epochs."""
+    points = progress.curves
+    losses = [(point["epoch"], point["loss"]) for point in points if "loss" in point]
+    quality = [(point["epoch"], point["NDCG@20"]) for point in points]
+    charts = [
+        chart("Training loss", "epoch", [Line("loss", losses)]),
+        chart(
+            "Validation NDCG@20 (dot: kept)",
+            "epoch",
+            [Line("NDCG@20", quality, marked=progress.best_epoch)],
+        ),
+    ]
+    rates = sorted(point[RATE] for point in points if RATE in point)
+    pace = f", {rates[len(rates) // 2]:,.0f} samples a second (median)" if rates else ""
+    return StageView(
+        title=STAGES[name],
+        summary=f"{progress.epoch} epochs; best validation NDCG@20 {progress.best:.4f} after epoch "
+        f"{progress.best_epoch}, whose weights are kept{pace}.",
+        charts=[found for found in charts if found],
+        epochs=points,
+        kept=progress.best_epoch,
+    )
+
+
+def settings(
+    config: BaseModel, usual: BaseModel | None = None, prefix: str = ""
+) -> Iterator[Setting]:
+    """The configuration, a line an option, nested ones with a dot as on the command line."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        default = getattr(usual, name) if usual else field.get_default()
+        if isinstance(value, BaseModel):
+            yield from settings(value, default, f"{prefix}{name}.")
+        else:
+            changed = value != default and not field.is_required()
+            yield Setting(f"{prefix}{name}", str(value), field.description or "", changed)

@@ -1,0 +1,132 @@
+"""Training samples cut out of the histories, and batches of samples of like length.
+
+Shapes: N samples, B batch, L length, Q targets a sample.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.dataset import Dataset, IntArray, training_lengths
+from model.network.gpt import HISTORY
+
+Sampling = Literal["prefixes", "windows"]
+"""Every prefix of a history as a sample of its own, with the loss at its last item; or whole
+windows of a history with the loss at every item (many times faster, less accurate)."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Slices of `Dataset.events`; the item after every slice exists and is its last target."""
+
+    starts_N: IntArray
+    lengths_N: IntArray
+    users_N: IntArray
+
+    def __len__(self) -> int:
+        return len(self.starts_N)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A batch of samples: histories padded on the right, and the item that follows each slot."""
+
+    history_BL: Tensor
+    lengths_B: Tensor
+    users_B: Tensor
+    next_BL: Tensor  # -1 at padding
+
+    def to(self, device: torch.device) -> Self:
+        """The same samples on `device`."""
+        return replace(self, **{name: t.to(device) for name, t in vars(self).items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimiser step sees. Slots whose target is -1 carry no loss."""
+
+    items_BL: Tensor
+    segments_BL: Tensor
+    positions_BL: Tensor
+    users_B: Tensor
+    at_BQ: Tensor | None  # slots with a target; None: all of them
+    targets_BQ: Tensor
+
+
+def prefixes(dataset: Dataset, max_history: int) -> Samples:
+    """Every prefix of every training history, cut to its newest `max_history` items."""
+    counts_U = np.maximum(training_lengths(dataset) - 1, 0)
+    users_N = np.repeat(np.arange(dataset.users), counts_U)
+    first_N = np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+    ends_N = np.arange(len(users_N)) - first_N + 1
+    lengths_N = np.minimum(ends_N, max_history)
+    starts_N = np.asarray(dataset.offsets)[users_N] + ends_N - lengths_N
+    return Samples(starts_N, lengths_N, users_N)
+
+
+def windows(dataset: Dataset, max_history: int, rng: np.random.Generator) -> Samples:
+    """Every training history cut into windows at a random phase: each item is a target once."""
+    inputs_U = np.maximum(training_lengths(dataset) - 1, 0)
+    phase_U = np.where(inputs_U > max_history, rng.integers(0, max_history, len(inputs_U)), 0)
+    counts_U = -(-(inputs_U + phase_U) // max_history)
+    users_N = np.repeat(np.arange(dataset.users), counts_U)
+    nth_N = np.arange(len(users_N)) - np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
+    cuts_N = nth_N * max_history - phase_U[users_N]
+    first_N = np.maximum(cuts_N, 0)
+    lengths_N = np.minimum(cuts_N + max_history, inputs_U[users_N]) - first_N
+    return Samples(np.asarray(dataset.offsets)[users_N] + first_N, lengths_N, users_N)
+
+
+def draw(
+    dataset: Dataset, sampling: Sampling, max_history: int, rng: np.random.Generator
+) -> Samples:
+    """The samples of one epoch."""
+    if sampling == "prefixes":
+        return prefixes(dataset, max_history)
+    return windows(dataset, max_history, rng)
+
+
+def by_length(samples: Samples, batch: int, rng: np.random.Generator) -> list[IntArray]:
+    """Sample numbers in batches of like length, in random order.
+
+    Sorting happens within random groups of 64 batches, so that batches differ from epoch to epoch.
+    """
+    order_N = rng.permutation(len(samples))
+    group_N = np.arange(len(samples)) // (64 * batch)
+    order_N = order_N[np.lexsort((samples.lengths_N[order_N], group_N))]
+    cut = [order_N[i : i + batch] for i in range(0, len(order_N), batch)]
+    return [cut[i] for i in rng.permutation(len(cut))]
+
+
+def read_windows(dataset: Dataset, samples: Samples, batches: list[IntArray]) -> Iterator[Window]:
+    """Gather the batches' events; L is the longest slice of each batch."""
+    for chosen_B in batches:
+        lengths_B = samples.lengths_N[chosen_B]
+        slots_L = np.arange(lengths_B.max())
+        real_BL = slots_L < lengths_B[:, None]
+        flat_BL = samples.starts_N[chosen_B][:, None] + slots_L
+        history_BL = dataset.events[np.where(real_BL, flat_BL, 0)] * real_BL
+        next_BL = np.where(real_BL, dataset.events[np.where(real_BL, flat_BL + 1, 0)], -1)
+        yield Window(
+            torch.from_numpy(history_BL.astype(np.int64)),
+            torch.from_numpy(lengths_B.astype(np.int64)),
+            torch.from_numpy(samples.users_N[chosen_B].astype(np.int64)),
+            torch.from_numpy(next_BL.astype(np.int64)),
+        )
+
+
+def plain(window: Window, positions_BL: Tensor, last_only: bool) -> Batch:
+    """Next-item prediction without prompts: at the last slot only, or at every slot."""
+    at_BQ = (window.lengths_B - 1)[:, None] if last_only else None
+    return Batch(
+        window.history_BL,
+        torch.full_like(window.history_BL, HISTORY),
+        positions_BL,
+        window.users_B,
+        at_BQ,
+        window.next_BL if at_BQ is None else window.next_BL.gather(1, at_BQ),
+    )

@@ -1,0 +1,246 @@
+"""The training loop that both stages share: epochs, validation, early stop, checkpoints, resume.
+
+Every epoch draws its randomness from (seed, stage, epoch) alone, so that a run that was killed and
+resumed from its last checkpoint ends with the same weights as one that was not.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from model.data.dataset import Dataset, popularity
+from model.files import new_file
+from model.network.gpt import GPT
+from model.training import distributed
+from model.training.batches import Batch, Samples, Window, by_length, read_windows
+from model.training.loss import LossConfig, Objective, batch_loss, objective, products
+from model.training.optimizer import Optimizer
+
+log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
+
+RATE, SECONDS = "samples_per_second", "seconds"
+
+
+class FitConfig(LossConfig, frozen=True):
+    """Optimisation of one stage."""
+
+    epochs: int = Field(15, ge=0, description="most epochs of the stage")
+    patience: int = Field(15, ge=1, description="epochs without a better NDCG@20 before it stops")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="end an epoch after so many steps (default: after all samples)"
+    )
+    batch_size: int = Field(256, ge=1, description="samples a step")
+    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
+    decay: bool = Field(True, description="the learning rate falls to zero over the epochs")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled; sampled: not of the tables")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What tells one stage of training from another."""
+
+    name: str
+    config: FitConfig
+    draw: Callable[[GPT, np.random.Generator], Samples]  # the samples of one epoch
+    batch: Callable[[GPT, Window], Batch]  # what the network sees of them
+    validate: Callable[[GPT], Metrics]
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    curves: list[Metrics] = field(default_factory=list)
+
+    def keep(self, metrics: Metrics) -> bool:
+        """Note the figures of the epoch; whether they are the best so far."""
+        self.curves.append({"epoch": self.epoch, **metrics})
+        if metrics["NDCG@20"] <= self.best:
+            return False
+        self.best, self.best_epoch = metrics["NDCG@20"], self.epoch
+        return True
+
+    def finished(self, config: FitConfig) -> bool:
+        """No epochs left, or no patience."""
+        return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
+
+
+def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume: bool) -> Progress:
+    """Train one stage, checkpointing under `run/<stage>`; `model` ends with its best weights.
+
+    The weights it starts with take part in the choice (epoch 0), so a stage never makes the
+    validation figure worse. With `resume` it goes on after the last complete epoch.
+    """
+    folder = run / stage.name
+    optimizer = Optimizer(
+        model,
+        stage.config.learning_rate,
+        stage.config.weight_decay,
+        by_row=stage.config.loss == "sampled",
+    )
+    last, best = folder / "last.safetensors", folder / "best.safetensors"
+    found = resume and last.exists()
+    distributed.wait()  # before the first one may write it
+    if found:
+        progress = load_checkpoint(last, model, optimizer)
+        log.info("%s: resumed after epoch %d", stage.name, progress.epoch)
+    else:
+        progress = Progress()
+        _finish_epoch(model, optimizer, stage, progress, {}, folder)
+    loss_of = objective(stage.config, popularity(dataset), model.items.weight.device)
+    with _events(run / "tensorboard" / stage.name, progress) as events:
+        while not progress.finished(stage.config):
+            progress.epoch += 1
+            figures = _train_epoch(model, optimizer, loss_of, dataset, stage, progress.epoch, seed)
+            metrics = _finish_epoch(model, optimizer, stage, progress, figures, folder)
+            if events:
+                for name, value in metrics.items():
+                    events.add_scalar(name, value, progress.epoch)
+    load_weights(best, model)
+    return progress
+
+
+def _events(folder: Path, progress: Progress) -> AbstractContextManager[SummaryWriter | None]:
+    """The curves for TensorBoard, without what a killed run wrote of the coming epochs."""
+    if not distributed.first():
+        return nullcontext()
+    return SummaryWriter(str(folder), purge_step=progress.epoch + 1)
+
+
+def _train_epoch(
+    model: GPT,
+    optimizer: Optimizer,
+    loss_of: Objective,
+    dataset: Dataset,
+    stage: Stage,
+    epoch: int,
+    seed: int,
+) -> Metrics:
+    """One pass over the stage's samples; returns the mean loss and the rate."""
+    stage_number = sum(stage.name.encode())  # tells the stages' random streams apart
+    rng = np.random.default_rng([seed, stage_number, epoch])
+    torch.manual_seed(int(rng.integers(2**63)) ^ distributed.number())  # dropout of its own
+    device = model.items.weight.device
+    samples = stage.draw(model, rng)
+    batches = by_length(samples, stage.config.batch_size, rng)[: stage.config.epoch_steps]
+    negatives = torch.Generator(device).manual_seed(int(rng.integers(2**63)))  # all processes' own
+    started, total, steps = time.perf_counter(), 0.0, 0
+    model.train()
+    bar = tqdm(
+        read_windows(dataset, samples, [distributed.share(batch) for batch in batches]),
+        total=len(batches),
+        desc=f"{stage.name} {epoch:3d}/{stage.config.epochs}",
+        unit="step",
+        leave=False,
+        disable=None if distributed.first() else True,  # None: silent without a terminal
+    )
+    for steps, (window, whole) in enumerate(zip(bar, batches, strict=True), start=1):
+        if stage.config.decay:
+            left = 1 - (epoch - 1 + steps / len(batches)) / stage.config.epochs
+            optimizer.set_rate(stage.config.learning_rate * left)
+        batch = stage.batch(model, window.to(device))
+        loss = batch_loss(model, batch, loss_of, negatives, products(stage.config, device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        targets = (batch.targets_BQ >= 0).sum() * distributed.counts(whole)
+        mean = distributed.average(list(model.parameters()), loss, targets)
+        optimizer.step()
+        total += mean.item()
+        if steps % 20 == 0:
+            bar.set_postfix(loss=f"{total / steps:.4f}")
+    seconds = time.perf_counter() - started
+    return {
+        "loss": total / max(1, steps),
+        RATE: sum(map(len, batches)) / seconds,
+        SECONDS: seconds,
+    }
+
+
+def _finish_epoch(
+    model: GPT,
+    optimizer: Optimizer,
+    stage: Stage,
+    progress: Progress,
+    figures: Metrics,
+    folder: Path,
+) -> Metrics:
+    """Validate, keep the weights if they are the best so far, save the checkpoint, log it.
+
+    Only the first process does that; the others learn the figure that decides when to stop.
+    """
+    device = model.items.weight.device
+    if not distributed.first():
+        metrics = {"NDCG@20": distributed.from_first(0.0, device)}
+        progress.keep(metrics)
+        return metrics
+    metrics = figures | stage.validate(model)
+    note = ""
+    if progress.keep(metrics):
+        save_weights(folder / "best.safetensors", model)
+        note = "  best"
+    save_checkpoint(folder / "last.safetensors", model, optimizer, progress)
+    distributed.from_first(metrics["NDCG@20"], device)  # when the files are there
+    quality = {name: value for name, value in metrics.items() if name not in (RATE, SECONDS)}
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())
+    rate = f"  {metrics.get(RATE, 0):,.0f} samples/s" if figures else ""
+    log.info("%s epoch %d  %s%s%s", stage.name, progress.epoch, shown, rate, note)
+    return metrics
+
+
+def save_weights(path: Path, model: GPT) -> None:
+    """Write the model's tensors."""
+    with new_file(path) as beside:
+        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, beside)
+
+
+def load_weights(path: Path, model: GPT) -> None:
+    """Read what `save_weights` wrote. Raises ValueError where it is missing or does not fit."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run `recgpt train` with this stage first")
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded into this model: {error}") from error
+
+
+def save_checkpoint(path: Path, model: GPT, optimizer: Optimizer, progress: Progress) -> None:
+    """Weights, optimiser state and progress in one file, so that they can never disagree."""
+    tensors = {f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}
+    tensors |= dict(optimizer.tensors())
+    with new_file(path) as beside:
+        save_file(tensors, beside, metadata={"progress": json.dumps(vars(progress))})
+
+
+def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer) -> Progress:
+    """Read what `save_checkpoint` wrote. Raises ValueError where the file is damaged."""
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                of_model = name.startswith("model.")
+                target = weights if of_model else moments
+                target[name.removeprefix("model.")] = file.get_tensor(name)
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be resumed from: {error}; delete it to restart") from error
+    optimizer.load(moments)
+    return progress

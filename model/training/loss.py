@@ -1,0 +1,226 @@
+"""The losses: next-item prediction against the whole catalogue, or against sampled negatives.
+
+Shapes: N slots that have a target, C candidates, V catalogue, D width, S negatives.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from model.network.gpt import GPT
+from model.training.batches import Batch
+
+Vectors = Callable[[Tensor | None], Tensor]
+"""Item rows R → their vectors R D; None → of the whole catalogue, V D."""
+
+Objective = Callable[[Tensor, Vectors, Tensor, torch.Generator], Tensor]
+"""(interests N D, item vectors, target rows N, what negatives are drawn by) → the mean loss."""
+
+CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
+"""Logits at once: one matrix for a usual batch against a small catalogue."""
+
+LEAST_ROWS = 16
+"""Of a chunk, however many candidates there are: the table is read once a chunk."""
+
+
+class LossConfig(BaseModel, frozen=True):
+    """What a stage minimises."""
+
+    loss: Literal["softmax", "sampled", "bce"] = Field(
+        "softmax",
+        description="softmax: cross-entropy over the whole catalogue; sampled: softmax over "
+        "sampled negatives, for a million items and more; bce: binary cross-entropy (SASRec)",
+    )
+    negatives: int | None = Field(
+        None,
+        ge=1,
+        description="sampled: negatives a step, shared by its samples (default 8192); "
+        "bce: negatives a position (default 1)",
+    )
+    products: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="what network and softmax multiply in while training; auto: bfloat16 where the "
+        "hardware does, which is faster",
+    )
+    popularity_power: float = Field(
+        0.75, ge=0, le=1, description="sampled: negatives are drawn by popularity to this power"
+    )
+
+
+def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.device) -> Objective:
+    """The loss that the configuration asks for; `counts_V` is each item's popularity."""
+    dtype = products(config, device)
+    if config.loss == "softmax":
+        return lambda hidden_ND, vectors, targets_N, _: softmax(
+            hidden_ND, vectors(None), targets_N, dtype
+        )
+    if config.loss == "bce":
+        return lambda hidden_ND, vectors, targets_N, _: bce(
+            hidden_ND, vectors(None), targets_N, config.negatives or 1
+        )
+    share_V = (torch.from_numpy(counts_V).double() + 1) ** config.popularity_power
+    share_V = (share_V / share_V.sum()).to(device)
+    cumulative_V = share_V.cumsum(0)
+
+    def sampled(
+        hidden_ND: Tensor, vectors: Vectors, targets_N: Tensor, draws: torch.Generator
+    ) -> Tensor:
+        draws_S = torch.rand(
+            config.negatives or 8192, dtype=torch.double, device=device, generator=draws
+        )
+        rows_S = torch.searchsorted(cumulative_V, draws_S).clamp(max=len(cumulative_V) - 1)
+        vectors_CD = vectors(torch.cat([targets_N, rows_S]))
+        return sampled_softmax(hidden_ND, vectors_CD, targets_N, rows_S, share_V[rows_S], dtype)
+
+    return sampled
+
+
+def batch_loss(
+    model: GPT,
+    batch: Batch,
+    objective: Objective,
+    draws: torch.Generator,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Mean loss at the slots that have a target, 0 where none has; the network runs in `dtype`."""
+    with torch.autocast(batch.items_BL.device.type, dtype, enabled=dtype != torch.float32):
+        hidden_BQD: Tensor = model(
+            batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
+        )
+    hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.targets_BQ >= 0
+    hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
+    if not len(targets_N):
+        return hidden_ND.sum()
+    return objective(hidden_ND, model.item_vectors, targets_N, draws)
+
+
+def products(config: LossConfig, device: torch.device) -> torch.dtype:
+    """What matrices multiply in on this device."""
+    if config.products != "auto":
+        return torch.float32 if config.products == "float32" else torch.bfloat16
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def softmax(
+    hidden_ND: Tensor,
+    table_VD: Tensor,
+    targets_N: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Cross-entropy over the whole catalogue, in bounded memory; matrices multiply in `dtype`."""
+    positives_ND = F.embedding(targets_N, table_VD)
+    return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
+        hidden_ND.float(), positives_ND, table_VD, targets_N, None, None, dtype
+    )
+
+
+def sampled_softmax(
+    hidden_ND: Tensor,
+    vectors_CD: Tensor,
+    targets_N: Tensor,
+    rows_S: Tensor,
+    share_S: Tensor,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Cross-entropy over the target and negatives drawn with replacement by `share_S`.
+
+    `vectors_CD` are those of the targets, then those of the negatives: no other items' are needed.
+
+    A negative's logit is corrected by log(S · share), its expected count among the draws. One that
+    is a sample's own target does not count. The target's own logit needs no correction: the sum
+    over the others is then estimated without bias, and the loss tends to `softmax` with S → ∞.
+    """
+    return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
+        hidden_ND.float(),
+        vectors_CD[: len(targets_N)],
+        vectors_CD[len(targets_N) :],
+        targets_N,
+        rows_S,
+        -(len(rows_S) * share_S).log().float(),
+        dtype,
+    )
+
+
+def bce(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, negatives: int) -> Tensor:
+    """Binary cross-entropy of the target against uniform negatives, as SASRec is trained.
+
+    A negative is any item but the target: that it may be another one of the user's history, which
+    SASRec's own code excludes, is as rare as histories are short beside the catalogue.
+    """
+    shape = (len(targets_N), negatives)
+    rows_NS = torch.randint(len(table_VD) - 1, shape, device=targets_N.device)
+    rows_NS += rows_NS >= targets_N[:, None]
+    right_N = (hidden_ND * F.embedding(targets_N, table_VD)).sum(-1)
+    wrong_NS = (hidden_ND[:, None] * F.embedding(rows_NS, table_VD)).sum(-1)
+    return (F.softplus(-right_N) + F.softplus(wrong_NS).sum(-1)).mean()
+
+
+class _CandidateSoftmax(torch.autograd.Function):
+    """Mean of -log(e^p / (e^p + Σ_c e^(h·t_c + b_c))), p = h · positive, c ≠ the target.
+
+    Rows go through one buffer in chunks, and the gradients are made in the same pass: no second
+    matrix of the logits' size is ever written, and what is N x C large stays in the cache.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: Tensor,
+        positives_ND: Tensor,
+        table_CD: Tensor,
+        targets_N: Tensor,
+        rows_C: Tensor | None,  # the candidates' item rows; None: all items in order
+        bias_C: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        count, candidates = len(hidden_ND), len(table_CD)
+        size = max(LEAST_ROWS, CHUNK_BYTES[hidden_ND.device.type] // (4 * candidates))
+        buffer = hidden_ND.new_empty(min(size, count), candidates)
+        to_hidden, to_positives = torch.empty_like(hidden_ND), torch.empty_like(hidden_ND)
+        to_table = torch.zeros_like(table_CD)
+        total = hidden_ND.new_zeros(())
+        fast_CD = table_CD.to(dtype)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            hidden, positives, targets = hidden_ND[part], positives_ND[part], targets_N[part, None]
+            logits = buffer[: len(hidden)]
+            if dtype == torch.float32:
+                torch.mm(hidden, table_CD.T, out=logits)
+            else:
+                logits.copy_(hidden.to(dtype) @ fast_CD.T)
+            if bias_C is not None:
+                logits += bias_C
+            if rows_C is None:
+                logits.scatter_(1, targets, -torch.inf)
+            else:
+                logits.masked_fill_(rows_C == targets, -torch.inf)
+            right = (hidden * positives).sum(1, keepdim=True)
+            top = torch.maximum(logits.amax(1, keepdim=True), right)
+            odds = logits.sub_(top).exp_()  # not yet divided by their sum
+            right_odds = (right - top).exp()
+            sums = odds.sum(1, keepdim=True) + right_odds
+            total += (sums.log() + top - right).sum()
+            scale = 1 / (count * sums)
+            miss = right_odds * scale - 1 / count
+            odds = odds.to(dtype)
+            to_hidden[part] = (odds @ fast_CD).float().mul_(scale).addcmul_(miss, positives)
+            torch.mul(hidden, miss, out=to_positives[part])
+            to_table += odds.T @ (hidden * scale).to(dtype)
+        ctx.save_for_backward(to_hidden, to_positives, to_table)
+        return total / count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return *(gradient.mul_(upstream) for gradient in ctx.saved_tensors), *[None] * 4

@@ -1,0 +1,216 @@
+"""One training run: its folder, both stages, and the figures it ends with.
+
+RUN/config.json            what the run was started with; a resumed run must match it
+RUN/pretrain/ RUN/tune/    best.safetensors (weights), last.safetensors (checkpoint)
+RUN/tensorboard/           the curves as events
+RUN/curves.png             the curves as a picture
+RUN/metrics.json           test figures by the trainer's own recall, written last
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pydantic import BaseModel, Field
+
+from model.data.dataset import (
+    Dataset,
+    Split,
+    popularity,
+    test_split,
+    training_view,
+    validation_split,
+)
+from model.device import choose_device
+from model.evaluation.metrics import DenseRecall, Figures, evaluate, popular_recall
+from model.files import new_file, write_json
+from model.network.block import GPTConfig
+from model.network.gpt import GPT
+from model.network.gru4rec import new_network
+from model.network.rollout import RecallConfig
+from model.training import distributed
+from model.training.loop import Progress, fit, load_weights
+from model.training.pretrain import PretrainConfig, pretraining
+from model.training.tune import TuneConfig, prompt_tuning
+
+log = logging.getLogger(__name__)
+
+ONE_INTEREST = RecallConfig(interests=1)
+
+
+class TrainConfig(BaseModel, frozen=True):
+    """A whole training run."""
+
+    data: Path = Field(description="folder that `recgpt data prepare` wrote")
+    out: Path = Field(description="folder of the run: checkpoints, curves, figures")
+    stages: Literal["both", "pretrain", "tune"] = Field(
+        "both", description="tune alone starts from the run's own pre-trained weights"
+    )
+    peer: str | None = Field(
+        None,
+        description="this configuration is a peer to compare with: its name in metrics.json, "
+        "where its one-interest recall stands alone",
+    )
+    resume: bool = Field(False, description="go on after the last complete epoch")
+    seed: int = Field(1, ge=0, description="of everything random")
+    hold_out_users: float = Field(
+        0.0, ge=0, lt=1, description="share of the users kept out, to measure how new users fare"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    validation_users: int = Field(
+        30_000, ge=1, description="most users validated on after an epoch (drawn once)"
+    )
+    model: GPTConfig = Field(GPTConfig(), description="the network")
+    recall: RecallConfig = Field(RecallConfig(), description="how interests share a list")
+    pretrain: PretrainConfig = Field(PretrainConfig(), description="stage one")
+    tune: TuneConfig = Field(TuneConfig(), description="stage two")
+
+
+def train(config: TrainConfig) -> Figures:
+    """Run the stages, then test: figures of each model by name, as in `metrics.json`.
+
+    Under torchrun the first of the processes has the figures, the others have none.
+    """
+    if config.stages != "pretrain" and (config.peer or config.model.network != "gpt"):
+        raise ValueError("a peer has no prompts to be tuned with: say --stages pretrain")
+    with distributed.joined(choose_device(config.device)) as device:
+        return _train(config, device)
+
+
+def _train(config: TrainConfig, device: torch.device) -> Figures:
+    dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
+    if distributed.first():
+        _claim_folder(config, dataset)
+    started = time.perf_counter()
+    torch.manual_seed(config.seed)
+    model = new_network(config.model, dataset.catalogue, dataset.users).to(device)
+    cases = _some_cases(validation_split(dataset), config)
+
+    def validator(recall: RecallConfig) -> Any:
+        return lambda model: _validation(DenseRecall(model, recall), dataset, cases)
+
+    progress: dict[str, Progress] = {}
+    first = pretraining(config.pretrain, dataset, validator(ONE_INTEREST))
+    second = prompt_tuning(config.tune, dataset, validator(config.recall))
+    if config.stages != "tune":
+        progress["pretrain"] = fit(model, dataset, first, config.out, config.seed, config.resume)
+    load_weights(config.out / "pretrain" / "best.safetensors", model)
+    if config.stages != "pretrain":
+        progress["tune"] = fit(model, dataset, second, config.out, config.seed, config.resume)
+    if not distributed.first():
+        return {}
+    draw_curves(progress, config.out / "curves.png")
+    log.info("trained in %.0f s; now the test split", time.perf_counter() - started)
+    return _test(config, dataset, model)
+
+
+def load_run(
+    run: Path, stage: Literal["pretrain", "tune"] | None = None
+) -> tuple[TrainConfig, Dataset, GPT]:
+    """The configuration, data and best weights of a run, on CPU; without `stage`, of the last.
+
+    Users that the run held out are not in the data.
+    """
+    if not (run / "config.json").exists():
+        raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
+    config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
+    dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
+    model = new_network(config.model, dataset.catalogue, dataset.users)
+    if stage is None:
+        stage = "tune" if (run / "tune" / "best.safetensors").exists() else "pretrain"
+    load_weights(run / stage / "best.safetensors", model)
+    return config, dataset, model.eval()
+
+
+def read_figures(run: Path) -> Figures:
+    """The test figures of a finished run. Raises ValueError where it is not finished."""
+    file = run / "metrics.json"
+    if not file.exists():
+        raise ValueError(f"{run} is not finished: go on with `recgpt train … --resume`")
+    figures: Figures = json.loads(file.read_text(encoding="utf-8"))
+    return figures
+
+
+def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
+    """Record the configuration, or check that a resumed run has the same."""
+    file = config.out / "config.json"
+    # The command that it may be has options of its own, such as --config.
+    wanted = config.model_dump(mode="json", include=set(TrainConfig.model_fields))
+    wanted["data"] = str(config.data.resolve())
+    if not file.exists():
+        write_json(file, wanted)
+        return
+    recorded = TrainConfig.model_validate_json(file.read_text(encoding="utf-8"))
+    found = recorded.model_dump(mode="json")  # options that are newer than the run: their defaults
+    if not config.resume and config.stages != "tune":
+        raise ValueError(f"{config.out} holds a run: say --resume, or choose another --out")
+    free = {"resume", "stages", "device", "out"}  # these may change without another result
+    if config.stages == "tune":
+        free |= {"tune", "recall"}
+    changed = [key for key in wanted if key not in free and wanted[key] != found[key]]
+    if changed:
+        raise ValueError(
+            f"{config.out} was started with another {', '.join(changed)}: "
+            "give the same values to resume, or choose another --out"
+        )
+    write_json(file, wanted)
+
+
+def _some_cases(split: Split, config: TrainConfig) -> Split:
+    """At most `validation_users` cases, drawn by the seed."""
+    if len(split.users) == 0:
+        raise ValueError("no user has three events or more: nothing to validate on")
+    if len(split.users) <= config.validation_users:
+        return split
+    rng = np.random.default_rng(config.seed)
+    chosen = np.sort(rng.choice(len(split.users), config.validation_users, replace=False))
+    return Split(split.users[chosen], split.targets[chosen], split.lengths[chosen])
+
+
+def _validation(recall: DenseRecall, dataset: Dataset, cases: Split) -> dict[str, float]:
+    metrics = evaluate(recall, dataset, cases, deep=())
+    return {name: metrics[name] for name in ("NDCG@20", "HR@10")}
+
+
+def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> Figures:
+    """The run's test figures beside its baselines; written to metrics.json."""
+    split = test_split(dataset)
+    figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
+    if config.peer or config.model.network != "gpt":
+        name = config.peer or config.model.network
+        figures[name] = evaluate(DenseRecall(model, ONE_INTEREST), dataset, split)
+        write_json(config.out / "metrics.json", figures)
+        return figures
+    tuned = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights(config.out / "pretrain" / "best.safetensors", model)
+    figures["pre-trained, one interest"] = evaluate(
+        DenseRecall(model, ONE_INTEREST), dataset, split
+    )
+    model.load_state_dict(tuned)
+    figures["recgpt"] = evaluate(DenseRecall(model, config.recall), dataset, split)
+    write_json(config.out / "metrics.json", figures)
+    return figures
+
+
+def draw_curves(progress: dict[str, Progress], path: Path) -> None:
+    """Training loss and validation NDCG@20 over the epochs of each stage."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, stage in progress.items():
+        epochs = [point["epoch"] for point in stage.curves]
+        left.plot(epochs[1:], [point["loss"] for point in stage.curves[1:]], label=name)
+        right.plot(epochs, [point["NDCG@20"] for point in stage.curves], label=name)
+        right.plot(stage.best_epoch, stage.best, "o", color=right.lines[-1].get_color())
+    for axes, title in ((left, "training loss"), (right, "validation NDCG@20 (dot: kept)")):
+        axes.set(title=title, xlabel="epoch")
+        axes.grid(alpha=0.3)
+        if progress:
+            axes.legend()
+    with new_file(path) as beside:
+        figure.savefig(beside, format="png", dpi=150)
+    log.info("curves: %s", path)

@@ -1,0 +1,73 @@
+"""Around every request: its id, its time, its line in the log, and an answer whatever happens."""
+
+import logging
+import os
+import re
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import problem_response
+from service.observability.metrics import ROUTES, Metrics
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class Observed:
+    """Pure ASGI, for HTTP; `scope["state"]["request_id"]` is there for the routes."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        started = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_observed)
+        except Exception:
+            log.exception("unexpected", extra={"request_id": request_id})
+            self._metrics.failure("unexpected")
+            if status:  # the answer has begun: all that is left is to break it off
+                raise
+            detail = "an error of ours: the log has it under this request_id"
+            await problem_response(500, detail, request_id)(scope, receive, send_observed)
+        finally:
+            self._record(scope, request_id, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        route = scope["path"] if scope["path"] in ROUTES else "other"
+        self._metrics.request(route, status, seconds)
+        quiet = route in ("/healthz", "/readyz", "/metrics") and status < 400
+        level = logging.ERROR if status == 500 else logging.DEBUG if quiet else logging.INFO
+        if log.isEnabledFor(level):
+            about = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "ms": round(seconds * 1000, 3),
+            }
+            log.log(level, "request", extra=about)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own id where it is fit for logs and headers, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            given: bytes = value
+            return given.decode()
+    return os.urandom(16).hex()

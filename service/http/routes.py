@@ -1,0 +1,238 @@
+"""The operations of the HTTP API: bytes to checked fields, the engine or the store, and back."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.batcher import Engine
+from service.errors import (
+    ClientGone,
+    Invalid,
+    NotReady,
+    ServiceError,
+    StoreFailed,
+    TooLarge,
+    TooSlow,
+    invalid,
+    problem_response,
+    service_error_response,
+)
+from service.history.store import HistoryStore, StoreUnavailable
+from service.http.metadata import Catalogue
+from service.http.schemas import BatchRequest, EventsRequest, RecallRequest
+from service.observability.metrics import Metrics
+from service.settings import ServeSettings
+from service.waiting import Answer
+
+log = logging.getLogger(__name__)
+
+BODY_SECONDS = 10.0  # for a whole body to come
+PROMPT_SECONDS = 0.05  # whoever is answered within them is not watched for leaving
+
+B = TypeVar("B", bound=BaseModel)
+T = TypeVar("T")
+
+
+class Routes:
+    """The operations. They read bodies themselves: one pass from bytes to checked fields."""
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        catalogue: Catalogue,
+        engine: Engine,
+        store: HistoryStore,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._catalogue = catalogue
+        self._engine = engine
+        self._store = store
+        self._metrics = metrics
+        self._version = to_json(catalogue.version)
+
+    def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
+        """The operation with nothing around it but the answers to its errors."""
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive)
+            try:
+                response = await operation(request)
+            except ServiceError as error:
+                response = await self.on_service_error(request, error)
+            await response(scope, receive, send)
+
+        return serve
+
+    async def recall(self, request: Request) -> Response:
+        """Several interests are generated from the user's history; each recalls its share."""
+        body = await self._body(request, RecallRequest)
+        self._check_interests([body])
+        answer = await _while_connected(request, self._engine.recall(body))
+        timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
+        return _json(self._result(request, body, answer), {"server-timing": timing})
+
+    async def recall_batch(self, request: Request) -> Response:
+        """Like /recall, for up to 256 users; the answers stand in the order of the requests."""
+        body = await self._body(request, BatchRequest)
+        self._check_interests(body.requests)
+        answers = await _while_connected(request, self._recall_all(body.requests))
+        results = [
+            self._result(request, one, answer)
+            for one, answer in zip(body.requests, answers, strict=True)
+        ]
+        return _json(b'{"results":[%b]}' % b",".join(results))
+
+    async def events(self, request: Request) -> Response:
+        """Appended to the users' histories, in order of time where every event has one.
+
+        An answer means that they are stored; after a 503 send them again.
+        """
+        body = await self._body(request, EventsRequest)
+        events = body.events
+        if all(event.timestamp is not None for event in events):
+            events = sorted(events, key=lambda event: event.moment)
+        kept = [(event.user_id, event.item_id) for event in events if event.type != "impression"]
+        try:
+            await self._store.append(kept)
+        except StoreUnavailable as error:
+            log.warning("events not stored: %s", error)
+            raise StoreFailed("the events could not be stored: send them again") from error
+        for event in events:
+            self._metrics.event(event.type)
+        return _json(to_json({"accepted": len(events), "stored": len(kept)}))
+
+    async def healthz(self) -> Response:
+        """The process works. When it doesn't, restart it."""
+        if not self._engine.alive():
+            raise NotReady("the engine has stopped: restart the service")
+        return _json(b'{"alive":true}')
+
+    async def readyz(self) -> Response:
+        """Recalls are answered in full: artifact loaded, store reachable, not going down."""
+        if problem := await self._missing():
+            raise NotReady(problem)
+        return _json(to_json({"ready": True, "version": self._catalogue.version}))
+
+    async def metrics(self) -> Response:
+        """All metrics, of all processes of the service."""
+        self._metrics.ready = not await self._missing()
+        return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
+
+    async def on_service_error(self, request: Request, error: ServiceError) -> Response:
+        """An error that has an answer of its own."""
+        self._metrics.failure(type(error).__name__)
+        return service_error_response(error, request.state.request_id)
+
+    async def on_http_error(self, request: Request, error: HTTPException) -> Response:
+        """No such path, or another method."""
+        self._metrics.failure(f"HTTP{error.status_code}")
+        detail = f"{error.detail}: /docs lists what there is"
+        headers = dict(error.headers or {})
+        return problem_response(
+            error.status_code, detail, request.state.request_id, headers=headers
+        )
+
+    async def _missing(self) -> str:
+        """What keeps the service from answering in full; empty when nothing does."""
+        if self._engine.draining or not self._engine.alive():
+            return "the service is starting or going down"
+        try:
+            await self._store.ping()
+        except StoreUnavailable:
+            return "the store of histories does not answer; recalls with a history still work"
+        return ""
+
+    async def _body(self, request: Request, kind: type[B]) -> B:
+        """Read and check a body of bounded size."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self._read(request)
+        except ClientDisconnect:
+            raise ClientGone("the body ended too early: send all of it") from None
+        except TimeoutError:
+            raise TooSlow(f"the body did not come within {BODY_SECONDS:g} s") from None
+        try:
+            return kind.model_validate_json(body)
+        except ValidationError as error:
+            raise invalid(error) from None
+
+    async def _read(self, request: Request) -> bytearray:
+        limit = self._settings.body_limit
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise TooLarge(f"the body has more than {limit} bytes: send less at once")
+        return body
+
+    async def _recall_all(self, requests: list[RecallRequest]) -> list[Answer]:
+        """All answers, in order; when one fails, the others are given up."""
+        recalls = [asyncio.create_task(self._engine.recall(request)) for request in requests]
+        try:
+            return await asyncio.gather(*recalls)
+        finally:
+            for recall in recalls:
+                recall.cancel()
+
+    def _check_interests(self, requests: list[RecallRequest]) -> None:
+        most = self._catalogue.max_interests
+        if any((request.interests or 0) > most for request in requests):
+            raise Invalid(f"interests: this artifact generates at most {most}")
+
+    def _result(self, request: Request, body: RecallRequest, answer: Answer) -> bytes:
+        """A `RecallResponse` in JSON. Everything between quotes here needs no escapes."""
+        found, reason = answer.found, answer.degraded_reason
+        return (
+            b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
+            b'"unknown_items":%d}'
+        ) % (
+            request.scope["state"]["request_id"].encode(),
+            self._version,
+            self._catalogue.with_metadata(found) if body.with_metadata else found.items,
+            b"true" if reason else b"false",
+            b'"%b"' % reason.encode() if reason else b"null",
+            found.unknown,
+        )
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work, but give it up when the client leaves. The body must have been read."""
+    working = asyncio.current_task()
+    assert working
+    leaving: asyncio.Task[None] | None = None
+
+    def watch() -> None:
+        nonlocal leaving
+        leaving = asyncio.create_task(_on_leave(request, working.cancel))
+
+    soon = asyncio.get_running_loop().call_later(PROMPT_SECONDS, watch)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if leaving and leaving.done() and not leaving.cancelled():
+            working.uncancel()
+            raise ClientGone("the client left before the answer") from None
+        raise
+    finally:
+        soon.cancel()
+        if leaving:
+            leaving.cancel()
+
+
+async def _on_leave(request: Request, act: Callable[[], object]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    act()
+
+
+def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, headers=headers, media_type="application/json")

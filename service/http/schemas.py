@@ -1,0 +1,127 @@
+"""What requests and answers look like. Every size is bounded; unknown fields are an error."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.recall.types import DegradedReason
+
+MAX_ITEMS = 2000
+MAX_BATCH = 256
+MAX_BATCH_ITEMS = 25_600  # a full batch with the default k
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Body(BaseModel):
+    """A request body: no conversions, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class RecallRequest(Body):
+    """Whom to recall for, and how much."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"user_id": "196", "k": 10, "with_metadata": True}}
+    )
+
+    user_id: Id = Field(description="your own id, a string")
+    k: int = Field(100, ge=1, le=MAX_ITEMS, description="candidates wanted")
+    history: list[Id] | None = Field(
+        None, max_length=1000, description="item ids, oldest first, in place of the stored ones"
+    )
+    exclude: list[Id] = Field(  # a default that is a list would be copied deeply, for 2 µs
+        default_factory=list, max_length=1000, description="item ids not to be returned"
+    )
+    interests: int | None = Field(
+        None, ge=1, le=8, description="interests to generate; default: as the artifact says"
+    )
+    with_metadata: bool = Field(False, description="give title and attributes of every item")
+
+
+class Candidate(BaseModel):
+    """One recalled item."""
+
+    item_id: str
+    score: float = Field(description="inner product with the interest, six decimals; 0: filled in")
+    interest: int = Field(description="which interest recalled it, from 0; -1: popular item")
+    metadata: dict[str, Any] | None = Field(None, description="only when asked for")
+
+
+class RecallResponse(BaseModel):
+    """Candidates, best first within each interest."""
+
+    request_id: str
+    version: str = Field(description="artifact that answered")
+    items: list[Candidate]
+    degraded: bool = Field(description="only popular items could be given")
+    degraded_reason: DegradedReason | None
+    unknown_items: int = Field(description="items of the history that the artifact doesn't know")
+
+
+class BatchRequest(Body):
+    """Several recalls at once."""
+
+    requests: list[RecallRequest] = Field(min_length=1, max_length=MAX_BATCH)
+
+    @model_validator(mode="after")
+    def _bounded(self) -> "BatchRequest":
+        if sum(request.k for request in self.requests) > MAX_BATCH_ITEMS:
+            raise ValueError(f"the k of all requests add up to more than {MAX_BATCH_ITEMS}")
+        return self
+
+
+class BatchResponse(BaseModel):
+    """Answers in the order of the requests."""
+
+    results: list[RecallResponse]
+
+
+class Event(Body):
+    """Something a user did with an item."""
+
+    user_id: Id
+    item_id: Id
+    type: Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")] = Field(
+        "click", description="click, view, purchase, …; an impression is counted, but not stored"
+    )
+    timestamp: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | datetime | None = (
+        Field(None, description="seconds since 1970, or ISO 8601; orders events of one call")
+    )
+    request_id: Annotated[str, Field(max_length=128)] | None = Field(
+        None, description="the recall it is a reaction to"
+    )
+
+    @property
+    def moment(self) -> float:
+        """The timestamp in seconds since 1970, 0 without one; UTC where it names no zone."""
+        stamp = self.timestamp
+        if isinstance(stamp, datetime):
+            return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
+        return stamp or 0.0
+
+
+class EventsRequest(Body):
+    """Events, acknowledged together."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"example": {"events": [{"user_id": "196", "item_id": "302"}]}}
+    )
+
+    events: list[Event] = Field(min_length=1, max_length=1000)
+
+
+class EventsResponse(BaseModel):
+    """The events are stored."""
+
+    accepted: int
+    stored: int = Field(description="how many went into a history")
+
+
+class Ready(BaseModel):
+    """The service can answer in full."""
+
+    ready: bool
+    version: str

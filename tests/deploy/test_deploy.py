@@ -1,0 +1,232 @@
+"""What deploys the service agrees with the service, and with itself."""
+
+import fnmatch
+import json
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli.config import parse
+from cli.main import COMMANDS, Demo, Serve
+from service.observability.metrics import EVENT_TYPES, FALLBACKS, ROUTES, STAGES, Metrics
+from service.settings import ServeSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
+STAGES_OF_BUILD = re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/recgpt.json").read_text())
+
+
+def arguments(stage: str, instruction: str) -> list[str]:
+    return re.findall(rf"^{instruction} +(.+?) *$", stage, flags=re.MULTILINE)
+
+
+def stage_of(service: dict[str, Any]) -> str:
+    """The part of the Dockerfile that a service's image ends with."""
+    target = service["build"].get("target")
+    if target is None:
+        return STAGES_OF_BUILD[-1]
+    return next(s for s in STAGES_OF_BUILD if s.splitlines()[0].endswith(f" AS {target}"))
+
+
+def metric_names() -> set[str]:
+    """Every name under which Prometheus can ask for one of ours."""
+    names = {"up"}
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "gauge": [""]}
+    for family in Metrics().registry.collect():
+        names |= {family.name + suffix for suffix in suffixes[family.type]}
+    return names
+
+
+def expressions() -> list[str]:
+    rules = [
+        rule["expr"]
+        for file in sorted(PROMETHEUS.glob("*.yml"))
+        for group in yaml.safe_load(file.read_text()).get("groups", [])
+        for rule in group["rules"]
+    ]
+    panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    assert rules
+    assert panels
+    return rules + panels
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_rules_and_panels_ask_for_metrics_that_exist(expression: str) -> None:
+    asked = set(re.findall(r"\brecgpt_\w+|\bup\b", expression))
+    assert asked
+    assert asked <= metric_names()
+    values = {"route": ROUTES, "stage": STAGES, "reason": FALLBACKS, "type": EVENT_TYPES}
+    for label, value in re.findall(r'(\w+)="([^"]*)"', expression):
+        assert value in values.get(label, [value]), f"{label} never has the value {value}"
+
+
+def test_prometheus_scrapes_the_service_and_reads_the_rules() -> None:
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    jobs = {
+        job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]
+    }
+    assert jobs == {"recgpt": ["recall:8000"]}
+    assert "recall" in SERVICES
+    for name in config["rule_files"]:
+        for group in yaml.safe_load((PROMETHEUS / name).read_text())["groups"]:
+            for rule in group["rules"]:
+                assert rule["labels"]["severity"] in ("page", "ticket")
+                assert rule["annotations"]["summary"]
+                assert rule["for"]
+
+
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
+    folder = ROOT / "deploy/grafana/provisioning"
+    sources = yaml.safe_load((folder / "datasources/prometheus.yml").read_text())["datasources"]
+    assert {s["uid"] for s in sources} == {p["datasource"]["uid"] for p in DASHBOARD["panels"]}
+    assert sources[0]["url"] == "http://prometheus:9090"
+    provider = yaml.safe_load((folder / "dashboards/recgpt.yml").read_text())["providers"][0]
+    mounted = [volume.split(":")[1] for volume in SERVICES["grafana"]["volumes"]]
+    assert provider["options"]["path"] in mounted
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_checked_pinned_and_local(name: str) -> None:
+    service = SERVICES[name]
+    image, _, tag = service["image"].partition(":")
+    assert tag
+    assert tag != "latest"
+    assert ("build" in service) == (image in ("recgpt", "recgpt-load"))
+    if name == "train":
+        assert service["healthcheck"] == {"disable": True}
+        waits = SERVICES["recall"]["depends_on"]["train"]["condition"]
+        assert waits == "service_completed_successfully"
+    else:
+        assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+    for port in service.get("ports", []):
+        assert port.startswith("${PUBLISH_ADDRESS:-127.0.0.1}:${")
+    for volume in service.get("volumes", []):
+        source = volume.split(":")[0]
+        assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]
+    assert "no-new-privileges:true" in service.get("security_opt", []) or name == "grafana"
+
+
+def test_compose_1_29_can_load_it() -> None:
+    """It knows neither `name` nor nested defaults; Compose v2 warns about `version`."""
+    assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
+    assert not re.search(r"\$\{[^}]*\$\{", (ROOT / "docker-compose.yml").read_text())
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if "build" in SERVICES[name]])
+def test_built_images_take_the_arguments_and_are_hardened(name: str) -> None:
+    service = SERVICES[name]
+    build_stages = "\n".join(STAGES_OF_BUILD) if name != "locust" else stage_of(service)
+    declared = {argument.partition("=")[0] for argument in arguments(build_stages, "ARG")}
+    assert set(service["build"]["args"]) <= declared
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", arguments(stage_of(service), "USER")[-1])
+    writable = [v for v in service["volumes"] if not v.endswith(":ro")]
+    assert writable == (["recgpt:/data"] if name == "train" else [])
+
+
+def test_dockerfile_ends_without_root_or_tools() -> None:
+    final = STAGES_OF_BUILD[-1]
+    assert final.index("\nRUN ") < final.index("\nUSER ")
+    assert not re.search(r"pip install|apt-get|curl", final)
+    assert "HEALTHCHECK" in final
+    assert arguments(final, "ENTRYPOINT") == ['["recgpt"]']
+    for stage in STAGES_OF_BUILD:
+        image = stage.split()[1]
+        assert image == "python:3.11-slim-bookworm"
+
+
+def test_dependencies_are_installed_before_the_code_is_copied() -> None:
+    builder = next(stage for stage in STAGES_OF_BUILD if " AS builder" in stage)
+    install = builder.index("-r requirements.txt")
+    assert builder.index("COPY pyproject.toml constraints.txt") < install
+    assert install < builder.index("COPY *.md")
+
+
+def test_image_gets_the_whole_project_and_nothing_else() -> None:
+    """What pyproject.toml packs is copied, and .dockerignore lets everything through that is."""
+    copied = [
+        source
+        for stage in STAGES_OF_BUILD
+        for words in arguments(stage, "COPY")
+        if not words.startswith("--from")
+        for source in words.split()[:-1]
+    ]
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = {name.removesuffix("*") for name in setuptools["packages"]["find"]["include"]}
+    assert packages <= set(copied)
+    lines = (ROOT / ".dockerignore").read_text().split()
+    kept = [line[1:] for line in lines if line.startswith("!")]
+    for source in copied:
+        for path in ROOT.glob(source):
+            name = str(path.relative_to(ROOT))
+            markdown = source == "*.md"  # of these only README.md, which the package needs
+            assert markdown or any(fnmatch.fnmatch(name, keep) for keep in kept), name
+    assert {"README.md", "pyproject.toml", "LICENSE"} <= set(kept)
+
+
+def container_environment(name: str) -> dict[str, str]:
+    words = " ".join(arguments(stage_of(SERVICES[name]), "ENV")).split()
+    return dict(word.split("=", 1) for word in words) | SERVICES[name]["environment"]
+
+
+def test_compose_starts_the_commands_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags and environment of `train` and `recall` are what the command line takes."""
+    for name in ("train", "recall"):
+        assert SERVICES[name]["command"][0] in COMMANDS
+        for key, value in container_environment(name).items():
+            if key.startswith("RECGPT_"):
+                monkeypatch.setenv(key, value)
+        if name == "train":
+            demo = parse(Demo, "demo", SERVICES["train"]["command"][1:])
+            assert isinstance(demo, Demo)
+            assert not demo.serve
+    serve = parse(Serve, "serve", SERVICES["recall"]["command"][1:])
+    assert isinstance(serve, ServeSettings)
+    assert demo.store == serve.store == "redis://redis:6379/0"
+    assert serve.artifacts == demo.dir / "artifacts"
+    assert (serve.host, serve.port) == ("0.0.0.0", 8000)
+    assert int(SERVICES["recall"]["stop_grace_period"].rstrip("s")) > serve.drain_seconds
+
+
+def make_targets() -> dict[str, str]:
+    """Targets for people, and what `make help` says of them."""
+    found = re.findall(r"^([a-z0-9-]+):.*?## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return dict(found)
+
+
+def test_make_help_lists_every_target_for_people() -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    assert set(phony[1].split()) - {"redis"} == set(make_targets())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    said = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0
+    for target in make_targets():
+        assert f"make {target} " in said.stdout
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", ".ci/run", ".ci/e2e.py"])
+def test_documents_name_targets_that_exist(file: str) -> None:
+    text = (ROOT / file).read_text()
+    named = set(re.findall(r"(?:^|`|run )make ([a-z0-9]+)\b", text, re.MULTILINE))
+    assert named <= set(make_targets())
+    if file in ("README.md", ".ci/run"):
+        assert "test" in named
+
+
+def test_ci_script_is_bash() -> None:
+    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

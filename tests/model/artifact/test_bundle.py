@@ -1,0 +1,164 @@
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from index.build import build_index
+from model.artifact.bundle import find_bundle, load_artifact, new_bundle, publish, read_item_vectors
+from model.artifact.manifest import ArtifactError, read_manifest
+from model.data.dataset import Dataset
+from model.network.gpt import GPT
+from model.network.rollout import RecallConfig
+
+
+@pytest.fixture
+def folder(dataset: Dataset, model: GPT, tmp_path: Path) -> Path:
+    figures = {"recgpt": {"HR@10": 0.5}}
+    with new_bundle(tmp_path, dataset, model, RecallConfig(), figures, "0.1") as (folder, version):
+        build_index(read_item_vectors(folder), folder)
+    publish(tmp_path, version)
+    return tmp_path / version
+
+
+def test_what_is_loaded_is_what_was_exported(dataset: Dataset, model: GPT, folder: Path) -> None:
+    artifact = load_artifact(folder)
+    assert artifact.manifest.metrics == {"recgpt": {"HR@10": 0.5}}
+    assert artifact.manifest.version == folder.name
+    assert artifact.user_rows
+    assert [artifact.user_rows.get(user) for user in dataset.user_ids] == list(range(dataset.users))
+    assert artifact.items.equals(dataset.items)
+    loaded = artifact.model.state_dict()
+    assert loaded.keys() == model.state_dict().keys()
+    assert torch.equal(loaded.pop("items.weight"), model.item_vectors())  # unit vectors
+    for name, tensor in loaded.items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+    history, lengths, users = torch.tensor([[1, 2]]), torch.tensor([2]), torch.tensor([3])
+    with torch.no_grad():
+        expected, _ = model.prefill(history, lengths, users, 0)
+        torch.testing.assert_close(artifact.model.prefill(history, lengths, users, 0)[0], expected)
+
+
+def test_the_user_table_stays_on_disk_and_is_never_written(folder: Path) -> None:
+    file = folder / "user_table.npy"
+    before = file.read_bytes()
+    table = load_artifact(folder).model.users.weight
+    with torch.no_grad():
+        table[0] += 1  # copy on write
+    assert file.read_bytes() == before
+
+
+def test_a_model_without_users_is_exported_too(dataset: Dataset, tmp_path: Path) -> None:
+    config = tiny.CONFIG.model_copy(update={"user_rank": 0})
+    model = tiny.gpt(config, dataset.catalogue, dataset.users)
+    with new_bundle(tmp_path, dataset, model, RecallConfig(), {}, "0.1") as (_, version):
+        pass
+    assert load_artifact(tmp_path / version).model.config.user_rank == 0
+
+
+FILES = [
+    "model.safetensors",
+    "item_vectors.npy",
+    "user_table.npy",
+    "popularity.npy",
+    "items.parquet",
+    "users.parquet",
+    "user_ends.npy",
+    "user_hashes.npy",
+    "user_ids.npy",
+    "user_rows.npy",
+    "index.faiss",
+    "index.json",
+]
+
+
+def test_the_manifest_covers_every_file(folder: Path) -> None:
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*FILES, "manifest.json"])
+    assert sorted(read_manifest(folder).files) == sorted(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_damage_is_found_and_named(folder: Path, name: str) -> None:
+    file = folder / name
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    with pytest.raises(ArtifactError, match=rf"{name} is damaged"):
+        load_artifact(folder)
+    file.write_bytes(whole[:-1])
+    with pytest.raises(
+        ArtifactError, match=rf"{name} has {len(whole) - 1} bytes, not {len(whole)}"
+    ):
+        load_artifact(folder)
+    file.unlink()
+    with pytest.raises(ArtifactError, match=rf"{name} is missing"):
+        load_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ('{"format": 4}', "has format 4, this version reads 3"),
+        ('{"format": 3}', "damaged"),
+    ],
+)
+def test_a_damaged_manifest_is_named(folder: Path, content: str, message: str) -> None:
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(ArtifactError, match=rf"manifest\.json.*{message}"):
+        load_artifact(folder)
+
+
+def test_a_manifest_may_not_point_outside(folder: Path) -> None:
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["files"]["../other"] = manifest["files"]["items.parquet"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        load_artifact(folder)
+
+
+def test_files_that_do_not_fit_each_other_are_refused(folder: Path) -> None:
+    """Sound checksums over wrong content: as if somebody had mixed two exports."""
+    other = np.zeros((3, tiny.CONFIG.dim), dtype=np.float32)
+    np.save(folder / "item_vectors.npy", other)
+    file = folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    content = (folder / "item_vectors.npy").read_bytes()
+    manifest["files"]["item_vectors.npy"] = {
+        "bytes": len(content),
+        "sha256": sha256(content).hexdigest(),
+    }
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"item_vectors\.npy"):
+        load_artifact(folder)
+
+
+def test_finds_the_served_version(folder: Path) -> None:
+    assert find_bundle(folder) == folder
+    assert find_bundle(folder.parent) == folder.resolve()
+    with pytest.raises(ArtifactError, match="make one with `recgpt export`"):
+        find_bundle(folder.parent.parent)
+
+
+def test_publishing_moves_current(dataset: Dataset, folder: Path) -> None:
+    other = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users, seed=1)
+    artifacts = folder.parent
+    with new_bundle(artifacts, dataset, other, RecallConfig(), {}, "0.1") as (_, version):
+        pass
+    assert find_bundle(artifacts) == folder.resolve()
+    publish(artifacts, version)
+    assert find_bundle(artifacts).name == version != folder.name
+
+
+def test_a_failed_export_leaves_nothing(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="index"),
+        new_bundle(tmp_path, dataset, model, RecallConfig(), {}, "0.1"),
+    ):
+        raise RuntimeError("no index today")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,518 @@
+import json
+import re
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from pydantic import ValidationError
+
+from model.data import prepare as module
+from model.data.dataset import Dataset
+from model.data.prepare import PrepareConfig, Report, prepare
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def run(source: Path, **options: Any) -> tuple[Report, Dataset]:
+    """Prepare without a k-core, unless the options say one."""
+    out = source.parent.parent / f"{source.parent.name}-out" / source.name
+    defaults = {"input": source, "out": out, "min_user_events": 0, "min_item_events": 0}
+    report = prepare(PrepareConfig(**(defaults | options)))
+    return report, Dataset.load(options.get("out", out))
+
+
+def histories(dataset: Dataset) -> dict[str, list[str]]:
+    return {
+        user: [dataset.item_ids[row] for row in dataset.history(number)]
+        for number, user in enumerate(dataset.user_ids)
+    }
+
+
+def malformed(report: Report) -> dict[str, int]:
+    return {reason: bad.count for reason, bad in report.malformed.items()}
+
+
+LOG = {
+    "user_id": ["b", "a", "b", "a", "b"],
+    "item_id": ["x", "y", "y", "x", "x"],
+    "timestamp": [30, 20, 10, 20, 30],
+}
+ORDERED = {"b": ["y", "x", "x"], "a": ["y", "x"]}  # ties in the order of the log, repeats kept
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".inter", ".parquet"])
+def test_formats_by_suffix(tmp_path: Path, suffix: str) -> None:
+    path, table = tmp_path / f"log{suffix}", pl.DataFrame(LOG)
+    if suffix == ".parquet":
+        table.write_parquet(path)
+    else:
+        table.write_csv(path, separator="," if suffix == ".csv" else "\t")
+    report, dataset = run(path)
+    assert histories(dataset) == ORDERED
+    assert dataset.name == "log"
+    assert dataset.items.schema == {"item_id": pl.String, "count": pl.UInt32}
+    assert dict(dataset.items.rows()) == {"x": 3, "y": 2}
+    assert (report.rows, report.usable, report.events, report.malformed) == (5, 5, 5, {})
+    assert (report.users, report.items, report.shortest, report.longest) == (2, 2, 2, 3)
+    assert report.mean == 2.5
+
+
+def test_lines(tmp_path: Path) -> None:
+    report, dataset = run(write(tmp_path / "log.txt", "7 3 1  3\n\n8\n9 1 2 \r\n7 5"))
+    assert histories(dataset) == {"7": ["3", "1", "3", "5"], "9": ["1", "2"]}
+    assert malformed(report) == {"blank line": 1, "no items in the line": 1}
+    assert report.malformed["no items in the line"].examples == ["log.txt:3: 8"]
+
+
+def test_byte_order_mark(tmp_path: Path) -> None:
+    lines = write(tmp_path / "log.txt", b"\xef\xbb\xbf7 3 1\n")
+    assert histories(run(lines)[1]) == {"7": ["3", "1"]}
+    table = write(tmp_path / "log.csv", b"\xef\xbb\xbfuser,item,time\na,x,1\n")
+    assert histories(run(table)[1]) == {"a": ["x"]}
+    quoted = write(tmp_path / "quoted.csv", b'\xef\xbb\xbf"user","item","time"\n"a","x","1"\n')
+    assert histories(run(quoted)[1]) == {"a": ["x"]}
+
+
+def test_recbole_header_and_metadata(tmp_path: Path) -> None:
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    log = write(tmp_path / "ml.inter", header + "196\t242\t3\t881250949\n196\t1\t3\t5\n")
+    items = write(
+        tmp_path / "ml.item",
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        '1\t"Toy" Story\t1995\tAnimation Children\'s\n'
+        "242\tCérémonie, La\t\tDrama\n2\tOther\t1995\tAction\n242\tAgain\t1\tDrama\n",
+    )
+    report, dataset = run(log, items=items, genres_column="class")
+    assert histories(dataset) == {"196": ["1", "242"]}
+    assert dataset.items.columns == ["item_id", "count", "title", "release_year", "genres"]
+    assert sorted(dataset.items.rows()) == [
+        ("1", 1, '"Toy" Story', "1995", ["Animation", "Children's"]),
+        ("242", 1, "Cérémonie, La", None, ["Drama"]),
+    ]
+    assert report.metadata is not None
+    assert (report.metadata.rows, report.metadata.repeated, report.metadata.without) == (4, 1, 0)
+
+
+def test_named_columns(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "who,what,when,user_id\na,x,2,u\na,y,1,u\n")
+    names = {"user_column": "who", "item_column": "what", "time_column": "when"}
+    assert histories(run(log, **names)[1]) == {"a": ["y", "x"]}
+    with pytest.raises(ValueError, match=r"no column 'whom'.*who, what, when, user_id"):
+        run(log, **(names | {"user_column": "whom"}), overwrite=True)
+    with pytest.raises(ValueError, match=r"which column is the item.*--item-column"):
+        run(log, user_column="who", time_column="when", overwrite=True)
+    with pytest.raises(ValueError, match=r"which column is the time.*--time-column.*--in-order"):
+        run(log, user_column="who", item_column="what", overwrite=True)
+
+
+def test_column_that_stands_twice(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "user,item,time,item\na,x,2,u\n")
+    with pytest.raises(ValueError, match=r"'item' .* twice"):
+        run(log)
+
+
+def test_rows_in_order_of_time(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "user,item,time\na,x,2\nb,x,9\na,y,1\n")
+    assert histories(run(log, in_order=True)[1]) == {"a": ["x", "y"], "b": ["x"]}
+    with pytest.raises(ValueError, match="--in-order reads no time"):
+        run(log, in_order=True, time_column="time", overwrite=True)
+
+
+def test_folder_is_read_in_order_of_name(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    write(folder / "b.csv", "time,user,item\n1,7,x2\n1,8,x2\n")
+    write(folder / "a" / "part.csv", "user,item,time\n7,x1,1\n")
+    write(folder / "_SUCCESS", "")
+    write(folder / ".hidden.csv", "nothing")
+    report, dataset = run(folder)
+    assert histories(dataset) == {"7": ["x1", "x2"], "8": ["x2"]}
+    assert dataset.name == "logs"
+    assert report.rows == 3
+    write(folder / "c.tsv", "user\titem\ttime\n")
+    with pytest.raises(ValueError, match=r"several formats \(csv, tsv\)"):
+        run(folder, overwrite=True)
+
+
+def test_integer_and_string_ids_are_one(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    numbers = pl.DataFrame({"user": [7, 7], "item": [1, 2], "time": [1, 2]})
+    numbers.write_parquet(folder / "1.parquet")
+    strings = pl.DataFrame({"user": ["7"], "item": ["1"], "time": [3.5]})
+    strings.with_columns(pl.col("item").cast(pl.Categorical)).write_parquet(folder / "2.parquet")
+    assert histories(run(folder)[1]) == {"7": ["1", "2", "1"]}
+
+
+@pytest.mark.parametrize(
+    "times",  # in order, all of them different
+    [
+        ["-3", "0", "+7", " 8 ", "8.5", "1e3"],
+        ["2023-12-31", "2024-01-01 00:00:00.5", "2024-01-01T00:01", "2024-01-01T00:01:01Z"],
+        ["2024-01-01T02:00:00+02:00", "2024-01-01T00:00:01", "2024-01-01T00:00:02+0000"],
+        ["1700000000000000001", "1700000000000000002", "1700000000000000003"],
+        ["0", "1970-01-01T00:00:01", "2"],  # dates are seconds since 1970
+        [datetime(2024, 1, 1, 0, 0, 0, 1), datetime(2024, 1, 1, 0, 0, 0, 2)],
+        [date(2024, 1, 1), date(2024, 1, 2)],
+        [0.25, 0.5],
+        [2**60, 2**60 + 1, 2**60 + 2],
+    ],
+)
+def test_times(tmp_path: Path, times: list[Any]) -> None:
+    items = [str(number) for number in range(len(times))]
+    table = pl.DataFrame({"user": ["a"] * len(times), "item": items, "time": times}).reverse()
+    path = tmp_path / "log.parquet"
+    table.write_parquet(path)
+    report, dataset = run(path)
+    assert histories(dataset) == {"a": items}
+    assert report.malformed == {}
+
+
+def test_equal_times_in_different_forms_are_ties(tmp_path: Path) -> None:
+    log = "user,item,time\na,1,5.0\na,2,5\na,3,1970-01-01T00:00:05Z\na,4,5\na,5,4\n"
+    _, dataset = run(write(tmp_path / "log.csv", log))
+    assert histories(dataset) == {"a": ["5", "1", "2", "3", "4"]}
+
+
+MALFORMED = [
+    (b"", "blank line"),
+    (b"a,\xff\xfe,1", "not UTF-8"),
+    (b"a,x", "too few fields"),
+    (b"a,x,1,2", "too many fields"),
+    (b",x,1", "no user id"),
+    (b"a, ,1", "no item id"),
+    (b"a," + b"i" * 513 + b",1", "item id longer than 512 characters"),
+    (b"u" * 513 + b",x,1", "user id longer than 512 characters"),
+    (b"a,x,", "no time"),
+    (b"a,x,soon", "time is neither a number nor an ISO date"),
+    (b"a,x,2024-13-01", "time is neither a number nor an ISO date"),
+    (b"a,x,nan", "time is not finite"),
+    (b"a,x,-inf", "time is not finite"),
+]
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_malformed_rows_are_counted_with_examples(tmp_path: Path, quoted: bool) -> None:
+    last = b'a,"y",2\n' if quoted else b"a,y,2\n"
+    lines = b"user,item,time\r\na,x,1\r\n" + b"".join(line + b"\n" for line, _ in MALFORMED) + last
+    report, dataset = run(write(tmp_path / "log.csv", lines))
+    assert histories(dataset) == {"a": ["x", "y"]}
+    assert (report.rows, report.usable) == (15, 2)
+    assert report.malformed.keys() == {reason for _, reason in MALFORMED}
+    for number, (line, reason) in enumerate(MALFORMED, start=3):
+        text = line.decode(errors="replace")[:100]
+        assert f"log.csv:{number}: {text}" in report.malformed[reason].examples
+    assert sum(malformed(report).values()) == len(MALFORMED)
+
+
+def test_few_examples_over_all_files(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    write(folder / "1.csv", "user,item,time\n" + "a,x\n" * 3)
+    write(folder / "2.csv", "user,item,time\n" + "b,x\n" * 30 + "a,x,1\n")
+    bad = run(folder)[0].malformed["too few fields"]
+    assert bad.count == 33
+    assert bad.examples == [f"1.csv:{n}: a,x" for n in (2, 3, 4)] + [
+        f"2.csv:{n}: b,x" for n in (2, 3)
+    ]
+
+
+def test_malformed_parquet_rows(tmp_path: Path) -> None:
+    table = {"user": ["a", None, "a"], "item": [1, 2, None], "time": [1.0, 2.0, float("inf")]}
+    pl.DataFrame(table).write_parquet(tmp_path / "log.parquet")
+    report, dataset = run(tmp_path / "log.parquet")
+    assert histories(dataset) == {"a": ["1"]}
+    assert malformed(report) == {"no user id": 1, "no item id": 1}
+    assert report.malformed["no user id"].examples == ["log.parquet:2: ,2,2.0"]
+
+
+def test_ids_of_512_characters_are_kept(tmp_path: Path) -> None:
+    user, item = "ü" * 512, "i" * 512
+    _, dataset = run(write(tmp_path / "log.csv", f"user,item,time\n{user},{item},1\n"))
+    assert histories(dataset) == {user: [item]}
+
+
+def test_quoted_fields(tmp_path: Path) -> None:
+    log = write(
+        tmp_path / "log.csv",
+        '"user","item","note","time"\r\n'
+        '"a, b","say ""hi""","two\r\nlines, one row",1\r\n'
+        'c,"a\nb",,2\n'
+        'c,5" disc,,3\n'
+        '"c",y\n',
+    )
+    report, dataset = run(log)
+    assert histories(dataset) == {"a, b": ['say "hi"'], "c": ["a\nb", '5" disc']}
+    assert report.malformed["too few fields"].examples == ["log.csv:7: c,y"]  # its line, from 1
+
+
+@pytest.mark.parametrize("rest", ["", 'b,"y",7\n', 'b,"y",7\na,"x\ny",1\n'])
+def test_quote_that_never_closes_costs_one_row(tmp_path: Path, rest: str) -> None:
+    lines = 'user,item,time\na,"x,1\n' + "".join(f"b,i{n},{n}\n" for n in range(5)) + rest
+    report, dataset = run(write(tmp_path / "log.csv", lines))
+    assert malformed(report) == {"quotes that do not match": 1}
+    assert report.malformed["quotes that do not match"].examples == ['log.csv:2: a,"x,1']
+    assert histories(dataset)["b"][:5] == ["i0", "i1", "i2", "i3", "i4"]
+
+
+def test_quotes_in_tsv_are_plain_characters(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.tsv", 'user\titem\ttime\na\t"x\t1\na\ty"\t2\n')
+    assert histories(run(log)[1]) == {"a": ['"x', 'y"']}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", "user,item,time\n", "there is no row in it"),
+        ("log.csv", "", "does not start with a line of column names"),
+        ("log.txt", "", "there is no row in it"),
+        ("log.csv", "user,item,time\na,x\n,x,1\n", "none of its 2 rows is usable\n.*no user id"),
+        ("log.csv", "user;item;time\na;x;1\n", "which column is the user.*user;item;time"),
+        ("log.dat", "user,item\n", "suffix does not tell the format"),
+        ("log.parquet", "PAR1 no", "can't be read as Parquet"),
+    ],
+)
+def test_nothing_usable(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        run(write(tmp_path / "in" / name, content))
+    assert not (tmp_path / "in-out" / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"user": [1.5]}, "ids of type Float64"),
+        ({"item": [[1]]}, r"ids of type List"),
+        ({"time": [True]}, "times of type Boolean"),
+    ],
+)
+def test_parquet_types_that_cannot_be(
+    tmp_path: Path, column: dict[str, list[Any]], message: str
+) -> None:
+    pl.DataFrame({"user": [1], "item": [1], "time": [1]} | column).write_parquet(tmp_path / "l.pq")
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "l.pq")
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    table = pl.DataFrame(LOG)
+    table.write_parquet(tmp_path / "log.parquet", compression="uncompressed")
+    content = bytearray((tmp_path / "log.parquet").read_bytes())
+    content[4:60] = b"\xff" * 56  # the first page; the footer stays whole
+    write(tmp_path / "log.parquet", bytes(content))
+    with pytest.raises(ValueError, match=r"log\.parquet can't be read to its end"):
+        run(tmp_path / "log.parquet")
+
+
+def test_missing_input(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        run(tmp_path / "none.csv")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no file"):
+        run(tmp_path / "empty")
+
+
+def brute_k_core(
+    events: list[tuple[int, int]], min_user: int, min_item: int
+) -> list[tuple[int, int]]:
+    users, items = [user for user, _ in events], [item for _, item in events]
+    kept = [
+        (user, item)
+        for user, item in events
+        if users.count(user) >= min_user and items.count(item) >= min_item
+    ]
+    return kept if len(kept) == len(events) else brute_k_core(kept, min_user, min_item)
+
+
+@pytest.mark.parametrize(("min_user", "min_item"), [(5, 5), (7, 2), (2, 8)])
+def test_k_core_reaches_the_fixed_point(tmp_path: Path, min_user: int, min_item: int) -> None:
+    rng = np.random.default_rng(3)
+    events = list(zip(*rng.integers(0, 40, (2, 300)).tolist(), strict=True))
+    expected = brute_k_core(events, min_user, min_item)
+    assert 0 < len(expected) < len(events)
+    lines = "".join(f"{user},{item},1\n" for user, item in events)
+    log = write(tmp_path / "log.csv", "user,item,time\n" + lines)
+    report, dataset = run(log, min_user_events=min_user, min_item_events=min_item)
+    found = [(int(u), int(i)) for u, items in histories(dataset).items() for i in items]
+    assert sorted(found) == sorted(expected)
+    assert report.events == len(expected) == dataset.items["count"].sum()
+    assert report.usable == len(events)
+
+
+def test_k_core_of_users_alone(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a x y\nb x\nc z\nd y x y\n")
+    _, dataset = run(log, min_user_events=2)
+    assert histories(dataset) == {"a": ["x", "y"], "d": ["y", "x", "y"]}
+    assert dataset.item_ids == ["x", "y"]
+
+
+def test_k_core_that_leaves_nothing(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a x y\nb x\n")
+    with pytest.raises(ValueError, match=r"no user is left who has 5 events.*--min-user-events"):
+        prepare(PrepareConfig(input=log, out=tmp_path / "out"))
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_ordering_in_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    rows = rng.integers(0, 12, (500, 3))
+    log = tmp_path / "log.parquet"
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_parquet(log)
+    expected: dict[str, list[str]] = {}
+    for user, item, _ in sorted(rows.tolist(), key=lambda row: int(row[2])):  # stable
+        expected.setdefault(str(user), []).append(str(item))
+    monkeypatch.setattr(module, "EVENTS_A_PASS", 90)  # some passes of two users, some of one
+    _, dataset = run(log)
+    assert histories(dataset) == expected
+    monkeypatch.setattr(module, "EVENTS_A_PASS", 1)  # a user is never split
+    _, dataset = run(log, overwrite=True)
+    assert histories(dataset) == expected
+
+
+def test_same_result_every_time(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    rows = rng.integers(0, 300, (3000, 3))
+    log = tmp_path / "log.parquet"
+    pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").write_parquet(log)
+    files = []
+    for name in ("one", "two"):
+        run(log, out=tmp_path / name)
+        files.append({f.name: f.read_bytes() for f in (tmp_path / name).iterdir()})
+    assert files[0] == files[1]
+    assert set(files[0]) == {"dataset.json"} | {
+        f"{stem}{suffix}"
+        for stem, suffix in (
+            ("items", ".parquet"),
+            ("users", ".parquet"),
+            ("events", ".npy"),
+            ("offsets", ".npy"),
+        )
+    }
+
+
+def test_output_is_replaced_only_when_asked_and_complete(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.txt", "a x y\n")
+    out = tmp_path / "out"
+    run(good, out=out)
+    with pytest.raises(ValueError, match="exists already"):
+        run(good, out=out)
+    bad = write(tmp_path / "bad.txt", "a\n")
+    with pytest.raises(ValueError, match="none of its 1 rows"):
+        run(bad, out=out, overwrite=True)
+    assert Dataset.load(out).name == "good"
+    run(write(tmp_path / "new.txt", "a x y\n"), out=out, overwrite=True, name="mine")
+    assert Dataset.load(out).name == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.txt", "good.txt", "new.txt", "out"]
+
+
+def test_output_within_the_input(tmp_path: Path) -> None:
+    write(tmp_path / "logs" / "a.csv", "user,item,time\na,x,1\n")
+    with pytest.raises(ValueError, match="lies in the input"):
+        run(tmp_path / "logs", out=tmp_path / "logs" / "out")
+
+
+def test_name(tmp_path: Path) -> None:
+    assert run(write(tmp_path / "my log (1).txt", "a x\n"))[1].name == "my-log-1"
+    with pytest.raises(ValidationError):
+        PrepareConfig(input=tmp_path, out=tmp_path, name="../elsewhere")
+
+
+def test_report(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.csv", "user,item,time\na,x,1\na,y,1\nb,x,1\na\n")
+    items = write(tmp_path / "items.csv", "item,name\nx,X\n,Y\n")
+    report, dataset = run(log, items=items, min_user_events=2)
+    about = json.loads((tmp_path.parent / f"{tmp_path.name}-out/log.csv/dataset.json").read_text())
+    assert about["report"] == report.model_dump()
+    assert about["report"]["malformed"] == {
+        "too few fields": {"count": 1, "examples": ["log.csv:5: a"]}
+    }
+    assert dataset.items["title"].to_list() == ["X", None]
+    text = re.sub(" +", " ", str(report)).splitlines()
+    for line in ("rows read 4", "usable 3", "after the k-core 2", "users 1", "items 2"):
+        assert line in text
+    assert "events a user 2 to 2, mean 2.0" in text
+    assert "items without metadata 1" in text
+    assert "malformed, too few fields:" in text
+    assert " log.csv:5: a" in text
+    assert "malformed, metadata, no item id:" in text
+    assert " items.csv:3: ,Y" in text
+
+
+def test_parquet_metadata_keeps_its_types(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a 1 2 3\n")
+    pl.DataFrame({"id": [1, 2], "label": ["One", ""], "price": [1.5, 2], "tags": [["p"], []]}).pipe(
+        lambda items: items.write_parquet(tmp_path / "items.parquet")
+    )
+    names = {"item_id_column": "id", "title_column": "label", "genres_column": "tags"}
+    _, dataset = run(log, items=tmp_path / "items.parquet", **names)
+    assert dataset.items.columns == ["item_id", "count", "title", "price", "genres"]
+    assert dataset.items.rows() == [
+        ("1", 1, "One", 1.5, ["p"]),
+        ("2", 1, None, 2.0, []),
+        ("3", 1, None, None, None),
+    ]
+
+
+def test_genres_are_split_at_bars_or_spaces(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a 1 2 3\n")
+    bars = write(tmp_path / "b.csv", "item,genres\n1,Film Noir| Crime\n2,Science Fiction\n3,\n")
+    dataset = run(log, items=bars, genres_column="genres")[1]
+    assert dataset.items["genres"].to_list() == [["Film Noir", "Crime"], ["Science Fiction"], None]
+    spaces = write(tmp_path / "s.csv", "item,genres\n1,Noir  Crime\n")
+    dataset = run(log, items=spaces, genres_column="genres", overwrite=True)[1]
+    assert dataset.items["genres"].to_list() == [["Noir", "Crime"], None, None]
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "message"),
+    [
+        ("item,title,title", {}, "twice"),
+        ("item,count", {}, "rename the columns 'count'"),
+        ("sku,title", {}, r"which column is the item's id.*--item-id-column.*sku, title"),
+        ("item,title", {"genres_column": "kind"}, "no column 'kind'"),
+        ("item,name,title", {"title_column": "name"}, "rename the columns 'title'"),
+    ],
+)
+def test_metadata_columns(
+    tmp_path: Path, header: str, options: dict[str, str], message: str
+) -> None:
+    log = write(tmp_path / "log.txt", "a x y\n")
+    items = write(tmp_path / "items.csv", header + "\n")
+    with pytest.raises(ValueError, match=message):
+        run(log, items=items, **options)
+
+
+def test_metadata_columns_without_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no --items file"):
+        run(write(tmp_path / "log.txt", "a x y\n"), title_column="title")
+
+
+@pytest.mark.parametrize(
+    ("file", "users", "items", "events", "shortest", "longest"),
+    [
+        ("Beauty.txt", 22_363, 12_101, 198_502, 5, 204),
+        ("Sports_and_Outdoors.txt", 35_598, 18_357, 296_337, 5, 296),
+        ("Toys_and_Games.txt", 19_412, 11_924, 167_597, 5, 550),
+        ("Yelp.txt", 30_431, 20_033, 316_354, 5, 350),
+    ],
+)
+def test_public_data_sets(
+    tmp_path: Path, file: str, users: int, items: int, events: int, shortest: int, longest: int
+) -> None:
+    if not (SHARED / file).exists():
+        pytest.skip(f"the public data sets are not here: {SHARED}")
+    report = prepare(PrepareConfig(input=SHARED / file, out=tmp_path / "out"))
+    assert (report.users, report.items, report.events) == (users, items, events)
+    assert (report.shortest, report.longest, report.malformed) == (shortest, longest, {})
+    lines = (SHARED / file).read_text(encoding="utf-8").splitlines()
+    found = [
+        " ".join([user, *row]) for user, row in histories(Dataset.load(tmp_path / "out")).items()
+    ]
+    assert found == lines

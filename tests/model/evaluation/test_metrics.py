@@ -1,0 +1,121 @@
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import tiny
+
+from model.data.dataset import Dataset, IntArray, test_split, training_lengths, validation_split
+from model.evaluation.metrics import (
+    DenseRecall,
+    evaluate,
+    format_figures,
+    ndcg,
+    pad,
+    popular_recall,
+    popularity,
+    ranks,
+)
+from model.network.rollout import RecallConfig
+
+
+def test_ranks_and_ndcg() -> None:
+    found = ranks(np.array([[4, 2, 9], [1, 2, 3], [7, 8, -1]]), np.array([2, 5, 7]))
+    assert found.tolist() == [2, 0, 1]
+    assert ndcg(found, 3) == pytest.approx((1 / math.log2(3) + 0 + 1) / 3)
+    assert ndcg(found, 1) == pytest.approx(1 / 3)
+
+
+def test_evaluate_against_a_hand_count(dataset: Dataset) -> None:
+    split = test_split(dataset)
+    place = {int(user): i % 25 for i, user in enumerate(split.users)}  # 0-based rank; ≥ 20 missing
+
+    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+        rows = np.full((len(users_B), k), -1)
+        for row, (user, history) in enumerate(zip(users_B, histories, strict=True)):
+            own = dataset.history(int(user))
+            assert history.tolist() == own[:-1].tolist()  # the validation item is in the history
+            if place[int(user)] < k:
+                rows[row, place[int(user)]] = own[-1]
+        return rows
+
+    metrics = evaluate(recall, dataset, split, deep=(20, 22), batch=7)
+    places = np.array(list(place.values()))
+    for k in (5, 10, 20):
+        assert metrics[f"HR@{k}"] == pytest.approx((places < k).mean())
+        gains = np.where(places < k, 1 / np.log2(places + 2), 0)
+        assert metrics[f"NDCG@{k}"] == pytest.approx(gains.mean())
+    assert metrics["recall@22"] == pytest.approx((places < 22).mean())
+    targets = {int(dataset.history(u)[-1]) for u, rank in place.items() if rank < 22}
+    assert metrics["coverage@22"] == pytest.approx(len(targets) / dataset.catalogue)
+
+
+def test_unknown_users_are_asked_for_as_such(dataset: Dataset) -> None:
+    asked: list[int] = []
+
+    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+        asked.extend(users_B.tolist())
+        return np.full((len(users_B), k), -1)
+
+    evaluate(recall, dataset, test_split(dataset), deep=(), known_users=False)
+    assert set(asked) == {-1}
+
+
+def test_popularity_counts_training_events_only(dataset: Dataset) -> None:
+    expected = np.zeros(dataset.catalogue, dtype=int)
+    for user, length in enumerate(training_lengths(dataset)):
+        for item in dataset.history(user)[:length]:
+            expected[item] += 1
+    assert popularity(dataset).tolist() == expected.tolist()
+    assert expected.sum() < len(dataset.events)
+
+
+def test_popular_recall_leaves_out_the_history() -> None:
+    recall = popular_recall(np.array([5, 9, 9, 1]))
+    lists = recall([np.array([1]), np.array([0, 3])], np.array([0, 1]), 3)
+    assert lists.tolist() == [[2, 0, 3], [1, 2, -1]]
+
+
+@pytest.mark.parametrize("interests", [1, 2, 4])
+def test_dense_recall_returns_unseen_items_once(dataset: Dataset, interests: int) -> None:
+    model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
+    recall = DenseRecall(model, RecallConfig(interests=interests, first_share=0.6))
+    split = validation_split(dataset)
+    histories = [
+        dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
+    ]
+    for row, history in zip(recall(histories, split.users, 20), histories, strict=True):
+        assert len(set(row)) == 20
+        assert not set(row) & set(history)
+        assert min(row) >= 0
+
+
+def test_dense_recall_beyond_the_catalogue_is_filled_with_minus_one(dataset: Dataset) -> None:
+    model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
+    history = dataset.history(0)
+    (row,) = DenseRecall(model, RecallConfig(interests=1))([history], np.array([0]), 60)
+    found = row[row >= 0]
+    assert sorted(found) == sorted(set(range(dataset.catalogue)) - set(history.tolist()))
+
+
+def test_the_second_interest_changes_only_the_end_of_the_list(dataset: Dataset) -> None:
+    model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
+    history = [dataset.history(0)]
+    (one,) = DenseRecall(model, RecallConfig(interests=1))(history, np.array([0]), 20)
+    (two,) = DenseRecall(model, RecallConfig(interests=2))(history, np.array([0]), 20)
+    assert one[:18].tolist() == two[:18].tolist()
+
+
+def test_pad_keeps_the_newest() -> None:
+    rows, lengths = pad([np.array([1, 2, 3]), np.array([7])], max_history=2)
+    assert rows.tolist() == [[2, 3], [7, 0]]
+    assert lengths.tolist() == [2, 1]
+
+
+def test_the_table_has_a_line_a_model() -> None:
+    table = format_figures({"popularity": {"HR@5": 0.1}, "recgpt": {"HR@5": 0.25}})
+    assert [line.split() for line in table.splitlines()] == [
+        ["HR@5"],
+        ["popularity", "0.1000"],
+        ["recgpt", "0.2500"],
+    ]

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from cli.config import parse
+from cli.main import Train
+from model.data.dataset import Dataset
+from model.evaluation.metrics import DenseRecall
+from model.network.gru4rec import GRU, new_network
+from model.network.rollout import RecallConfig
+from model.training.run import ONE_INTEREST, TrainConfig, load_run, train
+from service.offline import export_bundle
+
+CONFIG = tiny.CONFIG.model_copy(update={"network": "gru", "user_rank": 0})
+RECIPES = Path(__file__).parents[3] / "model" / "recipes"
+PEERS = {
+    "sasrec-bce": "SASRec, BCE",
+    "sasrec-ce": "SASRec, cross-entropy",
+    "gru4rec": "GRU4Rec",
+}
+
+
+def test_what_follows_does_not_matter() -> None:
+    """Padding on the right, and all that training puts behind a slot."""
+    network = new_network(CONFIG, 40, 60).eval()
+    assert isinstance(network, GRU)
+    rows, users = torch.randint(40, (3, 6)), torch.tensor([-1, 0, 1])
+    zeros = torch.zeros_like(rows)
+    whole = network(rows, zeros, zeros, users)
+    lengths = torch.tensor([2, 6, 4])
+    recalled, _ = network.prefill(rows, lengths, users, steps=0)
+    torch.testing.assert_close(recalled, whole[torch.arange(3), lengths - 1])
+    asked = network(rows, zeros, zeros, users, (lengths - 1)[:, None])
+    torch.testing.assert_close(recalled, asked[:, 0])
+
+
+def test_recalls_one_interest_only() -> None:
+    network = new_network(CONFIG, 40, 60).eval()
+    history, users = [np.array([1, 2, 3])], np.array([-1])
+    assert not {1, 2, 3} & set(DenseRecall(network, ONE_INTEREST)(history, users, 5)[0])
+    with pytest.raises(ValueError, match="recalls one interest"):
+        DenseRecall(network, RecallConfig(interests=2))(history, users, 5)
+
+
+@pytest.mark.parametrize("recipe", PEERS)
+def test_a_peer_is_a_configuration_of_the_trainer(recipe: str, tmp_path: Path) -> None:
+    dataset = tiny.walks(tmp_path, users=30)
+    words = ["--config", f"{RECIPES / recipe}.toml", "--data", f"{tmp_path}/data"]
+    words += ["--out", f"{tmp_path}/run", "--device", "cpu", "--pretrain.epochs", "2"]
+    config = parse(Train, "train", [*words, "--model.dim", "16"])
+    assert isinstance(config, TrainConfig)
+    figures = train(config)
+    assert set(figures) == {"popularity", PEERS[recipe]}
+    _, _, network = load_run(tmp_path / "run")
+    if recipe == "gru4rec":
+        with pytest.raises(ValueError, match="can't be served"):
+            export_bundle(tmp_path / "artifacts", dataset, network, ONE_INTEREST, figures)
+    else:
+        assert network.config.user_rank == 0
+
+
+def test_a_peer_is_not_tuned(dataset: Dataset, tmp_path: Path) -> None:
+    config = TrainConfig(data=tmp_path, out=tmp_path / "run", model=CONFIG)
+    with pytest.raises(ValueError, match="say --stages pretrain"):
+        train(config)

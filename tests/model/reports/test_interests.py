@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from model.data.dataset import Dataset, test_split
+from model.evaluation.metrics import DenseRecall
+from model.network.gpt import GPT
+from model.network.rollout import RecallConfig, quotas
+from model.reports.interests import (
+    compare_interests,
+    format_interests,
+    merge_lists,
+    top_lists,
+)
+from model.training.pretrain import PretrainConfig
+from model.training.run import TrainConfig, read_figures, train
+from model.training.tune import TuneConfig
+
+
+@pytest.mark.parametrize(("interests", "share"), [(1, 1.0), (2, 0.9), (3, 0.6), (4, 0.5)])
+def test_merged_lists_are_the_reference_recalls(
+    dataset: Dataset, model: GPT, interests: int, share: float
+) -> None:
+    """One rollout of four interests serves lists of fewer, whatever the split."""
+    split = test_split(dataset)
+    lists = top_lists(model, dataset, split, interests=4, batch=7)
+    merged = merge_lists(lists, quotas(20, interests, share), dataset.catalogue)
+    recall = DenseRecall(model, RecallConfig(interests=interests, first_share=share))
+    histories = [
+        dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
+    ]
+    assert merged.tolist() == recall(histories, split.users, 20).tolist()
+
+
+def test_what_is_missing_stays_missing() -> None:
+    lists = np.array([[[0, 1, -1], [1, 0, 2]]])
+    assert merge_lists(lists, [3, 0], catalogue=4).tolist() == [[0, 1, -1]]
+    assert merge_lists(lists, [1, 2], catalogue=4).tolist() == [[0, 1, 2]]
+
+
+def test_the_comparison_agrees_with_the_run(tmp_path: Path) -> None:
+    tiny.walks(tmp_path)
+    config = TrainConfig(
+        data=tmp_path / "data",
+        out=tmp_path / "run",
+        device="cpu",
+        model=tiny.CONFIG,
+        pretrain=PretrainConfig(epochs=2, batch_size=16),
+        tune=TuneConfig(epochs=1, batch_size=16),
+    )
+    train(config)
+    found = compare_interests(tmp_path / "run", interests=3)
+    for stage, interests, share, name in (
+        ("pretrain", 1, 1.0, "pre-trained, one interest"),
+        ("tune", 2, 0.9, "recgpt"),
+    ):
+        (entry,) = (
+            entry
+            for entry in found["splits"]["test"][stage]["lists"]
+            if (entry["interests"], entry["first_share"], entry["k"]) == (interests, share, 20)
+        )
+        trained = read_figures(tmp_path / "run")[name]
+        assert entry["recall"] == pytest.approx(trained["recall@20"])
+        assert entry["coverage"] == pytest.approx(trained["coverage@20"])
+    overlap = found["splits"]["test"]["tune"]["overlap"]
+    assert {entry["interest"] for entry in overlap} == {2, 3}
+    assert all(0 <= entry["jaccard"] <= 1 for entry in overlap)
+    assert len(found["chosen"]) == 2 * 3 * 4
+    assert "3 interests" in format_interests(found)
+    tuned = found["tables"]["tune"]
+    assert list(tuned) == ["1 interest", "2 interests", "3 interests"]
+    for entry in found["chosen"][-4:]:  # three interests, after tuning
+        assert tuned["3 interests"][f"recall@{entry['k']}"] == entry["test"]
+    (shared,) = (e["shared_with_first"] for e in overlap if (e["interest"], e["k"]) == (3, 20))
+    assert tuned["3 interests"]["shared_with_first@20"] == shared

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from model.data.dataset import Dataset, training_lengths
+from model.training.batches import by_length, plain, prefixes, read_windows, windows
+
+
+def test_prefixes_are_all_prefixes(dataset: Dataset) -> None:
+    samples = prefixes(dataset, max_history=4)
+    got = sorted(zip(samples.users_N, samples.starts_N, samples.lengths_N, strict=True))
+    expected = []
+    for user, length in enumerate(training_lengths(dataset)):
+        for end in range(1, length):
+            start = max(0, end - 4)
+            expected.append((user, dataset.offsets[user] + start, end - start))
+    assert got == sorted(expected)
+
+
+@pytest.mark.parametrize("max_history", [1, 3, 8, 50])
+def test_windows_make_each_item_a_target_once(dataset: Dataset, max_history: int) -> None:
+    samples = windows(dataset, max_history, np.random.default_rng(0))
+    assert samples.lengths_N.min() >= 1
+    assert samples.lengths_N.max() <= max_history
+    targets = np.concatenate(
+        [
+            np.arange(s + 1, s + n + 1)
+            for s, n in zip(samples.starts_N, samples.lengths_N, strict=True)
+        ]
+    )
+    expected = [
+        offset + i
+        for offset, length in zip(dataset.offsets[:-1], training_lengths(dataset), strict=True)
+        for i in range(1, length)
+    ]
+    assert sorted(targets) == expected
+
+
+def test_held_out_events_are_no_targets(dataset: Dataset) -> None:
+    held_out = {int(end) - back for end in dataset.offsets[1:] for back in (1, 2)}
+    for samples in (prefixes(dataset, 5), windows(dataset, 5, np.random.default_rng(1))):
+        read = {
+            int(event)
+            for start, length in zip(samples.starts_N, samples.lengths_N, strict=True)
+            for event in range(start, start + length + 1)
+        }
+        assert not read & held_out
+
+
+def test_batches_hold_every_sample_once_and_like_lengths(dataset: Dataset) -> None:
+    samples = prefixes(dataset, max_history=8)
+    batches = by_length(samples, 16, np.random.default_rng(0))
+    assert sorted(np.concatenate(batches)) == list(range(len(samples)))
+    spread = [np.ptp(samples.lengths_N[batch]) for batch in batches]
+    assert np.mean(spread) < 2
+    other = by_length(samples, 16, np.random.default_rng(1))
+    assert [b.tolist() for b in batches] != [b.tolist() for b in other]
+
+
+def test_windows_are_read_padded_with_their_targets(dataset: Dataset) -> None:
+    samples = prefixes(dataset, max_history=8)
+    (window,) = read_windows(dataset, samples, [np.array([0, 3, 5])])
+    for row, sample in enumerate([0, 3, 5]):
+        start, length = samples.starts_N[sample], samples.lengths_N[sample]
+        assert window.history_BL[row, :length].tolist() == list(
+            dataset.events[start : start + length]
+        )
+        expected = list(dataset.events[start + 1 : start + length + 1])
+        assert window.next_BL[row, :length].tolist() == expected
+        assert (window.next_BL[row, length:] == -1).all()
+
+
+def test_plain_has_the_loss_at_the_last_slot_or_everywhere(dataset: Dataset) -> None:
+    samples = prefixes(dataset, max_history=8)
+    (window,) = read_windows(dataset, samples, [np.array([2, 4])])
+    places = tiny.CONFIG.history_positions(window.lengths_B, window.history_BL.shape[1])
+    last, every = plain(window, places, last_only=True), plain(window, places, last_only=False)
+    assert last.at_BQ is not None
+    assert last.at_BQ.flatten().tolist() == (window.lengths_B - 1).tolist()
+    assert (last.targets_BQ >= 0).all()
+    assert every.at_BQ is None
+    assert (every.targets_BQ >= 0).sum() == window.lengths_B.sum()
+
+
+def test_users_without_training_targets_give_no_samples(tmp_path: Path) -> None:
+    dataset = tiny.walks(tmp_path, users=5)
+    counts = np.bincount(prefixes(dataset, 8).users_N, minlength=5)
+    assert counts.tolist() == np.maximum(training_lengths(dataset) - 1, 0).tolist()

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.training import loss
+from model.training.batches import Batch
+from model.training.loss import LossConfig, batch_loss, bce, objective, sampled_softmax, softmax
+
+CATALOGUE = 300
+DRAWS = torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def world() -> tuple[Tensor, Tensor, Tensor]:
+    """Interests, an item table and targets, some of them the same item."""
+    torch.manual_seed(0)
+    hidden = torch.randn(70, 16, requires_grad=True)
+    table = torch.randn(CATALOGUE, 16, requires_grad=True)
+    targets = torch.randint(CATALOGUE, (70,))
+    targets[1] = targets[0]
+    return hidden, table, targets
+
+
+def gradients(value: Tensor, hidden: Tensor, table: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, (hidden, table))
+
+
+@pytest.mark.parametrize("rows_at_once", [16, 32, 1000])
+def test_softmax_is_cross_entropy_whatever_the_chunks(
+    world: tuple[Tensor, Tensor, Tensor], rows_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loss.CHUNK_BYTES, "cpu", rows_at_once * 4 * CATALOGUE)
+    hidden, table, targets = world
+    expected = F.cross_entropy(hidden @ table.T, targets)
+    found = softmax(hidden, table, targets)
+    torch.testing.assert_close(found, expected)
+    wanted = gradients(3 * expected, hidden, table)
+    torch.testing.assert_close(gradients(3 * found, hidden, table), wanted)
+
+
+def test_no_logit_overflows() -> None:
+    hidden, table = torch.tensor([[100.0, 0.0]]), torch.tensor([[1e3, 0.0], [-1e3, 0.0]])
+    assert softmax(hidden, table, torch.tensor([0])) == 0
+    assert softmax(hidden, table, torch.tensor([1])) == 2e5
+
+
+def test_sampled_softmax_is_the_formula(world: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Negatives repeat, and some are targets: they do not count there."""
+    hidden, table, targets = world
+    rows = torch.cat([targets[:5], torch.tensor([7, 7, 8, 9])])
+    share = torch.rand(CATALOGUE, dtype=torch.double)[rows]
+    vectors = table[torch.cat([targets, rows])]
+    logits = hidden @ table[rows].T - (len(rows) * share).log().float()
+    logits = logits.masked_fill(rows == targets[:, None], -torch.inf)
+    right = (hidden * table[targets]).sum(1, keepdim=True)
+    expected = F.cross_entropy(torch.cat([right, logits], dim=1), torch.zeros_like(targets))
+    found = sampled_softmax(hidden, vectors, targets, rows, share)
+    torch.testing.assert_close(found, expected)
+    wanted = gradients(expected, hidden, table)
+    torch.testing.assert_close(gradients(found, hidden, table), wanted)
+
+
+def test_sampled_softmax_tends_to_the_whole_one(world: tuple[Tensor, Tensor, Tensor]) -> None:
+    """However skewed the proposal, the correction undoes it."""
+    hidden, table, targets = world
+    hidden = hidden.detach() * 0.3
+    counts = np.arange(CATALOGUE, dtype=np.int64) ** 2
+    config = LossConfig(loss="sampled", negatives=400_000, popularity_power=0.5, products="float32")
+    loss_of = objective(config, counts, torch.device("cpu"))
+    found = loss_of(hidden, lambda rows: table[rows], targets, DRAWS)
+    torch.testing.assert_close(found, softmax(hidden, table, targets), rtol=0.003, atol=0)
+
+
+def test_bce_never_draws_the_target() -> None:
+    """Of two items, the negative is always the other."""
+    hidden, table = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.5], [-1.0]])
+    expected = F.softplus(torch.tensor([-0.5, 2.0])) + F.softplus(torch.tensor([-1.0, 1.0]))
+    torch.testing.assert_close(bce(hidden, table, torch.tensor([0, 1]), 1), expected.mean())
+
+
+def test_batch_loss_is_the_mean_over_real_targets() -> None:
+    model = tiny.gpt()
+    rows = torch.tensor([[1, 2], [3, 0]])
+    places, users = torch.tensor([[6, 7], [7, 7]]), torch.tensor([0, 1])
+    zeros = torch.zeros_like(rows)
+    batch = Batch(rows, zeros, places, users, None, torch.tensor([[2, 5], [9, -1]]))
+    scores = model(rows, zeros, places, users) @ model.item_vectors().T
+    logs = scores.log_softmax(-1)
+    expected = -(logs[0, 0, 2] + logs[0, 1, 5] + logs[1, 0, 9]) / 3
+    loss_of = objective(LossConfig(products="float32"), np.zeros(40, int), torch.device("cpu"))
+    torch.testing.assert_close(batch_loss(model, batch, loss_of, DRAWS), expected)
+    nothing = Batch(rows, zeros, places, users, None, torch.full_like(rows, -1))
+    assert batch_loss(model, nothing, loss_of, DRAWS) == 0

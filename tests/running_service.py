@@ -1,0 +1,67 @@
+"""`recgpt serve` as the tests start it: a process of its own, over real sockets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from redis_server import free_port
+
+
+class Service:
+    """`recgpt serve` on a free port; logs to a file."""
+
+    def __init__(self, artifacts: Path, store: str, folder: Path, **environment: str) -> None:
+        self.log = folder / "service.log"
+        self.port = free_port()
+        command = [sys.executable, "-m", "cli", "serve", "--artifacts", str(artifacts)]
+        command += ["--store", store, "--port", str(self.port), "--device", "cpu"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, env=os.environ | environment)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        self._wait()
+
+    def _wait(self) -> None:
+        for _ in range(600):
+            if self.process.poll() is not None:
+                raise AssertionError(f"the service ended: {self.log.read_text()}")
+            try:
+                if self.client.get("/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+        raise AssertionError(f"the service does not answer: {self.log.read_text()}")
+
+    def recall(self, **body: object) -> dict[str, object]:
+        answer = self.client.post("/recall", json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, object] = answer.json()
+        return found
+
+    def ready(self) -> int:
+        return self.client.get("/readyz").status_code
+
+    def stop(self, with_signal: int = signal.SIGTERM) -> int:
+        self.client.close()
+        self.process.send_signal(with_signal)
+        return self.process.wait(timeout=60)
+
+    def records(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@contextmanager
+def service(artifacts: Path, store: str, folder: Path, **environment: str) -> Iterator[Service]:
+    running = Service(artifacts, store, folder, **environment)
+    try:
+        yield running
+    finally:
+        running.client.close()
+        running.process.kill()
+        running.process.wait()

@@ -1,0 +1,229 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis_server import RedisServer
+
+from service.history.store import HistoryStore, StoreUnavailable
+
+PATIENT = 10_000  # milliseconds: machines that run tests are busy
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["redis", "embedded"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[HistoryStore]:
+    """The same code over both; every test begins with an empty store."""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        server.flush()
+        url = server.url
+    else:
+        url = f"embedded:{tmp_path / 'histories'}"
+    opened = HistoryStore.open(url, limit=4, timeout_ms=PATIENT)
+    yield opened
+    await opened.close()
+
+
+async def test_unknown_users_have_empty_histories(store: HistoryStore) -> None:
+    assert await store.read(["ann", "bob"]) == [[], []]
+
+
+async def test_events_are_appended_in_order(store: HistoryStore) -> None:
+    await store.append([("ann", "a"), ("bob", "x"), ("ann", "b")])
+    await store.append([("ann", "c")])
+    assert await store.read(["bob", "ann"]) == [["x"], ["a", "b", "c"]]
+
+
+async def test_only_the_newest_are_kept(store: HistoryStore) -> None:
+    await store.append([("ann", str(i)) for i in range(7)])
+    await store.append([("ann", "z")])
+    assert await store.read(["ann"]) == [["4", "5", "6", "z"]]
+
+
+async def test_any_text_is_an_id(store: HistoryStore) -> None:
+    odd = ["a b", "ünï", "\n", "{}", "日本", "x" * 256]
+    for item in odd:
+        await store.append([(item, item)])
+    assert await store.read(odd) == [[item] for item in odd]
+
+
+async def test_load_keeps_or_overwrites(store: HistoryStore) -> None:
+    await store.append([("ann", "a")])
+    histories = [("ann", ["b", "c"]), ("bob", ["1", "2", "3", "4", "5"]), ("cy", [])]
+    assert await store.load(histories) == 1
+    assert await store.read(["ann", "bob", "cy"]) == [["a"], ["2", "3", "4", "5"], []]
+    assert await store.load(histories, overwrite=True) == 2
+    assert await store.read(["ann"]) == [["b", "c"]]
+
+
+async def test_loads_more_users_than_one_pipeline_holds(store: HistoryStore) -> None:
+    assert await store.load((f"u{i}", [str(i)]) for i in range(1201)) == 1201
+    assert await store.read(["u0", "u1200"]) == [["0"], ["1200"]]
+
+
+async def test_a_key_of_another_type_harms_nobody_else(
+    store: HistoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store._client.set("h:ann", "not a list")
+    await store.append([("bob", "x")])
+    assert await store.read(["ann", "bob"]) == [[], ["x"]]
+    assert "not a list" in caplog.text
+    assert "ann" not in caplog.text
+
+
+async def test_errors_name_no_user(store: HistoryStore) -> None:
+    await store._client.set("h:ann", "not a list")
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE") as failed:
+        await store.append([("ann", "a")])
+    assert "ann" not in str(failed.value)
+
+
+async def test_nothing_to_append_is_fine(store: HistoryStore) -> None:
+    await store.append([])
+    await store.ping()
+
+
+async def test_redis_is_written_as_documented(redis_server: RedisServer) -> None:
+    """Another language's job: LPUSH, LTRIM."""
+    redis_server.flush()
+    redis_server.command("LPUSH", "h:ann", "a", "b")
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    assert await store.read(["ann"]) == [["a", "b"]]
+    await store.append([("ann", "c")])
+    assert redis_server.command("LRANGE", "h:ann", "0", "-1").split() == ["c", "b", "a"]
+    await store.close()
+
+
+async def test_a_redis_that_comes_and_goes(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    store = HistoryStore.open(server.url, timeout_ms=PATIENT)
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+    for item in ("a", "b"):
+        server.start()
+        await store.append([("ann", item)])
+        assert await store.read(["ann"]) == [[item]]  # nothing is persisted by this server
+        server.stop()
+        for failing in (store.ping(), store.read(["ann"]), store.append([("ann", "x")])):
+            with pytest.raises(StoreUnavailable):
+                await failing
+    await store.close()
+
+
+async def test_a_redis_that_hangs_is_given_up(redis_server: RedisServer) -> None:
+    redis_server.flush()
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    await store.append([("ann", "a"), ("bob", "b")])
+    assert await store.read(["ann"]) == [["a"]]
+    store._seconds = 0.3
+    os.kill(redis_server.process.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreUnavailable, match="no answer within"):
+            await store.read(["ann"])
+    finally:
+        os.kill(redis_server.process.pid, signal.SIGCONT)
+    store._seconds = PATIENT / 1000
+    assert await store.read(["bob"]) == [["b"]]  # not the late answer to the former question
+    await store.close()
+
+
+async def test_connections_that_redis_closed_are_opened_again(redis_server: RedisServer) -> None:
+    redis_server.flush()
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    for item in ("a", "b"):
+        await store.append([("ann", item)])
+        assert (await store.read(["ann"]))[0][-1] == item
+        redis_server.command("CLIENT", "KILL", "TYPE", "normal")
+    await store.close()
+
+
+async def test_reads_at_the_same_time_get_their_own_answers(store: HistoryStore) -> None:
+    await store.append([(f"u{i}", f"i{i}") for i in range(20)])
+    found = await asyncio.gather(*(store.read([f"u{i}", f"u{19 - i}"]) for i in range(20)))
+    assert found == [[[f"i{i}"], [f"i{19 - i}"]] for i in range(20)]
+
+
+async def test_the_embedded_store_persists(tmp_path: Path) -> None:
+    url = f"embedded:{tmp_path / 'deep' / 'histories'}"
+    store = HistoryStore.open(url)
+    await asyncio.gather(*(store.append([(f"u{i}", str(i))]) for i in range(20)))
+    await store.close()
+    store = HistoryStore.open(url)
+    assert await store.read([f"u{i}" for i in range(20)]) == [[str(i)] for i in range(20)]
+    await store.close()
+
+
+APPENDER = """
+import asyncio, sys
+from service.history.store import HistoryStore
+
+async def main():
+    store = HistoryStore.open(sys.argv[1])
+    for i in range(100000):
+        await store.append([("ann", str(i))])
+        print(i, flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_the_embedded_store_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+    url = f"embedded:{tmp_path / 'histories'}"
+    child = subprocess.Popen(
+        [sys.executable, "-c", APPENDER, url], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    acknowledged = [child.stdout.readline().strip() for _ in range(30)]
+    child.kill()
+    rest, _ = child.communicate()
+    acknowledged += rest.split()
+    store = HistoryStore.open(url, limit=100_000)
+    (history,) = await store.read(["ann"])
+    assert history[: len(acknowledged)] == acknowledged
+    await store.close()
+    left = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".part")}
+    assert left == {"histories", "histories.lock"}
+
+
+async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    url = f"embedded:{tmp_path / 'histories'}"
+    store = HistoryStore.open(url)
+    with pytest.raises(ValueError, match="another process uses this embedded store"):
+        HistoryStore.open(url)
+    await store.close()
+    await HistoryStore.open(url).close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "foreign"])
+async def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "histories"
+    store = HistoryStore.open(f"embedded:{file}")
+    await store.append([("ann", "a")])
+    await store.close()
+    whole = file.read_bytes()
+    content = {
+        "cut": whole[:-5],
+        "flip": whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:],
+        "empty": b"",
+        "foreign": b"hello\n",
+    }[damage]
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged or not a store"):
+        HistoryStore.open(f"embedded:{file}")
+    time.sleep(0.1)
+    assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "url", ["", "memcached://x", "localhost:6379", "embedded:", "redis://h/0?foo=1"]
+)
+async def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="--store"):
+        HistoryStore.open(url)

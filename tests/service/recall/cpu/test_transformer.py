@@ -1,0 +1,83 @@
+"""The network as a CPU serves it computes what the network of training does."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from index.kernels.jit import compiled
+from service.recall.cpu.gemm_chunking import Pieces, measured
+from service.recall.cpu.transformer import Network
+from service.recall.cpu.vector_kernels import gelu
+
+VARIANTS: list[dict[str, object]] = [
+    {},
+    {"layers": 1},
+    {"layers": 3, "heads": 4},
+    {"user_rank": 0},
+    {"local": 0},
+    {"local": 12},
+    {"cosine": False},
+    {"positions": "absolute"},
+    {"positions": "absolute", "local": 0, "cosine": False, "user_rank": 0},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+@torch.no_grad()
+def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) -> None:
+    model = tiny.gpt(tiny.CONFIG.model_copy(update=variant))
+    served = Network(model)
+    rng = np.random.default_rng(0)
+    for users in (1, 23, 7):  # the later ones find memory that was used before
+        lengths_B = rng.integers(1, 9, users)
+        history_BL = rng.integers(0, 40, (users, int(lengths_B.max())))
+        users_B = rng.integers(-1, 60, users)
+        items_S = np.concatenate(
+            [row[:length] for row, length in zip(history_BL, lengths_B, strict=True)]
+        )
+        expected_BD, cache = model.prefill(
+            *map(torch.from_numpy, (history_BL, lengths_B, users_B)), 3
+        )
+        interest_BD = served.prefill(items_S, np.array([0, *lengths_B]).cumsum(), users_B)
+        np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
+        for _ in range(3):
+            items_B = rng.integers(0, 40, users)
+            expected_BD = model.step(torch.from_numpy(items_B), cache)
+            interest_BD = served.step(items_B)
+            np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pieces", [Pieces(1, 99), Pieces(5, 99), Pieces(4, 12)], ids=str)
+@torch.no_grad()
+def test_how_many_rows_a_product_takes_changes_nothing(
+    pieces: Pieces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    items_S, ends_B, users_B = rng.integers(0, 40, 23), np.array([0, 1, 9, 14, 23]), np.arange(4)
+    model = tiny.gpt()
+    monkeypatch.setattr("service.recall.cpu.transformer.measured", lambda _: Pieces(23, 23))
+    whole = Network(model)
+    monkeypatch.setattr("service.recall.cpu.transformer.measured", lambda _: pieces)
+    served = Network(model)
+    for network in (whole, served):
+        network.prefill(items_S, ends_B, users_B)
+    expected_BD, found_BD = whole.step(np.arange(4)), served.step(np.arange(4))
+    np.testing.assert_allclose(found_BD, expected_BD, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_pieces_are_measured() -> None:
+    pieces = measured(np.ones((16, 32), dtype=np.float32))
+    assert 1 <= pieces.few <= pieces.rows_of(1 << 20)
+    assert pieces.rows_of(1) == pieces.few
+
+
+def test_gelu_is_that_of_the_error_function() -> None:
+    x_N = np.linspace(-9, 9, 20_001).astype(np.float32)
+    found_N = x_N.copy()
+    compiled(lambda x_N, bias_N: gelu(x_N, bias_N))(found_N, np.zeros_like(x_N))
+    expected = [x * 0.5 * (1 + math.erf(x / math.sqrt(2))) for x in x_N.tolist()]
+    np.testing.assert_allclose(found_N, expected, atol=1e-6)

@@ -1,0 +1,248 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from tiny import RECALL
+
+from index.build import build_index
+from index.ivf import search as ivf_search
+from index.kernels import int8_gemm, topk
+from model.artifact.bundle import load_artifact, new_bundle, read_item_vectors
+from model.artifact.manifest import ArtifactError
+from model.data.dataset import Dataset, test_split
+from model.evaluation.metrics import DenseRecall, evaluate
+from model.network.gpt import GPT
+from service.offline import export_bundle, service_recall
+from service.recall import candidate_lists, item_ids, json_encoder
+from service.recall.candidate_lists import POPULAR
+from service.recall.cpu import (
+    exact_search,
+    layer_kernels,
+    scores,
+    selection,
+    transformer,
+    vector_kernels,
+)
+from service.recall.gpu.backend import OnGpu
+from service.recall.recaller import Recaller
+from service.recall.types import Candidates, Query
+
+
+@pytest.fixture(scope="module", params=["dense", "flat", "ivf", "gpu"])
+def recaller(
+    dataset: Dataset,
+    model: GPT,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Recaller:
+    """Every way to the same answers."""
+    artifacts = tmp_path_factory.mktemp(request.param)
+    if request.param == "gpu":  # its code on the CPU's tensors
+        artifact = load_artifact(export_bundle(artifacts, dataset, model, RECALL, {}))
+        return Recaller(artifact, OnGpu(artifact, [torch.device("cpu")]))
+    export_bundle(artifacts, dataset, model, RECALL, {}, request.param)
+    return Recaller.load(artifacts, "cpu")
+
+
+def history_of(dataset: Dataset, user: int) -> list[str]:
+    return [dataset.item_ids[row] for row in dataset.history(user)]
+
+
+def one(recaller: Recaller, query: Query) -> Candidates:
+    answers, _ = recaller.recall([query])
+    return answers[0]
+
+
+@pytest.mark.parametrize("k", [1, 5, 20])
+def test_equals_the_trainers_reference(
+    recaller: Recaller, model: GPT, dataset: Dataset, k: int
+) -> None:
+    split = test_split(dataset)
+    histories = [
+        dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
+    ]
+    served = service_recall(recaller, dataset)(histories, split.users, k)
+    trained = DenseRecall(model, RECALL)(histories, split.users, k)
+    assert served.tolist() == trained.tolist()
+
+
+def test_equals_the_trainers_figures(recaller: Recaller, model: GPT, dataset: Dataset) -> None:
+    split = test_split(dataset)
+    served = evaluate(service_recall(recaller, dataset), dataset, split, deep=(20,))
+    trained = evaluate(DenseRecall(model, RECALL), dataset, split, deep=(20,))
+    assert served == trained
+    assert served["HR@20"] > 0
+
+
+def test_a_batch_of_unlike_queries_equals_them_one_by_one(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    queries = [
+        Query("u0", history_of(dataset, 0), k=10),
+        Query("nobody", history_of(dataset, 1)[:1], k=3, interests=1),
+        Query("u2", [], k=5),
+        Query("u3", history_of(dataset, 3), exclude=history_of(dataset, 4), k=30, interests=4),
+        Query("u5", ["unheard-of"], k=4),
+    ]
+    together, seconds = recaller.recall(queries)
+    for query, answer in zip(queries, together, strict=True):
+        alone = one(recaller, query)
+        assert answer.rows.tolist() == alone.rows.tolist()
+        assert answer.interests.tolist() == alone.interests.tolist()
+        assert answer.scores == pytest.approx(alone.scores, abs=1e-5)
+    assert set(seconds) == {"model", "search", "merge"}
+    assert seconds["model"] > 0  # on a GPU its searches are a part of it
+    assert seconds["merge"] > 0
+
+
+def test_history_and_exclude_are_never_returned(recaller: Recaller, dataset: Dataset) -> None:
+    history, exclude = history_of(dataset, 0), dataset.item_ids[10:20]
+    answer = one(recaller, Query("u0", history, exclude, k=2000))
+    assert set(recaller.names(answer)) == set(dataset.item_ids) - set(history) - set(exclude)
+    assert len(answer.rows) == len(set(answer.rows.tolist()))
+
+
+def test_the_whole_history_is_closed_not_only_what_the_model_reads(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    history = dataset.item_ids[:30]  # the model reads 8
+    answer = one(recaller, Query("u0", history, k=100))
+    assert set(recaller.names(answer)) == set(dataset.item_ids[30:])
+
+
+def test_scores_are_inner_products_that_fall_within_an_interest(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    answer = one(recaller, Query("u0", history_of(dataset, 0), k=20))
+    assert sorted(set(answer.interests)) == [0, 1, 2]
+    assert answer.interests.tolist().count(0) == 12
+    for interest in range(3):
+        scores = [s for s, i in zip(answer.scores, answer.interests, strict=True) if i == interest]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_an_unknown_user_with_a_history_gets_the_learned_default(
+    recaller: Recaller, model: GPT, dataset: Dataset
+) -> None:
+    history = dataset.history(0)
+    expected = DenseRecall(model, RECALL)([history], np.array([-1]), 10)[0]
+    answer = one(recaller, Query("stranger", history_of(dataset, 0), k=10))
+    assert answer.rows.tolist() == expected.tolist()
+    assert not answer.cold
+    known = one(recaller, Query("u0", history_of(dataset, 0), k=10))
+    assert answer.rows.tolist() != known.rows.tolist()
+
+
+@pytest.mark.parametrize("history", [[], ["unheard-of", "neither"]])
+def test_without_a_known_item_popular_ones_are_given(
+    recaller: Recaller, dataset: Dataset, history: list[str]
+) -> None:
+    answer = one(recaller, Query("u0", history, exclude=[dataset.item_ids[0]], k=6))
+    assert answer.cold
+    assert answer.unknown == len(history)
+    assert set(answer.interests) == {POPULAR}
+    assert dataset.item_ids[0] not in recaller.names(answer)
+    assert len(answer.rows) == 6
+
+
+def test_unknown_items_are_skipped_and_counted(recaller: Recaller, dataset: Dataset) -> None:
+    known = history_of(dataset, 0)
+    mixed = [known[0], "unheard-of", *known[1:], "neither"]
+    answer = one(recaller, Query("u0", mixed, k=10))
+    assert answer.unknown == 2
+    assert answer.rows.tolist() == one(recaller, Query("u0", known, k=10)).rows.tolist()
+
+
+def test_interests_are_bounded_by_the_artifact(recaller: Recaller, dataset: Dataset) -> None:
+    answer = one(recaller, Query("u0", history_of(dataset, 0), k=20, interests=8))
+    assert max(answer.interests) < tiny.CONFIG.max_interests
+    single = one(recaller, Query("u0", history_of(dataset, 0), k=20, interests=1))
+    assert set(single.interests) == {0}
+
+
+def test_everything_seen_leaves_an_empty_list(recaller: Recaller, dataset: Dataset) -> None:
+    answer = one(recaller, Query("u0", dataset.item_ids, k=10))
+    assert answer.rows.tolist() == []
+    assert not answer.cold
+
+
+def test_an_index_of_other_vectors_is_refused(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
+    with new_bundle(tmp_path, dataset, model, RECALL, {}, "0.1") as (bundle, version):
+        build_index(read_item_vectors(bundle) + 1, bundle)
+    with pytest.raises(ArtifactError, match="built from other item vectors"):
+        Recaller.load(tmp_path / version, "cpu")
+
+
+def test_a_bundle_without_an_index_is_refused(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
+    with new_bundle(tmp_path, dataset, model, RECALL, {}, "0.1") as (_, version):
+        pass
+    with pytest.raises(ArtifactError, match="index"):
+        Recaller.load(tmp_path / version, "cpu")
+
+
+def test_service_recall_refuses_another_data_set(recaller: Recaller, tmp_path: Path) -> None:
+    other = tiny.walks(tmp_path, items=20)
+    with pytest.raises(ValueError, match="another data set"):
+        service_recall(recaller, other)
+
+
+def test_a_batch_that_fails_leaves_nothing_behind(
+    recaller: Recaller, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one batch marked as seen must not be missing from another's answers."""
+    query = Query("u0", history_of(dataset, 0), k=10)
+    expected = recaller.names(one(recaller, query))
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("search failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("service.recall.candidate_lists.Merge.finish", broken)
+        with pytest.raises(RuntimeError, match="search failed"):
+            recaller.recall([Query("u1", dataset.item_ids[:30], exclude=expected, k=10)])
+    assert recaller.names(one(recaller, query)) == expected
+
+
+def test_a_large_batch_equals_its_queries_one_by_one(
+    recaller: Recaller, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Users run in several parts, and the order of the answers is that of the queries."""
+    monkeypatch.setattr(recaller._generator, "together", 16)
+    queries = [
+        Query(user, history_of(dataset, i)[: i % 12], k=7)
+        for i, user in enumerate(dataset.user_ids)
+    ]
+    together, _ = recaller.recall(queries)
+    assert [answer.rows.tolist() for answer in together] == [
+        one(recaller, query).rows.tolist() for query in queries
+    ]
+
+
+def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Dataset) -> None:
+    """A user would wait a second for it."""
+
+    def compiled() -> int:
+        modules = (
+            *(int8_gemm, topk, ivf_search),
+            *(item_ids, json_encoder, candidate_lists),
+            *(exact_search, selection, scores),
+            *(vector_kernels, layer_kernels, transformer),
+        )
+        functions = [one for module in modules for one in vars(module).values()]
+        return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))
+
+    recaller.warm_up()
+    before = compiled()
+    assert before > 0
+    queries = [
+        Query("u0", history_of(dataset, 0), k=10),
+        Query("u1", history_of(dataset, 1)[:1], exclude=dataset.item_ids[:3], k=2000, interests=4),
+        Query("nobody", history_of(dataset, 2), k=1, interests=1),
+        Query("u2", []),
+        Query("u5", ["unheard-of"], exclude=["neither"]),
+    ]
+    for batch in (queries, queries[:1], queries[3:4], queries * 30):
+        recaller.answer(batch)
+    assert compiled() == before

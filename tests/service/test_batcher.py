@@ -1,0 +1,295 @@
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.batcher import STORE_PAUSE, Engine
+from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
+from service.history.store import HistoryStore, StoreUnavailable
+from service.http.schemas import RecallRequest
+from service.observability.metrics import Metrics
+from service.processes.engine_thread import Threaded
+from service.recall.recaller import Recaller
+from service.recall.types import Computed, Encoded, Query, StageSeconds
+from service.settings import ServeSettings
+
+pytestmark = pytest.mark.anyio
+
+
+class Worker:
+    """Stands in for the Recaller where a test must hold it up, or make it fail."""
+
+    version = "v1"
+
+    def __init__(self, refuse: Callable[[Query], bool] = lambda query: False) -> None:
+        self.batches: list[list[str]] = []
+        self.threads: set[str] = set()
+        self.go = threading.Event()
+        self.go.set()
+        self._refuse = refuse
+
+    def answer(self, queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
+        self.batches.append([query.user_id for query in queries])
+        self.threads.add(threading.current_thread().name)
+        assert self.go.wait(10)
+        if any(map(self._refuse, queries)):
+            raise RuntimeError("poison")
+        answers = [
+            Encoded(
+                b"[]",
+                np.array([ord(item[-1]) for item in q.history], np.int64),
+                unknown=0,
+                cold=not q.history,
+            )
+            for q in queries
+        ]
+        return answers, {"model": 0.001, "search": 0.001, "merge": 0.001}
+
+
+class Store:
+    """Stands in for the HistoryStore: counts its reads, and fails when told to."""
+
+    def __init__(self) -> None:
+        self.reads: list[list[str]] = []
+        self.failing: Exception | None = None
+
+    async def read(self, users: Sequence[str]) -> list[list[str]]:
+        self.reads.append(list(users))
+        await self.ping()
+        return [[f"item of {user}"] for user in users]
+
+    async def ping(self) -> None:
+        if self.failing:
+            raise self.failing
+
+
+@asynccontextmanager
+async def engine(
+    worker: object, store: object, **settings: int
+) -> AsyncIterator[tuple[Engine, Metrics]]:
+    metrics = Metrics()
+    chosen = ServeSettings(artifacts=Path("."), store="", **settings)
+    running = Engine(Threaded(worker), store, metrics, chosen)  # type: ignore[arg-type]
+    running.start()
+    yield running, metrics
+    await running.drain()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def users(count: int) -> list[RecallRequest]:
+    return [RecallRequest(user_id=f"u{i}") for i in range(count)]
+
+
+async def test_what_waits_becomes_one_batch_with_one_read() -> None:
+    worker, store = Worker(), Store()
+    async with engine(worker, store) as (running, metrics):
+        worker.go.clear()
+        calls = [asyncio.create_task(running.recall(r)) for r in users(1)]
+        await until(lambda: worker.batches)
+        calls += [asyncio.create_task(running.recall(r)) for r in users(9)[1:]]
+        await until(lambda: running.queue_length() == 8)
+        worker.go.set()
+        answers = await asyncio.gather(*calls)
+    assert [a.found.rows.tolist() for a in answers] == [[ord(f"{i}")] for i in range(9)]
+    assert worker.batches == [["u0"], [f"u{i}" for i in range(1, 9)]]
+    assert store.reads == worker.batches
+    assert len(worker.threads) == 1
+    assert threading.current_thread().name not in worker.threads
+    assert metrics.registry.get_sample_value("recgpt_batch_size_sum") == 9
+    assert set(answers[0].seconds) == {"queue", "store", "model", "search", "merge"}
+
+
+async def test_batches_are_bounded() -> None:
+    worker, store = Worker(), Store()
+    async with engine(worker, store, max_batch=4) as (running, _):
+        await asyncio.gather(*map(running.recall, users(10)))
+    assert [len(batch) for batch in worker.batches] == [4, 4, 2]
+
+
+class Far:
+    """Stands in for a worker in another process, which makes its batches itself."""
+
+    def __init__(self, ahead: int) -> None:
+        self.ahead = ahead
+        self.asked: list[list[str]] = []
+        self.go = asyncio.Event()
+        self.stages = dict[str, float]()
+
+    async def recall(self, queries: Sequence[Query]) -> Computed:
+        self.asked.append([query.user_id for query in queries])
+        await self.go.wait()
+        found = [Encoded(b"[]", np.zeros(0, np.int64), 0, False) for _ in queries]
+        return Computed(found, self.stages, 7, waited=0.25)
+
+    async def close(self) -> None:
+        self.go.set()
+
+
+async def test_a_worker_that_collects_is_told_while_it_computes_but_not_of_everything() -> None:
+    far, metrics = Far(ahead=3), Metrics()
+    settings = ServeSettings(artifacts=Path("."), store="", max_batch=2)
+    running = Engine(far, Store(), metrics, settings)  # type: ignore[arg-type]
+    running.start()
+    calls = [asyncio.create_task(running.recall(request)) for request in users(8)]
+    await until(lambda: len(far.asked) == 2 and running.queue_length() == 4)
+    await asyncio.sleep(0.02)
+    assert far.asked == [["u0", "u1"], ["u2", "u3"]]  # four of them: more than three
+    far.go.set()
+    answers = await asyncio.gather(*calls)
+    assert [batch[0] for batch in far.asked] == ["u0", "u2", "u4", "u6"]
+    assert all(answer.seconds["queue"] >= 0.25 for answer in answers)
+    assert metrics.registry.get_sample_value("recgpt_batch_size_sum") == 4 * 7
+    await running.drain()
+
+
+async def test_a_bug_behind_an_answer_is_seen(caplog: pytest.LogCaptureFixture) -> None:
+    far = Far(ahead=3)
+    far.stages = {"unheard-of": 1.0}
+    far.go.set()
+    settings = ServeSettings(artifacts=Path("."), store="", deadline_ms=50)
+    running = Engine(far, Store(), Metrics(), settings)  # type: ignore[arg-type]
+    running.start()
+    assert running.alive()
+    with pytest.raises(DeadlinePassed):
+        await running.recall(RecallRequest(user_id="ann"))
+    assert not running.alive()
+    assert "KeyError: 'unheard-of'" in caplog.text
+    await running.drain()
+
+
+async def test_a_history_in_the_request_needs_no_store() -> None:
+    store = Store()
+    async with engine(Worker(), store) as (running, _):
+        given = RecallRequest(user_id="ann", history=["a", "b"])
+        empty = RecallRequest(user_id="bob", history=[])
+        answers = [await running.recall(given), await running.recall(empty)]
+    assert store.reads == []
+    assert [a.found.rows.tolist() for a in answers] == [[ord("a"), ord("b")], []]
+    assert [a.degraded_reason for a in answers] == [None, "no_history"]
+
+
+@pytest.mark.parametrize("failure", [StoreUnavailable("gone"), TypeError("a bug")])
+async def test_a_store_that_fails_degrades_only_those_who_need_it(failure: Exception) -> None:
+    store = Store()
+    store.failing = failure
+    async with engine(Worker(), store) as (running, metrics):
+        needs, given = await asyncio.gather(
+            running.recall(RecallRequest(user_id="ann")),
+            running.recall(RecallRequest(user_id="bob", history=["b"])),
+        )
+        assert needs.degraded_reason == "store_unavailable"
+        assert given.degraded_reason is None
+        again = await running.recall(RecallRequest(user_id="ann"))
+        assert again.degraded_reason == "store_unavailable"
+        await asyncio.sleep(2 * STORE_PAUSE)
+        await running.recall(RecallRequest(user_id="ann"))
+        assert len(store.reads) == 1  # no recall waits for a store that is known to fail
+        assert running.alive()
+        store.failing = None
+        async with asyncio.timeout(10):
+            while (await running.recall(RecallRequest(user_id="ann"))).degraded_reason:
+                await asyncio.sleep(0.01)
+    labels = {"reason": "store_unavailable"}
+    assert (metrics.registry.get_sample_value("recgpt_fallbacks_total", labels) or 0) >= 3
+
+
+async def test_one_bad_query_does_not_fail_its_neighbours() -> None:
+    worker = Worker(refuse=lambda query: query.user_id == "u3")
+    async with engine(worker, Store()) as (running, _):
+        outcomes = await asyncio.gather(*map(running.recall, users(6)), return_exceptions=True)
+        assert running.alive()
+    failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
+    assert failed == [3]
+    assert type(outcomes[3]) is ServiceError
+
+
+async def test_more_than_the_queue_holds_is_refused() -> None:
+    worker = Worker()
+    async with engine(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
+        worker.go.clear()
+        calls = [asyncio.create_task(running.recall(r)) for r in users(1)]
+        await until(lambda: worker.batches and not running.queue_length())
+        calls += [asyncio.create_task(running.recall(r)) for r in users(2)]
+        await until(lambda: running.queue_length() == 2)
+        with pytest.raises(QueueFull):
+            await running.recall(RecallRequest(user_id="late"))
+        worker.go.set()
+        assert len(await asyncio.gather(*calls)) == 3
+
+
+async def test_who_gave_up_makes_room_in_the_queue() -> None:
+    worker = Worker()
+    async with engine(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
+        worker.go.clear()
+        calls = [asyncio.create_task(running.recall(r)) for r in users(1)]
+        await until(lambda: worker.batches and not running.queue_length())
+        left = [asyncio.create_task(running.recall(r)) for r in users(2)]
+        await until(lambda: running.queue_length() == 2)
+        for call in left:
+            call.cancel()
+        await until(lambda: running.queue_length() == 0)
+        calls.append(asyncio.create_task(running.recall(RecallRequest(user_id="late"))))
+        await until(lambda: running.queue_length() == 1)
+        worker.go.set()
+        assert len(await asyncio.gather(*calls)) == 2
+    assert worker.batches == [["u0"], ["late"]]
+
+
+async def test_who_waits_too_long_is_told_and_not_computed() -> None:
+    worker = Worker()
+    async with engine(worker, Store(), deadline_ms=50, max_batch=1) as (running, _):
+        worker.go.clear()
+        outcomes = await asyncio.gather(*map(running.recall, users(4)), return_exceptions=True)
+        assert all(isinstance(outcome, DeadlinePassed) for outcome in outcomes)
+        worker.go.set()
+    assert worker.batches == [["u0"]]
+
+
+async def test_drain_answers_what_was_accepted() -> None:
+    worker = Worker()
+    async with engine(worker, Store(), max_batch=2) as (running, _):
+        worker.go.clear()
+        calls = [asyncio.create_task(running.recall(r)) for r in users(7)]
+        await until(lambda: worker.batches)
+        draining = asyncio.create_task(running.drain())
+        await until(lambda: running.draining)
+        with pytest.raises(NotReady):
+            await running.recall(RecallRequest(user_id="late"))
+        worker.go.set()
+        await draining
+        assert len([await call for call in calls]) == 7
+        assert not running.alive()
+
+
+async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Path) -> None:
+    recaller = Recaller.load(artifacts, "cpu")
+    recaller.warm_up()
+    store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
+    known, other = recaller.item_ids[:2], recaller.item_ids[2]
+    await store.append([("u1", known[0]), ("u1", known[1]), ("u2", "unheard-of")])
+    async with engine(recaller, store) as (running, metrics):
+        warm, unknown, new = await asyncio.gather(
+            *(running.recall(RecallRequest(user_id=u, k=40)) for u in ("u1", "u2", "u3"))
+        )
+        await store.append([("u1", other)])
+        after = await running.recall(RecallRequest(user_id="u1", k=40))
+    before, then = ({one["item_id"] for one in json.loads(a.found.items)} for a in (warm, after))
+    assert before == set(recaller.item_ids) - set(known)
+    assert then == before - {other}
+    assert [a.degraded_reason for a in (warm, unknown, new)] == [
+        None,
+        "unknown_items",
+        "no_history",
+    ]
+    assert metrics.registry.get_sample_value("recgpt_unknown_items_total") == 1
+    await store.close()
