@@ -16,7 +16,7 @@ from pydantic_settings import CliPositionalArg
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cli.config import Command, explain, parse
-from cli.demo import example, demo_data, demo_training
+from cli.demo import demo_data, demo_training, example
 from index.build import Choice
 from model.artifact.additions import AddConfig
 from model.artifact.bundle import find_bundle
