@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import tiny
 
-from model.data.dataset import Dataset, IntArray, test_split, training_lengths, validation_split
+from model.data.dataset import (
+    Dataset,
+    IntArray,
+    popularity,
+    test_split,
+    training_lengths,
+    validation_split,
+)
 from model.evaluation.metrics import (
     DenseRecall,
     evaluate,
@@ -13,7 +20,6 @@ from model.evaluation.metrics import (
     ndcg,
     pad,
     popular_recall,
-    popularity,
     ranks,
 )
 from model.network.rollout import RecallConfig
