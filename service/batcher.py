@@ -21,7 +21,7 @@ from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.schemas import RecallRequest
 from service.observability.metrics import Metrics
-from service.recall.types import Computed, Query
+from service.recall.types import BatchResult, Query
 from service.settings import ServeSettings
 from service.waiting import Answer, Queue, Waiting
 
@@ -39,7 +39,7 @@ class Worker(Protocol):
     async def start(self) -> None:
         """Batches are going to come; called on the event loop."""
 
-    async def recall(self, queries: Sequence[Query]) -> Computed:
+    async def recall(self, queries: Sequence[Query]) -> BatchResult:
         """Answer in order. May raise anything."""
 
     async def close(self) -> None:
@@ -210,15 +210,15 @@ class Engine:
             else:
                 batch[0].fail(ServiceError("the recall failed: the log has the details"))
             return
-        if computed.batch:
+        if computed.batch_size:
             for stage, taken in computed.seconds.items():
                 self._metrics.stage_seconds[stage].observe(taken)
-            self._metrics.batch_size.observe(computed.batch)
-        for waiting, found in zip(batch, computed.found, strict=True):
-            waiting.seconds["queue"] += computed.waited
+            self._metrics.batch_size.observe(computed.batch_size)
+        for waiting, found in zip(batch, computed.answers, strict=True):
+            waiting.seconds["queue"] += computed.queue_seconds
             self._metrics.stage_seconds["queue"].observe(waiting.seconds["queue"])
             answer = waiting.resolve(found, computed.seconds)
             if answer.degraded_reason:
                 self._metrics.fallbacks.inc(answer.degraded_reason)
-            if found.unknown:
-                self._metrics.unknown_items.inc(by=found.unknown)
+            if found.unknown_items:
+                self._metrics.unknown_items.inc(by=found.unknown_items)

@@ -13,11 +13,11 @@ import torch
 from index.benchmark import BATCHES, Rates, Vectors, one_thread, rates
 from index.search import ItemIndex
 from model.network.rollout import RecallConfig, quotas
-from service.recall.candidate_lists import Merge
+from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.backend import HitsOf
-from service.recall.cpu.exact_search import Dense, DenseHits
-from service.recall.cpu.index_searcher import Hits
-from service.recall.query_batch import Cases, Ragged, ends_of, quota_table
+from service.recall.cpu.exact_search import ExactCatalogue, ExactSearcher
+from service.recall.cpu.index_searcher import IndexSearcher
+from service.recall.query_batch import QueryBatch, Ragged, offsets_of, quota_table
 
 K, CLOSED = 100, 10  # candidates that are asked for, and items that somebody has seen
 SECONDS = 0.03  # for a rate: the export of a small catalogue stays quick
@@ -31,8 +31,11 @@ def dense_and_index(
     With one thread. A query counts as a user's first interest, its neighbours as the later ones.
     """
     with one_thread(), one_thread(torch.get_num_threads, torch.set_num_threads):
-        dense_catalogue = Dense(vectors_VD)
-        ways: list[HitsOf] = [partial(DenseHits, dense_catalogue), partial(Hits, index)]
+        dense_catalogue = ExactCatalogue(vectors_VD)
+        ways: list[HitsOf] = [
+            partial(ExactSearcher, dense_catalogue),
+            partial(IndexSearcher, index),
+        ]
         recalls = [_recalls(hits_of, recall, index.items) for hits_of in ways]
         dense, by_index = rates(recalls, queries_BD, SECONDS, time.process_time)
     return dense, by_index
@@ -46,14 +49,14 @@ def _recalls(hits_of: HitsOf, recall: RecallConfig, items: int) -> Callable[[Vec
 
     def run(interests_BD: Vectors) -> None:
         batch = len(interests_BD)
-        seen = Ragged(seen_BC[:batch].ravel(), ends_of([CLOSED] * batch))
+        seen = Ragged(seen_BC[:batch].ravel(), offsets_of([CLOSED] * batch))
         nobody_B, k_B = np.full(batch, -1), np.full(batch, K)
-        cases = Cases(nobody_B, seen, seen, k_B, quota_table([shares] * batch), 0 * k_B)
-        merge = Merge(items, *seen, K, recall.interests)
-        hits = hits_of(merge, cases, np.arange(batch))
+        queries = QueryBatch(nobody_B, seen, seen, k_B, quota_table([shares] * batch), 0 * k_B)
+        lists = CandidateLists(items, *seen, K, recall.interests)
+        hits = hits_of(lists, queries, np.arange(batch))
         for step in range(hits.steps):
             hits.search(np.roll(interests_BD, step, axis=0))
         hits.refill()
-        merge.finish()
+        lists.finish()
 
     return run

@@ -155,7 +155,7 @@ def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
         answers, _ = recaller.recall(queries)
         rows_BK = np.full((len(queries), k), -1, dtype=np.int64)
         for row_K, answer in zip(rows_BK, answers, strict=True):
-            row_K[: len(answer.rows)] = [item_rows.get(i, -1) for i in recaller.names(answer)]
+            row_K[: len(answer.rows)] = [item_rows.get(i, -1) for i in recaller.ids_of(answer)]
         return rows_BK
 
     return recall

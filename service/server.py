@@ -36,7 +36,7 @@ def serve(settings: ServeSettings) -> None:
     recaller = Recaller.load(settings.artifacts, settings.device)
     recaller.warm_up()
     if "max_batch" not in settings.model_fields_set:
-        settings = settings.model_copy(update={"max_batch": recaller.batch})
+        settings = settings.model_copy(update={"max_batch": recaller.preferred_batch})
     freeze_loaded()
     with ExitStack() as stack:
         listeners = _listen(settings.host, settings.port, max(1, settings.http_workers))

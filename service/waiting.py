@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from service.http.schemas import RecallRequest
-from service.recall.types import DegradedReason, Encoded, Query, StageSeconds
+from service.recall.types import DegradedReason, EncodedCandidates, Query, StageSeconds
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a recall came to."""
 
-    found: Encoded
+    found: EncodedCandidates
     degraded_reason: DegradedReason | None
     seconds: StageSeconds
 
@@ -35,7 +35,7 @@ class Waiting:
         request = self.request
         return Query(request.user_id, self.history, request.exclude, request.k, request.interests)
 
-    def resolve(self, found: Encoded, seconds: StageSeconds) -> Answer:
+    def resolve(self, found: EncodedCandidates, seconds: StageSeconds) -> Answer:
         """Give the answer to whoever still waits for it."""
         answer = Answer(found, self._reason(found), self.seconds | seconds)
         if not self.answer.done():
@@ -47,12 +47,12 @@ class Waiting:
         if not self.answer.done():
             self.answer.set_exception(error)
 
-    def _reason(self, found: Encoded) -> DegradedReason | None:
+    def _reason(self, found: EncodedCandidates) -> DegradedReason | None:
         if not found.cold:
             return None
         if self.store_failed:
             return "store_unavailable"
-        return "unknown_items" if found.unknown else "no_history"
+        return "unknown_items" if found.unknown_items else "no_history"
 
 
 class Queue:

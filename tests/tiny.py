@@ -11,7 +11,7 @@ from model.data.prepare import PrepareConfig, prepare
 from model.network.block import GPTConfig
 from model.network.gpt import GPT
 from model.network.rollout import RecallConfig
-from service.recall.query_batch import Ragged, ends_of
+from service.recall.query_batch import Ragged, offsets_of
 
 CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)
 RECALL = RecallConfig(interests=3, first_share=0.6)
@@ -48,4 +48,6 @@ def gpt(config: GPTConfig = CONFIG, catalogue: int = 40, users: int = 60, seed: 
 
 def ragged(lists: Sequence[Sequence[int]]) -> Ragged:
     """These lists, one after another."""
-    return Ragged(np.array([row for rows in lists for row in rows], int), ends_of(map(len, lists)))
+    return Ragged(
+        np.array([row for rows in lists for row in rows], int), offsets_of(map(len, lists))
+    )

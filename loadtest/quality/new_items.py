@@ -145,7 +145,7 @@ def _items_of(recaller: Recaller) -> Lists:
 
     def lists(cases: pl.DataFrame, k: int) -> list[list[str]]:
         answers, _ = recaller.recall([Query("", history, k=k) for history in cases["history"]])
-        return [recaller.names(answer) for answer in answers]
+        return [recaller.ids_of(answer) for answer in answers]
 
     return lists
 

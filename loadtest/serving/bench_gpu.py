@@ -28,7 +28,7 @@ from model.artifact.bundle import load_artifact, read_item_vectors
 from model.device import choose_device
 from model.network.rollout import rollout
 from service.recall.recaller import Recaller
-from service.recall.types import Query, packed
+from service.recall.types import Query, pack_ids
 
 HISTORY = 50
 
@@ -63,7 +63,9 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     recaller.warm_up()
     rows_QL = rng.integers(options.items, size=(2048, HISTORY)).tolist()
     queries = [  # packed, as front ends send them
-        Query("", packed([f"item-{row}" for row in rows]), k=options.k, interests=options.interests)
+        Query(
+            "", pack_ids([f"item-{row}" for row in rows]), k=options.k, interests=options.interests
+        )
         for rows in rows_QL
     ]
     figures: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 from pydantic_core import to_json
 
-from service.recall.types import Encoded
+from service.recall.types import EncodedCandidates
 
 
 class Catalogue:
@@ -31,9 +31,9 @@ class Catalogue:
         """Title and attributes of an item, as far as the artifact has them."""
         return {name: v for name, of in self._metadata.items() if (v := of[row]) is not None}
 
-    def with_metadata(self, found: Encoded) -> bytes:
+    def with_metadata(self, found: EncodedCandidates) -> bytes:
         """The candidates in JSON, with metadata. No line breaks are within a JSON string."""
-        lines = found.items[1:-1].split(b",\n") if len(found.rows) else []
+        lines = found.json[1:-1].split(b",\n") if len(found.rows) else []
         complete = [
             b'%b,"metadata":%b}' % (line[:-1], to_json(self.metadata(row), inf_nan_mode="null"))
             for line, row in zip(lines, found.rows.tolist(), strict=True)

@@ -197,10 +197,10 @@ class Routes:
         ) % (
             request.scope["state"]["request_id"].encode(),
             self._version,
-            self._catalogue.with_metadata(found) if body.with_metadata else found.items,
+            self._catalogue.with_metadata(found) if body.with_metadata else found.json,
             b"true" if reason else b"false",
             b'"%b"' % reason.encode() if reason else b"null",
-            found.unknown,
+            found.unknown_items,
         )
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from service.processes.messages import LENGTH, frame, question, read_answer
-from service.recall.types import Computed, Query
+from service.recall.types import BatchResult, Query
 
 
 class Remote:
@@ -30,7 +30,7 @@ class Remote:
         self._writer.write(frame([]))
         self._listening = asyncio.create_task(self._listen())
 
-    async def recall(self, queries: Sequence[Query]) -> Computed:
+    async def recall(self, queries: Sequence[Query]) -> BatchResult:
         """See `service.batcher.Worker`."""
         if self.lost:
             raise ConnectionError("the engine's process is gone")

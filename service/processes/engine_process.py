@@ -24,7 +24,7 @@ from service.observability.shared_counters import ROW_BYTES
 from service.processes.frontend import FrontEndConfig
 from service.processes.messages import Frames, answer, failure, read_question
 from service.recall.recaller import Recaller
-from service.recall.types import Computed, Query
+from service.recall.types import BatchResult, Query
 from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ class Hub:
         started = time.perf_counter()
         try:
             queries = [query for question in batch for query in question.queries]
-            found, seconds = self._recaller.answer(queries)
+            found, seconds = self._recaller.recall_json(queries)
         except Exception:
             if len(batch) > 1:  # one bad query must not fail another front end's
                 for question in batch:
@@ -175,11 +175,11 @@ class Hub:
             end = begin + len(question.queries)
             told = 0 if begin else len(queries)
             waited = started - question.since
-            _reply(question.front_end, Computed(found[begin:end], seconds, told, waited))
+            _reply(question.front_end, BatchResult(found[begin:end], seconds, told, waited))
             begin = end
 
 
-def _reply(front_end: _FrontEnd, computed: Computed | None) -> None:
+def _reply(front_end: _FrontEnd, computed: BatchResult | None) -> None:
     """Send; one that does not listen is ended, which `Hub._listen` will see."""
     try:
         said = answer(computed) if computed else failure()

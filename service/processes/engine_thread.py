@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from service.recall.recaller import Recaller
-from service.recall.types import Computed, Query
+from service.recall.types import BatchResult, Query
 
 
 class Threaded:
@@ -20,11 +20,13 @@ class Threaded:
     async def start(self) -> None:
         """Nothing to do: the thread starts with the first batch."""
 
-    async def recall(self, queries: Sequence[Query]) -> Computed:
+    async def recall(self, queries: Sequence[Query]) -> BatchResult:
         """See `service.batcher.Worker`."""
         loop = asyncio.get_running_loop()
-        found, seconds = await loop.run_in_executor(self._thread, self._recaller.answer, queries)
-        return Computed(found, seconds, len(queries))
+        found, seconds = await loop.run_in_executor(
+            self._thread, self._recaller.recall_json, queries
+        )
+        return BatchResult(found, seconds, len(queries))
 
     async def close(self) -> None:
         """End the thread."""

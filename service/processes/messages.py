@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from service.recall.types import Computed, Encoded, Query, packed
+from service.recall.types import BatchResult, EncodedCandidates, Query, pack_ids
 
 LENGTH = struct.Struct("<I")
 LONGEST = 1 << 30  # bytes of a frame
@@ -55,7 +55,7 @@ class Frames:
 def question(queries: Sequence[Query]) -> bytes:
     """The frame that asks for a batch."""
     return frame(
-        [[q.user_id, packed(q.history), packed(q.exclude), q.k, q.interests] for q in queries]
+        [[q.user_id, pack_ids(q.history), pack_ids(q.exclude), q.k, q.interests] for q in queries]
     )
 
 
@@ -64,13 +64,13 @@ def read_question(body: bytes) -> list[Query]:
     return [Query(*fields) for fields in msgpack.unpackb(body)]
 
 
-def answer(computed: Computed) -> bytes:
+def answer(computed: BatchResult) -> bytes:
     """The frame that answers a question."""
     found = [
-        (one.items, one.rows.astype(np.int32).tobytes(), one.unknown, one.cold)
-        for one in computed.found
+        (one.json, one.rows.astype(np.int32).tobytes(), one.unknown_items, one.cold)
+        for one in computed.answers
     ]
-    return frame([found, computed.seconds, computed.batch, computed.waited])
+    return frame([found, computed.seconds, computed.batch_size, computed.queue_seconds])
 
 
 def failure() -> bytes:
@@ -78,14 +78,14 @@ def failure() -> bytes:
     return frame([])
 
 
-def read_answer(body: bytes) -> Computed:
+def read_answer(body: bytes) -> BatchResult:
     """What `answer` was given. Raises RecallFailed."""
     said = msgpack.unpackb(body)
     if not said:
         raise RecallFailed("the engine's log has the details")
     found, *about = said
     encoded = [
-        Encoded(items, np.frombuffer(rows, np.int32), unknown, cold)
+        EncodedCandidates(items, np.frombuffer(rows, np.int32), unknown, cold)
         for items, rows, unknown, cold in found
     ]
-    return Computed(encoded, *about)
+    return BatchResult(encoded, *about)

@@ -15,7 +15,7 @@ from service.recall.types import Floats, Ints
 POPULAR = -1  # the "interest" of a back-filled item
 
 
-class Merged(NamedTuple):
+class CandidateList(NamedTuple):
     """One user's candidates, best first."""
 
     rows: Ints
@@ -23,33 +23,33 @@ class Merged(NamedTuple):
     interests: Ints
 
 
-class Lists(NamedTuple):
+class ListArrays(NamedTuple):
     """What everybody has so far, and must not get. Filled up to `sizes_B`."""
 
     rows_BK: Ints
     scores_BK: Floats
     interests_BK: Ints
     sizes_B: Ints
-    closed_N: Ints
-    ends_B: Ints  # where everyone's closed rows end, and a 0 before
+    excluded_N: Ints
+    offsets_B: Ints  # where everyone's excluded rows end, and a 0 before
     offered_BM: Ints  # appended to a history in each step
 
 
-class Merge:
+class CandidateLists:
     """Lists that grow; each knows what it must not hold."""
 
     def __init__(
-        self, catalogue: int, closed_N: Ints, ends_B: Ints, longest: int, steps: int
+        self, catalogue: int, excluded_N: Ints, offsets_B: Ints, longest: int, steps: int
     ) -> None:
-        """Everyone's closed rows end at `ends_B`, with a 0 before; the longest list is given."""
-        users = len(ends_B) - 1
-        self.lists = Lists(
+        """`longest` is the length of the longest list."""
+        users = len(offsets_B) - 1
+        self.arrays = ListArrays(
             rows_BK=np.empty((users, longest), dtype=np.int64),
             scores_BK=np.empty((users, longest), dtype=np.float32),
             interests_BK=np.empty((users, longest), dtype=np.int8),
             sizes_B=np.zeros(users, dtype=np.int64),
-            closed_N=closed_N,
-            ends_B=ends_B,
+            excluded_N=excluded_N,
+            offsets_B=offsets_B,
             offered_BM=np.full((users, steps), -1),
         )
         self._marks_V = np.zeros(catalogue, dtype=np.bool_)
@@ -57,34 +57,34 @@ class Merge:
     @property
     def sizes_B(self) -> Ints:
         """How many candidates each user has so far."""
-        return self.lists.sizes_B
+        return self.arrays.sizes_B
 
     def take(
         self, users_W: Ints, rows_WF: Ints, scores_WF: Floats, quotas_W: Ints, interest: int
     ) -> None:
-        """Append each user's best hits, up to the quota, that are not closed and not yet given."""
-        _take(self.lists, self._marks_V, users_W, rows_WF, scores_WF, quotas_W, interest)
+        """Append each user's best hits, up to the quota, that are neither excluded nor given."""
+        _take(self.arrays, self._marks_V, users_W, rows_WF, scores_WF, quotas_W, interest)
 
     def offer(self, users_W: Ints, rows_WF: Ints, step: int) -> Ints:
-        """Each user's best hit that is neither closed nor offered before; it is offered now.
+        """Each user's best hit that is neither excluded nor offered before; it is offered now.
 
         The best of all where none is left.
         """
-        _offer(self.lists, self._marks_V, users_W, rows_WF, step)
-        offered_W: Ints = self.lists.offered_BM[users_W, step]
+        _offer(self.arrays, self._marks_V, users_W, rows_WF, step)
+        offered_W: Ints = self.arrays.offered_BM[users_W, step]
         return offered_W
 
-    def finish(self) -> list[Merged]:
+    def finish(self) -> list[CandidateList]:
         """The lists, in the order of what was taken."""
-        rows_BK, scores_BK, interests_BK, sizes_B = self.lists[:4]
+        rows_BK, scores_BK, interests_BK, sizes_B = self.arrays[:4]
         return [
-            Merged(rows_BK[user, :size], scores_BK[user, :size], interests_BK[user, :size])
+            CandidateList(rows_BK[user, :size], scores_BK[user, :size], interests_BK[user, :size])
             for user, size in enumerate(sizes_B.tolist())
         ]
 
 
 @inner
-def give(lists: Lists, user: Integer, row: Integer, score: Real, interest: Integer) -> None:
+def give(lists: ListArrays, user: Integer, row: Integer, score: Real, interest: Integer) -> None:
     """Append one, unless the list is full: compiled code would write behind it."""
     size = lists.sizes_B[user]
     if size == lists.rows_BK.shape[1]:
@@ -96,7 +96,7 @@ def give(lists: Lists, user: Integer, row: Integer, score: Real, interest: Integ
 
 
 @inner
-def offered_before(lists: Lists, user: Integer, row: Integer, step: Integer) -> bool:
+def offered_before(lists: ListArrays, user: Integer, row: Integer, step: Integer) -> bool:
     """Whether it was appended to the history in a step before."""
     for earlier in range(step):  # noqa: SIM110 — any() takes longer to compile
         if lists.offered_BM[user, earlier] == row:
@@ -106,7 +106,7 @@ def offered_before(lists: Lists, user: Integer, row: Integer, step: Integer) -> 
 
 @compiled
 def _take(
-    lists: Lists,
+    lists: ListArrays,
     marks_V: NDArray[np.bool_],
     users_W: Ints,
     rows_WF: Ints,
@@ -129,26 +129,26 @@ def _take(
 
 
 @inner
-def _mark(lists: Lists, user: Integer, marks_V: NDArray[np.bool_], mark: bool) -> None:
+def _mark(lists: ListArrays, user: Integer, marks_V: NDArray[np.bool_], mark: bool) -> None:
     """What the user must not get, or must not get again."""
-    for closed in range(lists.ends_B[user], lists.ends_B[user + 1]):
-        marks_V[lists.closed_N[closed]] = mark
+    for excluded in range(lists.offsets_B[user], lists.offsets_B[user + 1]):
+        marks_V[lists.excluded_N[excluded]] = mark
     for given in range(lists.sizes_B[user]):
         marks_V[lists.rows_BK[user, given]] = mark
 
 
 @compiled
 def _offer(
-    lists: Lists, marks_V: NDArray[np.bool_], users_W: Ints, rows_WF: Ints, step: Integer
+    lists: ListArrays, marks_V: NDArray[np.bool_], users_W: Ints, rows_WF: Ints, step: Integer
 ) -> None:
     for at in range(len(users_W)):
         user = users_W[at]
-        begin, end = lists.ends_B[user], lists.ends_B[user + 1]
-        marks_V[lists.closed_N[begin:end]] = True
+        begin, end = lists.offsets_B[user], lists.offsets_B[user + 1]
+        marks_V[lists.excluded_N[begin:end]] = True
         offered = rows_WF[at, 0]
         for row in rows_WF[at]:
             if not marks_V[row] and not offered_before(lists, user, row, step):
                 offered = row
                 break
         lists.offered_BM[user, step] = offered
-        marks_V[lists.closed_N[begin:end]] = False
+        marks_V[lists.excluded_N[begin:end]] = False

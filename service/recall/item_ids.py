@@ -5,7 +5,7 @@ In a dictionary of Python's a look-up waits for memory three or four times, and 
 and numbers in it have more than a gigabyte; here ids stand one after another, and a hash table has
 16 to 32 bytes for each.
 
-Shapes: V catalogue, T places of the hash table, N bytes or rows, B queries.
+Shapes: V catalogue, T slots of the hash table, N bytes or rows, B queries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.kernels.jit import Integer, compiled, inner, pasted
-from service.recall.query_batch import Ragged, ends_of
-from service.recall.types import Ids, Ints, packed
+from service.recall.query_batch import Ragged, offsets_of
+from service.recall.types import Ids, Ints, pack_ids
 
 Bytes = NDArray[np.uint8]
 
@@ -26,7 +26,7 @@ HALF, HIGH, LOW = np.uint64(32), np.uint64(0xFFFFFFFF00000000), np.uint64(0xFFFF
 FREE, ONE = np.uint64(0), np.uint64(1)
 
 
-class Texts(NamedTuple):
+class PackedStrings(NamedTuple):
     """One after another."""
 
     bytes_N: Bytes
@@ -35,71 +35,73 @@ class Texts(NamedTuple):
     @classmethod
     def of(cls, texts: Sequence[bytes]) -> Self:
         """These."""
-        return cls(np.frombuffer(b"".join(texts), np.uint8), ends_of(map(len, texts)))
+        return cls(np.frombuffer(b"".join(texts), np.uint8), offsets_of(map(len, texts)))
 
     def text(self, which: int) -> bytes:
         """One of them."""
         return self.bytes_N[self.ends_T[which] : self.ends_T[which + 1]].tobytes()
 
 
-class Vocabulary(NamedTuple):
+class ItemIds(NamedTuple):
     """A catalogue's ids, row by row, and where to find each."""
 
-    ids: Texts
-    places_T: NDArray[np.uint64]  # upper half of an id's hash, and its row + 1; 0: free
+    ids: PackedStrings
+    slots_T: NDArray[np.uint64]  # upper half of an id's hash, and its row + 1; 0: free
 
     @classmethod
     def of(cls, item_ids: Sequence[str]) -> Self:
         """These ids; they differ."""
-        places = 1 << (2 * len(item_ids)).bit_length()  # half of them stay free, or more
-        ids = Texts.of([item.encode() for item in item_ids])
-        vocabulary = cls(ids, np.zeros(places, dtype=np.uint64))
+        slots = 1 << (2 * len(item_ids)).bit_length()  # half of them stay free, or more
+        ids = PackedStrings.of([item.encode() for item in item_ids])
+        vocabulary = cls(ids, np.zeros(slots, dtype=np.uint64))
         _fill(vocabulary)
         return vocabulary
 
-    def names(self, rows: Iterable[int]) -> list[str]:
+    def ids_of(self, rows: Iterable[int]) -> list[str]:
         """The ids of these rows."""
         return [self.ids.text(row).decode() for row in rows]
 
-    def read(self, asked: Sequence[tuple[Ids, Ids]], longest: int) -> tuple[Ragged, Ragged, Ints]:
+    def read(
+        self, id_lists: Sequence[tuple[Ids, Ids]], max_history: int
+    ) -> tuple[Ragged, Ragged, Ints]:
         """Of everyone's history, and what else must not be returned: the newest known items of the
-        history, `longest` at the most; all known items of both; how many of the history are
+        history, `max_history` at the most; all known items of both; how many of the history are
         unknown, B.
         """
-        parts = [packed(part) for pair in asked for part in pair]
-        given, ends_2B, users = b"".join(parts), ends_of(map(len, parts)), len(asked)
-        newest = Ragged(np.empty(users * longest, np.int64), np.zeros(users + 1, np.int64))
-        closed = Ragged(np.empty(len(given), np.int64), np.zeros(users + 1, np.int64))
+        parts = [pack_ids(part) for pair in id_lists for part in pair]
+        given, ends_2B, users = b"".join(parts), offsets_of(map(len, parts)), len(id_lists)
+        newest = Ragged(np.empty(users * max_history, np.int64), np.zeros(users + 1, np.int64))
+        excluded = Ragged(np.empty(len(given), np.int64), np.zeros(users + 1, np.int64))
         unknown_B = np.zeros(users, dtype=np.int64)
         given_N = np.frombuffer(given, np.uint8)
-        _read(self, given_N, ends_2B, longest, newest, closed, unknown_B)
-        return newest.cut(), closed.cut(), unknown_B
+        _read(self, given_N, ends_2B, max_history, newest, excluded, unknown_B)
+        return newest.cut(), excluded.cut(), unknown_B
 
 
 @compiled
-def _fill(vocabulary: Vocabulary) -> None:
-    ids, places_T = vocabulary.ids, vocabulary.places_T
+def _fill(vocabulary: ItemIds) -> None:
+    ids, slots_T = vocabulary.ids, vocabulary.slots_T
     for row in range(len(ids.ends_T) - 1):
         hashed = _hash(ids.bytes_N, ids.ends_T[row], ids.ends_T[row + 1])
-        place = hashed & np.uint64(len(places_T) - 1)
-        while places_T[place] != FREE:
-            place = (place + ONE) & np.uint64(len(places_T) - 1)
-        places_T[place] = (hashed & HIGH) | np.uint64(row + 1)
+        slot = hashed & np.uint64(len(slots_T) - 1)
+        while slots_T[slot] != FREE:
+            slot = (slot + ONE) & np.uint64(len(slots_T) - 1)
+        slots_T[slot] = (hashed & HIGH) | np.uint64(row + 1)
 
 
 @compiled
 def _read(
-    vocabulary: Vocabulary,
+    vocabulary: ItemIds,
     given_N: Bytes,
     ends_2B: Ints,
-    longest: Integer,
+    max_history: Integer,
     newest: Ragged,
-    closed: Ragged,
+    excluded: Ragged,
     unknown_B: Ints,
 ) -> None:
-    """See `Vocabulary.read`. What is no msgpack harms nobody else, whose part ends elsewhere."""
+    """See `ItemIds.read`. What is no msgpack harms nobody else, whose part ends elsewhere."""
     for user in range(len(unknown_B)):
-        begin = end = closed.ends_B[user]
+        begin = end = excluded.offsets_B[user]
         for part in range(2):
             stop = ends_2B[2 * user + part + 1]
             count, at = _head(given_N, ends_2B[2 * user + part], stop)
@@ -110,17 +112,17 @@ def _read(
                 at = min(start + length, stop)
                 row = _row(vocabulary, given_N, start, at)
                 if row >= 0:
-                    closed.rows_N[end] = row
+                    excluded.rows_N[end] = row
                     end += 1
                 elif part == 0:
                     unknown_B[user] += 1
             if part == 0:
-                written = newest.ends_B[user]
-                for place in range(max(begin, end - longest), end):
-                    newest.rows_N[written] = closed.rows_N[place]
+                written = newest.offsets_B[user]
+                for slot in range(max(begin, end - max_history), end):
+                    newest.rows_N[written] = excluded.rows_N[slot]
                     written += 1
-                newest.ends_B[user + 1] = written
-        closed.ends_B[user + 1] = end
+                newest.offsets_B[user + 1] = written
+        excluded.offsets_B[user + 1] = end
 
 
 @inner
@@ -142,14 +144,14 @@ def _head(given_N: Bytes, at: Integer, stop: Integer) -> tuple[Integer, Integer]
 
 
 @pasted
-def _row(vocabulary: Vocabulary, given_N: Bytes, start: Integer, end: Integer) -> Integer:
+def _row(vocabulary: ItemIds, given_N: Bytes, start: Integer, end: Integer) -> Integer:
     """The row of an id, -1 where the catalogue does not hold it."""
-    ids, places_T = vocabulary.ids, vocabulary.places_T
+    ids, slots_T = vocabulary.ids, vocabulary.slots_T
     hashed = _hash(given_N, start, end)
-    place = hashed & np.uint64(len(places_T) - 1)
-    while places_T[place] != FREE:
-        if (places_T[place] ^ hashed) & HIGH == FREE:
-            row = np.int64(places_T[place] & LOW) - 1
+    slot = hashed & np.uint64(len(slots_T) - 1)
+    while slots_T[slot] != FREE:
+        if (slots_T[slot] ^ hashed) & HIGH == FREE:
+            row = np.int64(slots_T[slot] & LOW) - 1
             begin = ids.ends_T[row]
             same = ids.ends_T[row + 1] - begin == end - start
             byte = 0
@@ -158,7 +160,7 @@ def _row(vocabulary: Vocabulary, given_N: Bytes, start: Integer, end: Integer) -
                 byte += 1
             if same:
                 return row
-        place = (place + ONE) & np.uint64(len(places_T) - 1)
+        slot = (slot + ONE) & np.uint64(len(slots_T) - 1)
     return -1
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from index.kernels.jit import Integer, compiled, inner
-from service.recall.candidate_lists import POPULAR, Merged
+from service.recall.candidate_lists import POPULAR, CandidateList
 from service.recall.types import Floats, Ints
 
 Bytes = NDArray[np.uint8]
@@ -29,7 +29,7 @@ SCORE, NULL, BACKFILL = range(3)  # words: before a score; in place of one; behi
 ZERO, MINUS, POINT = map(np.uint8, b"0-.")
 
 
-class Encoder:
+class JsonEncoder:
     """Knows how every item's id is written."""
 
     def __init__(self, item_ids: Sequence[str]) -> None:
@@ -42,7 +42,7 @@ class Encoder:
         self._words_WN = np.array([list(word.ljust(32)) for word in WORDS], dtype=np.uint8)
         self._lengths_W = np.array([len(word) for word in WORDS])
 
-    def encode(self, found: Merged) -> bytes:
+    def encode(self, found: CandidateList) -> bytes:
         """A JSON array of `service.http.schemas.Candidate`, one to a line, in between a comma.
 
         Scores are rounded to six decimals.

@@ -18,33 +18,33 @@ class Ragged(NamedTuple):
     """Lists of unlike lengths, one after another."""
 
     rows_N: Ints
-    ends_B: Ints  # where each list ends, and a 0 before
+    offsets_B: Ints  # where each list ends, and a 0 before
 
     @property
     def lengths_B(self) -> Ints:
         """Of each list."""
-        lengths_B: Ints = self.ends_B[1:] - self.ends_B[:-1]
+        lengths_B: Ints = self.offsets_B[1:] - self.offsets_B[:-1]
         return lengths_B
 
     def cut(self) -> "Ragged":
         """Without the room behind the last list."""
-        return Ragged(self.rows_N[: self.ends_B[-1]], self.ends_B)
+        return Ragged(self.rows_N[: self.offsets_B[-1]], self.offsets_B)
 
     def padded(self, users_W: Ints, width: int, padding: int) -> Ints:
         """These users' lists, W `width`."""
         slots_L = np.arange(width)
         inside_WL = slots_L < self.lengths_B[users_W, None]
         rows_WL = np.full(inside_WL.shape, padding)
-        rows_WL[inside_WL] = self.rows_N[(self.ends_B[users_W, None] + slots_L)[inside_WL]]
+        rows_WL[inside_WL] = self.rows_N[(self.offsets_B[users_W, None] + slots_L)[inside_WL]]
         return rows_WL
 
 
-class Cases(NamedTuple):
+class QueryBatch(NamedTuple):
     """Queries in rows."""
 
     users_B: Ints  # of the user table, -1: unknown
     newest: Ragged  # known items of everyone's history, as many as the network reads
-    closed: Ragged  # what must not be returned
+    excluded: Ragged  # what must not be returned
     k_B: Ints
     quotas_MB: Ints  # candidates of each interest: k in all, 0 of those that nobody wants
     unknown_B: Ints  # items of the history that the catalogue does not hold
@@ -63,7 +63,7 @@ class Cases(NamedTuple):
         return quotas_MW
 
 
-def ends_of(lengths: Iterable[int]) -> Ints:
+def offsets_of(lengths: Iterable[int]) -> Ints:
     """Where lists of these lengths end, and a 0 before."""
     return np.array([0, *lengths]).cumsum()
 

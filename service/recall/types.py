@@ -1,4 +1,7 @@
-"""What is asked of a recaller and what it answers. No torch here: front-end processes use it."""
+"""The questions that a recaller answers, and its answers.
+
+Front-end processes import this module, so it loads neither torch nor numba.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,32 +18,21 @@ DegradedReason = Literal["no_history", "unknown_items", "store_unavailable"]
 """The reasons for which a recall gives popular items only."""
 
 StageSeconds = dict[str, float]
-"""Seconds a batch spent in "model", "search", "merge", and "encode" where it was encoded."""
-
+"""Seconds that a batch spent in each stage: "model", "search", "merge", and "encode" for JSON."""
 
 Ids = Sequence[str] | bytes
-"""Ids of items, or the msgpack array of them, as it comes over the local socket."""
+"""Ids of items, or their msgpack array, in which form they come from the front ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What one user asks for; ids are the caller's own."""
+    """A question for the candidates of one user; ids are the caller's own."""
 
     user_id: str
     history: Ids  # oldest first
     exclude: Ids = ()
     k: int = 100
-    interests: int | None = None  # None: as the artifact says
-
-
-@dataclass(frozen=True, slots=True)
-class Computed:
-    """What a worker made of what it was asked."""
-
-    found: Sequence["Encoded"]
-    seconds: StageSeconds  # of the batch that it was part of
-    batch: int  # recalls in that batch; 0 where another part of it told them already
-    waited: float = 0.0  # seconds at the worker before that batch began
+    interests: int | None = None  # None: as many as the bundle says
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +40,37 @@ class Candidates:
     """The answer to one query, best first."""
 
     rows: Ints  # of the catalogue
-    scores: NDArray[np.float32]
-    interests: Ints  # which interest recalled it; -1: popular back-fill
-    unknown: int  # items of the history that the catalogue does not hold
-    cold: bool  # no known item in the history: popular items
+    scores: Floats
+    interests: Ints  # the interest that recalled each item; -1: popular back-fill
+    unknown_items: int  # items of the history that the catalogue does not hold
+    cold: bool  # the history has no known item: popular items only
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Candidates on their way to the client."""
+class EncodedCandidates:
+    """The answer to one query, as the front end sends it to the client."""
 
-    items: bytes  # a JSON array of `service.http.schemas.Candidate`, each on a line of its own
+    json: bytes  # an array of `service.http.schemas.Candidate`, each on a line of its own
     rows: Ints
-    unknown: int
+    unknown_items: int
     cold: bool
 
 
-def packed(ids: Ids) -> bytes:
-    """The msgpack array. A lone surrogate, which has no bytes of its own, is nobody's id there."""
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """The answers to a list of queries, and the cost of the micro-batch that computed them."""
+
+    answers: Sequence[EncodedCandidates]
+    seconds: StageSeconds  # of the whole micro-batch
+    batch_size: int  # queries in the micro-batch; 0 if another result of it reports them already
+    queue_seconds: float = 0.0  # that the queries waited in the engine before the batch began
+
+
+def pack_ids(ids: Ids) -> bytes:
+    """Returns the msgpack array of the ids.
+
+    A lone surrogate, which has no UTF-8 form, becomes bytes that equal no item's id.
+    """
     if isinstance(ids, bytes):
         return ids
     array: bytes = msgpack.packb(list(ids), unicode_errors="surrogatepass")

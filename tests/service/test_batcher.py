@@ -15,7 +15,7 @@ from service.http.schemas import RecallRequest
 from service.observability.metrics import Metrics
 from service.processes.engine_thread import Threaded
 from service.recall.recaller import Recaller
-from service.recall.types import Computed, Encoded, Query, StageSeconds
+from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio
@@ -33,17 +33,17 @@ class Worker:
         self.go.set()
         self._refuse = refuse
 
-    def answer(self, queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
+    def recall_json(self, queries: Sequence[Query]) -> tuple[list[EncodedCandidates], StageSeconds]:
         self.batches.append([query.user_id for query in queries])
         self.threads.add(threading.current_thread().name)
         assert self.go.wait(10)
         if any(map(self._refuse, queries)):
             raise RuntimeError("poison")
         answers = [
-            Encoded(
+            EncodedCandidates(
                 b"[]",
                 np.array([ord(item[-1]) for item in q.history], np.int64),
-                unknown=0,
+                unknown_items=0,
                 cold=not q.history,
             )
             for q in queries
@@ -125,11 +125,11 @@ class Far:
         self.go = asyncio.Event()
         self.stages = dict[str, float]()
 
-    async def recall(self, queries: Sequence[Query]) -> Computed:
+    async def recall(self, queries: Sequence[Query]) -> BatchResult:
         self.asked.append([query.user_id for query in queries])
         await self.go.wait()
-        found = [Encoded(b"[]", np.zeros(0, np.int64), 0, False) for _ in queries]
-        return Computed(found, self.stages, 7, waited=0.25)
+        found = [EncodedCandidates(b"[]", np.zeros(0, np.int64), 0, False) for _ in queries]
+        return BatchResult(found, self.stages, 7, queue_seconds=0.25)
 
     async def close(self) -> None:
         self.go.set()
@@ -283,7 +283,7 @@ async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Pa
         )
         await store.append([("u1", other)])
         after = await running.recall(RecallRequest(user_id="u1", k=40))
-    before, then = ({one["item_id"] for one in json.loads(a.found.items)} for a in (warm, after))
+    before, then = ({one["item_id"] for one in json.loads(a.found.json)} for a in (warm, after))
     assert before == set(recaller.item_ids) - set(known)
     assert then == before - {other}
     assert [a.degraded_reason for a in (warm, unknown, new)] == [

@@ -1,9 +1,9 @@
-"""Search of a small catalogue by one matrix product a step, where everything closed is left out.
+"""Search of a small catalogue by one matrix product a step, where everything excluded is left out.
 
 Whether it pays is measured at export (`service.contest`): an index of the kind `dense` says so.
 
 An index is asked for more hits than are wanted, because it cannot know what a user has seen; here
-the closed items' scores are taken away first, and no more than the quota is looked for.
+the excluded items' scores are taken away first, and no more than the quota is looked for.
 
 The product is of 8-bit integers. It leaves out what cannot be a hit, whatever the rounding; the few
 items that are left are scored again.
@@ -15,37 +15,39 @@ import time
 
 from index.kernels.jit import Integer, compiled
 from index.kernels.topk import Room
-from service.recall.candidate_lists import Lists, Merge
-from service.recall.cpu.scores import Coarse, Scored, coarse_of, score
-from service.recall.cpu.selection import Asked, select
-from service.recall.query_batch import Cases
+from service.recall.candidate_lists import CandidateLists, ListArrays
+from service.recall.cpu.scores import Int8Catalogue, Int8Scores, quantise_catalogue, score
+from service.recall.cpu.selection import SearchStep, select
+from service.recall.query_batch import QueryBatch
 from service.recall.types import Floats, Ints
 
 
-class Dense:
+class ExactCatalogue:
     """A catalogue, and room for the searches of a batch, used again: fresh memory costs more."""
 
     def __init__(self, vectors_VD: Floats) -> None:
-        self.coarse = coarse_of(vectors_VD)
+        self.coarse = quantise_catalogue(vectors_VD)
         self.room = Room.of(len(self.coarse.blocks.start_P))
-        self._scored = Scored.room(1, self.coarse)
+        self._scored = Int8Scores.room(1, self.coarse)
 
-    def scored(self, users: int) -> Scored:
+    def scored(self, users: int) -> Int8Scores:
         """For so many at least."""
         if len(self._scored.slack_W) < users:
-            self._scored = Scored.room(users, self.coarse)
+            self._scored = Int8Scores.room(users, self.coarse)
         return self._scored
 
 
-class DenseHits:
+class ExactSearcher:
     """The hits of every step of a rollout: candidates, and the next token."""
 
-    def __init__(self, dense: Dense, merge: Merge, cases: Cases, users_W: Ints) -> None:
+    def __init__(
+        self, dense: ExactCatalogue, lists: CandidateLists, batch: QueryBatch, users_W: Ints
+    ) -> None:
         self._coarse, self._room = dense.coarse, dense.room
         self._scored = dense.scored(len(users_W))
-        self._lists = merge.lists
+        self._lists = lists.arrays
         self._users_W = users_W
-        self._quotas_MW = cases.quotas_MW(users_W)
+        self._quotas_MW = batch.quotas_MW(users_W)
         self.steps = len(self._quotas_MW)
         self._step = 0
         self.search_seconds = self.merge_seconds = 0.0
@@ -76,16 +78,16 @@ class DenseHits:
 
 @compiled
 def _search(
-    coarse: Coarse,
-    scored: Scored,
+    coarse: Int8Catalogue,
+    scored: Int8Scores,
     room: Room,
     interest_WD: Floats,
-    lists: Lists,
+    lists: ListArrays,
     users_W: Ints,
     quotas_W: Ints,
     step: Integer,
     last: bool,
 ) -> None:
     score(coarse, interest_WD, scored)
-    asked = Asked(scored, interest_WD, coarse.vectors_VD, step, last)
+    asked = SearchStep(scored, interest_WD, coarse.vectors_VD, step, last)
     select(asked, lists, users_W, quotas_W, room)

@@ -19,7 +19,7 @@ MANY = (24, 48, 96, 192)  # rows from which on one piece may be faster
 TRIALS, TIMES = 5, 10
 
 
-class Pieces(NamedTuple):
+class GemmChunking(NamedTuple):
     """What is fast here."""
 
     few: int  # rows of a piece
@@ -30,11 +30,11 @@ class Pieces(NamedTuple):
         return count if count >= self.many else self.few
 
 
-def measured(weight_DF: Floats) -> Pieces:
+def measured(weight_DF: Floats) -> GemmChunking:
     """For products with weights of about this size."""
     few = min(FEW, key=lambda rows: _seconds(weight_DF, FEW[-1], rows))
     whole = (n for n in MANY if _seconds(weight_DF, n, n) <= _seconds(weight_DF, n, few))
-    return Pieces(few, next(whole, 1 << 62))
+    return GemmChunking(few, next(whole, 1 << 62))
 
 
 def _seconds(weight_DF: Floats, count: int, rows: int) -> float:

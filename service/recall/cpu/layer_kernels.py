@@ -18,7 +18,7 @@ from service.recall.cpu.vector_kernels import ONE, ZERO, add, gelu, normalise
 from service.recall.types import Floats, Ints
 
 
-class Weights(NamedTuple):
+class LayerWeights(NamedTuple):
     """A layer as it is served; or all layers, with one dimension more in front."""
 
     query_DD: Floats  # scaled by attention's d ** -0.5
@@ -36,7 +36,7 @@ class Weights(NamedTuple):
     down_bias_D: Floats
 
 
-class Memory(NamedTuple):
+class KVCache(NamedTuple):
     """What later tokens need of a layer: its inputs, and keys and values of them.
 
     Or of all layers, with one dimension more in front.
@@ -48,7 +48,7 @@ class Memory(NamedTuple):
     own_keys_ABE: Floats
 
 
-class Space(NamedTuple):
+class Workspace(NamedTuple):
     """Memory to compute in, used again and again."""
 
     tokens_N4: Ints
@@ -70,9 +70,9 @@ def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_N
 
 
 @inner
-def weights_of(layers: Weights, depth: Integer) -> Weights:
+def weights_of(layers: LayerWeights, depth: Integer) -> LayerWeights:
     """A layer's weights, out of those of all."""
-    return Weights(
+    return LayerWeights(
         layers.query_DD[depth],
         layers.query_bias_D[depth],
         layers.keys_DE[depth],
@@ -90,9 +90,9 @@ def weights_of(layers: Weights, depth: Integer) -> Weights:
 
 
 @inner
-def memory_of(layers: Memory, depth: Integer) -> Memory:
+def memory_of(layers: KVCache, depth: Integer) -> KVCache:
     """A layer's memory, out of that of all."""
-    return Memory(
+    return KVCache(
         layers.inputs_SD[depth],
         layers.keys_SE[depth],
         layers.own_inputs_ABD[depth],
@@ -101,7 +101,7 @@ def memory_of(layers: Memory, depth: Integer) -> Memory:
 
 
 @inner
-def at_tokens(memory: Memory, count: Integer, taken: Integer) -> tuple[Floats, Floats]:
+def at_tokens(memory: KVCache, count: Integer, taken: Integer) -> tuple[Floats, Floats]:
     """Inputs and keys of so many tokens: of histories, or of what they were continued by then."""
     if taken < 0:
         return memory.inputs_SD[:count], memory.keys_SE[:count]
@@ -117,9 +117,9 @@ def set_token(token_4: Ints, user: Integer, begin: Integer, end: Integer, own: I
 
 @pasted
 def mix(
-    weights: Weights,
-    memory: Memory,
-    space: Space,
+    weights: LayerWeights,
+    memory: KVCache,
+    space: Workspace,
     eps: Real,
     rows: Integer,
     tokens_N4: Ints,
@@ -134,9 +134,9 @@ def mix(
 
 @pasted
 def _mix(
-    weights: Weights,
-    memory: Memory,
-    space: Space,
+    weights: LayerWeights,
+    memory: KVCache,
+    space: Workspace,
     eps: Real,
     tokens_N4: Ints,
     x_ND: Floats,

@@ -26,7 +26,7 @@ from index.kernels.jit import pasted
 from service.recall.types import Floats, Ints
 
 
-class Coarse(NamedTuple):
+class Int8Catalogue(NamedTuple):
     """A catalogue in steps of its own, and as it is.
 
     Vectors are turned by a random rotation first: then none has a large number that makes steps
@@ -43,7 +43,7 @@ class Coarse(NamedTuple):
     shift: int  # by which scores are shortened
 
 
-class Scored(NamedTuple):
+class Int8Scores(NamedTuple):
     """What interests are scored with; each counts in steps of its own."""
 
     asked_WE: NDArray[np.uint8]
@@ -51,14 +51,14 @@ class Scored(NamedTuple):
     slack_W: Ints  # who has a higher score in truth may have one here that is lower by so much
 
     @staticmethod
-    def room(users: int, coarse: Coarse) -> "Scored":
+    def room(users: int, coarse: Int8Catalogue) -> "Int8Scores":
         """For so many at the most."""
         items, width = len(coarse.blocks.start_P), coarse.blocks.items_NQ64.shape[1] * FOUR
         scores_WP = np.empty((users, items), np.int16)
-        return Scored(np.zeros((users, width), np.uint8), scores_WP, np.empty(users, np.int64))
+        return Int8Scores(np.zeros((users, width), np.uint8), scores_WP, np.empty(users, np.int64))
 
 
-def coarse_of(vectors_VD: Floats) -> Coarse:
+def quantise_catalogue(vectors_VD: Floats) -> Int8Catalogue:
     """Steps of vectors of any lengths."""
     turn_DD = _rotation(vectors_VD.shape[1])
     turned_VD = (torch.from_numpy(vectors_VD) @ turn_DD).numpy()
@@ -66,7 +66,7 @@ def coarse_of(vectors_VD: Floats) -> Coarse:
     error = np.linalg.norm(turned_VD - steps_VD * np.float32(step), axis=1).max()
     length = float(np.linalg.norm(steps_VD, axis=1).max())
     blocks = blocks_of(steps_VD.astype(np.int8))
-    return Coarse(
+    return Int8Catalogue(
         vectors_VD,
         turn_DD.numpy(),
         blocks,
@@ -86,7 +86,7 @@ def _rotation(width: int) -> Tensor:
 
 
 @pasted
-def score(coarse: Coarse, interest_WD: Floats, scored: Scored) -> None:
+def score(coarse: Int8Catalogue, interest_WD: Floats, scored: Int8Scores) -> None:
     """All scores of these interests, and their slack."""
     users = len(interest_WD)
     _quantise(coarse, interest_WD, scored)
@@ -97,7 +97,7 @@ def score(coarse: Coarse, interest_WD: Floats, scored: Scored) -> None:
 
 
 @pasted
-def _quantise(coarse: Coarse, interest_WD: Floats, scored: Scored) -> None:
+def _quantise(coarse: Int8Catalogue, interest_WD: Floats, scored: Int8Scores) -> None:
     """Queries, turned, in whole steps, and twice the bound of the error of their products.
 
     |q·v - q'·v'| ≤ |q - q'| |v'| + |q| |v - v'|, and a little for the sums themselves.

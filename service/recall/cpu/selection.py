@@ -12,15 +12,15 @@ import numpy as np
 from index.kernels.int8_layout import LOW
 from index.kernels.jit import Integer, Real, inner, pasted
 from index.kernels.topk import Room, best_of, candidates, dot, limit_of, row_of, score_of
-from service.recall.candidate_lists import Lists, give, offered_before
-from service.recall.cpu.scores import Scored
+from service.recall.candidate_lists import ListArrays, give, offered_before
+from service.recall.cpu.scores import Int8Scores
 from service.recall.types import Floats, Ints
 
 
-class Asked(NamedTuple):
+class SearchStep(NamedTuple):
     """A step of a rollout."""
 
-    scored: Scored  # the scores of what must not be found become `LOW`
+    scored: Int8Scores  # the scores of what must not be found become `LOW`
     interest_WD: Floats
     vectors_VD: Floats
     step: Integer
@@ -28,12 +28,12 @@ class Asked(NamedTuple):
 
 
 @pasted
-def select(asked: Asked, lists: Lists, users_W: Ints, quotas_W: Ints, room: Room) -> None:
+def select(asked: SearchStep, lists: ListArrays, users_W: Ints, quotas_W: Ints, room: Room) -> None:
     """Give everyone the best of what is open, and set the tokens of this step."""
     for at in range(len(users_W)):
         user, scores_P = users_W[at], asked.scored.scores_WP[at]
-        for closed in range(lists.ends_B[user], lists.ends_B[user + 1]):
-            scores_P[lists.closed_N[closed]] = LOW
+        for excluded in range(lists.offsets_B[user], lists.offsets_B[user + 1]):
+            scores_P[lists.excluded_N[excluded]] = LOW
         token: Integer = -1
         token_score: Real = np.float32(0)
         if not asked.last:
@@ -56,7 +56,9 @@ def select(asked: Asked, lists: Lists, users_W: Ints, quotas_W: Ints, room: Room
 
 
 @inner
-def _best_given(asked: Asked, at: Integer, lists: Lists, user: Integer) -> tuple[Integer, Real]:
+def _best_given(
+    asked: SearchStep, at: Integer, lists: ListArrays, user: Integer
+) -> tuple[Integer, Real]:
     """The best of what was given but not offered, -1 where there is none, and its score."""
     scores_P, step = asked.scored.scores_WP[at], asked.step
     best = LOW

@@ -7,7 +7,7 @@ Shapes: see `service.recall.cpu.layer_kernels`.
 """
 
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401 — numba multiplies with it; see `Network.__init__`
+import scipy.linalg.cython_blas  # noqa: F401 — numba multiplies with it; see `Transformer.__init__`
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -15,8 +15,8 @@ from index.kernels.jit import Integer, Real, compiled, inner, pasted
 from model.network.gpt import GPT, HISTORY, OFFER
 from service.recall.cpu.gemm_chunking import measured
 from service.recall.cpu.layer_kernels import (
-    Memory,
-    Space,
+    KVCache,
+    Workspace,
     affine,
     at_tokens,
     memory_of,
@@ -25,13 +25,13 @@ from service.recall.cpu.layer_kernels import (
     weights_of,
 )
 from service.recall.cpu.vector_kernels import ONE, add, length_of, normalise
-from service.recall.cpu.weights import Served, served_weights
+from service.recall.cpu.weights import NetworkWeights, served_weights
 from service.recall.types import Floats, Ints
 
 PREFILL = -1  # in place of the number of steps before
 
 
-class Network:
+class Transformer:
     """Interests of a batch: `prefill`, then a `step` for each further one."""
 
     def __init__(self, model: GPT) -> None:
@@ -46,13 +46,13 @@ class Network:
         self._ends_B: Ints
         self._user_BD: Floats
 
-    def prefill(self, items_S: Ints, ends_B: Ints, users_B: Ints) -> Floats:
+    def prefill(self, items_S: Ints, offsets_B: Ints, users_B: Ints) -> Floats:
         """First interests B D of histories, each of 1 to `max_history` items: rows of the table.
 
-        `ends_B` has a 0 before the first end. Users are rows of the user table, -1 if unknown.
+        `offsets_B` has a 0 before the first end. Users are rows of the user table, -1 if unknown.
         """
         self._make_room(len(items_S), len(users_B))
-        self._ends_B, self._taken = ends_B, 0
+        self._ends_B, self._taken = offsets_B, 0
         if self._config.user_rank:
             self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
         else:
@@ -89,14 +89,14 @@ class Network:
         self._users = users = max(self._users, users * 3 // 2)
         width, fed, steps = self._config.dim, self._config.feed_forward, self._config.max_interests
         layers = self._config.layers
-        self._memory = Memory(
+        self._memory = KVCache(
             _floats(layers, tokens, width),
             _floats(layers, tokens, 2 * width),
             _floats(layers, steps, users, width),
             _floats(layers, steps, users, 2 * width),
         )
         most = max(tokens, users)
-        self._space = Space(
+        self._space = Workspace(
             np.empty((most, 4), dtype=np.int64),
             _floats(most, width),
             _floats(most, width),
@@ -113,12 +113,12 @@ def _floats(*shape: int) -> Floats:
 
 @compiled
 def _run(
-    served: Served,
-    memory: Memory,
-    space: Space,
+    served: NetworkWeights,
+    memory: KVCache,
+    space: Workspace,
     user_BD: Floats,
     items_N: Ints,
-    ends_B: Ints,
+    offsets_B: Ints,
     taken: Integer,
     rows: Integer,
     rows_newest: Integer,
@@ -131,7 +131,7 @@ def _run(
     count, users, last = len(items_N), len(user_BD), len(served.layers.query_DD) - 1
     tokens_N4 = space.tokens_N4[:count]
     for user in range(users):
-        begin, end = ends_B[user], ends_B[user + 1]
+        begin, end = offsets_B[user], offsets_B[user + 1]
         if taken != PREFILL:
             set_token(tokens_N4[user], user, begin, end, taken + 1)
             continue
@@ -139,7 +139,7 @@ def _run(
             set_token(tokens_N4[at], user, begin, at + 1, 0)
     segment = HISTORY if taken == PREFILL else OFFER
     x_ND, _ = at_tokens(memory_of(memory, 0), count, taken)
-    _embed(served, user_BD, ends_B, items_N, tokens_N4, segment, x_ND)
+    _embed(served, user_BD, offsets_B, items_N, tokens_N4, segment, x_ND)
     for depth in range(last + 1):
         weights, own = weights_of(served.layers, depth), memory_of(memory, depth)
         x_ND, keys_NE = at_tokens(own, count, taken)
@@ -149,18 +149,20 @@ def _run(
             out_ND, _ = at_tokens(memory_of(memory, depth + 1), count, taken)
             at_once = rows
         elif taken == PREFILL:  # no more than the newest tokens are asked for
-            x_ND, tokens_N4 = _newest(ends_B, tokens_N4, x_ND, space)
+            x_ND, tokens_N4 = _newest(offsets_B, tokens_N4, x_ND, space)
         mix(weights, own, space, served.eps, at_once, tokens_N4, x_ND, out_ND)
     scale_to(interest_BD, served.scale)
 
 
 @inner
-def _newest(ends_B: Ints, tokens_N4: Ints, x_SD: Floats, space: Space) -> tuple[Floats, Ints]:
+def _newest(
+    offsets_B: Ints, tokens_N4: Ints, x_SD: Floats, space: Workspace
+) -> tuple[Floats, Ints]:
     """Inputs of everyone's newest tokens, and these."""
-    newest_BD = space.newest_BD[: len(ends_B) - 1]
+    newest_BD = space.newest_BD[: len(offsets_B) - 1]
     for user in range(len(newest_BD)):
-        end = ends_B[user + 1]
-        set_token(tokens_N4[user], user, ends_B[user], end, 0)
+        end = offsets_B[user + 1]
+        set_token(tokens_N4[user], user, offsets_B[user], end, 0)
         for place in range(x_SD.shape[1]):
             newest_BD[user, place] = x_SD[end - 1, place]
     return newest_BD, tokens_N4[: len(newest_BD)]
@@ -168,9 +170,9 @@ def _newest(ends_B: Ints, tokens_N4: Ints, x_SD: Floats, space: Space) -> tuple[
 
 @pasted
 def _embed(
-    served: Served,
+    served: NetworkWeights,
     user_BD: Floats,
-    ends_B: Ints,
+    offsets_B: Ints,
     items_N: Ints,
     tokens_N4: Ints,
     segment: Integer,
@@ -188,7 +190,7 @@ def _embed(
         for place in range(len(out_D)):
             out_D[place] = item_D[place] / length + segment_D[place] + user_D[place]
         if positions:
-            known = embedding.history - 1 - (ends_B[user + 1] - end)
+            known = embedding.history - 1 - (offsets_B[user + 1] - end)
             position_D = embedding.positions_LD[min(known + own, positions - 1)]
             add(out_D, ONE, position_D)
         normalise(out_D, embedding.norm_2D, served.eps)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.network.block import Block, GPTConfig
 from model.network.gpt import GPT
-from service.recall.cpu.layer_kernels import Weights
+from service.recall.cpu.layer_kernels import LayerWeights
 from service.recall.types import Floats
 
 
@@ -26,16 +26,16 @@ class Embedding(NamedTuple):
     unit: bool  # whether items count by their direction alone
 
 
-class Served(NamedTuple):
+class NetworkWeights(NamedTuple):
     """A network as it is served."""
 
     embedding: Embedding
-    layers: Weights  # of all layers
+    layers: LayerWeights  # of all layers
     eps: float
     scale: float  # length of an interest; 0: as it is
 
 
-def served_weights(model: GPT) -> Served:
+def served_weights(model: GPT) -> NetworkWeights:
     """Of a model on the CPU."""
     config, norm = model.config, torch.stack([model.norm.weight, model.norm.bias])
     absolute = config.positions == "absolute"
@@ -50,22 +50,22 @@ def served_weights(model: GPT) -> Served:
     )
     scale = float(model.log_scale.exp()) if config.cosine else 0.0
     by_layer = [_weights_of(block, config) for block in model.layers]
-    layers = Weights(*map(np.stack, zip(*by_layer, strict=True)))
-    return Served(embedding, layers, model.norm.eps, scale)
+    layers = LayerWeights(*map(np.stack, zip(*by_layer, strict=True)))
+    return NetworkWeights(embedding, layers, model.norm.eps, scale)
 
 
 def _array(tensor: Tensor) -> Floats:
     return tensor.detach().contiguous().numpy()
 
 
-def _weights_of(block: Block, config: GPTConfig) -> Weights:
+def _weights_of(block: Block, config: GPTConfig) -> LayerWeights:
     """Those of a layer, as `service.recall.cpu.layer_kernels` takes them."""
     shrink = (config.dim // config.heads) ** -0.5
     reach = torch.arange(config.max_history + config.max_interests)
     distance_HT = block.bias(reach, torch.ones(len(reach), dtype=torch.bool))
     norms = block.attention_norm, block.feed_forward_norm
     local_CD = getattr(block, "local_weight", torch.zeros(0, config.dim))
-    return Weights(
+    return LayerWeights(
         _array(block.query.weight.t() * shrink),
         _array(block.query.bias * shrink),
         _array(block.key_value.weight.t()),

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from model.artifact.bundle import Artifact
 from model.network.gpt import GPT
-from service.recall.candidate_lists import Merge
+from service.recall.candidate_lists import CandidateLists
 from service.recall.gpu.choice import Approximate, fastest_search
 from service.recall.gpu.search import CLOSED, HITS
-from service.recall.query_batch import Cases
+from service.recall.query_batch import QueryBatch
 from service.recall.types import Ints, StageSeconds
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Size(NamedTuple):
     steps: int
 
 
-class Batch(NamedTuple):
+class DeviceBatch(NamedTuple):
     """What goes to the device."""
 
     history_BL: Tensor  # newest items, padded on the right
@@ -54,10 +54,10 @@ Found = tuple[Tensor, Tensor]
 """Rows and scores, M B F each."""
 
 
-class OnGpu:
-    """See `service.recall.recaller.Generator`."""
+class GpuBackend:
+    """See `service.recall.recaller.Backend`."""
 
-    together = batch = LARGEST
+    max_users_per_pass = preferred_batch = LARGEST
 
     def __init__(self, artifact: Artifact, devices: Sequence[torch.device]) -> None:
         """The network runs on the first of the devices; all share the catalogue."""
@@ -77,29 +77,29 @@ class OnGpu:
                 size //= 2
 
     @torch.inference_mode()
-    def generate(self, merge: Merge, cases: Cases, users_W: Ints) -> StageSeconds:
-        """See `service.recall.recaller.Generator`. Searches count as part of the model."""
+    def generate(self, lists: CandidateLists, queries: QueryBatch, users_W: Ints) -> StageSeconds:
+        """See `service.recall.recaller.Backend`. Searches count as part of the model."""
         started = time.perf_counter()
-        quotas_MW = cases.quotas_MW(users_W)
-        size = size_of(cases, users_W, max(len(quotas_MW), self._usual))
-        batch = batch_of(cases, users_W, size, self._longest)
+        quotas_MW = queries.quotas_MW(users_W)
+        size = size_of(queries, users_W, max(len(quotas_MW), self._usual))
+        batch = batch_of(queries, users_W, size, self._longest)
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
             rows, scores = self._run(batch, size)
         rows_MBF, scores_MBF = rows.cpu().numpy(), scores.cpu().numpy()
         back = time.perf_counter()
         for step, quotas_W in enumerate(quotas_MW):
             users = slice(len(users_W))
-            merge.take(users_W, rows_MBF[step, users], scores_MBF[step, users], quotas_W, step)
+            lists.take(users_W, rows_MBF[step, users], scores_MBF[step, users], quotas_W, step)
         return {"model": back - started, "search": 0.0}
 
-    def _run(self, batch: Batch, size: Size) -> Found:
+    def _run(self, batch: DeviceBatch, size: Size) -> Found:
         self._seen[size] += 1
         often = self._seen[size] == OFTEN and len(self._graphs) < MOST_GRAPHS
         if self._recording and often and size not in self._graphs:
             self._record(size)
         if graph := self._graphs.get(size):
             return graph(batch)
-        return self._rollout(Batch(*(part.to(self._device) for part in batch)), size)
+        return self._rollout(DeviceBatch(*(part.to(self._device) for part in batch)), size)
 
     def _record(self, size: Size) -> None:
         self._graphs[size] = Graph(self._rollout, size, self._longest, self._device, self._pool)
@@ -119,7 +119,7 @@ class Rollout:
         self._search = fastest_search(model.items.weight.detach(), devices, approximate)
         self.recordable = self._search.recordable
 
-    def __call__(self, batch: Batch, size: Size) -> Found:
+    def __call__(self, batch: DeviceBatch, size: Size) -> Found:
         """Of tensors on the device. No hit is closed."""
         further = size.steps - 1
         interest_BD, cache = self._model.prefill(
@@ -152,7 +152,7 @@ class Graph:
 
         Graphs of one `pool` share memory: what one has found is lost when another one runs.
         """
-        self._given = Batch(*(part.to(device) for part in padding(size, longest)))
+        self._given = DeviceBatch(*(part.to(device) for part in padding(size, longest)))
         self._graph = torch.cuda.CUDAGraph()
         with torch.inference_mode(), torch.cuda.device(device):
             aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -164,7 +164,7 @@ class Graph:
             with torch.cuda.graph(self._graph, pool=pool):
                 self._found = rollout(self._given, size)
 
-    def __call__(self, batch: Batch) -> Found:
+    def __call__(self, batch: DeviceBatch) -> Found:
         """What it finds stays until the next call."""
         for given, part in zip(self._given, batch, strict=True):
             given.copy_(part, non_blocking=True)
@@ -172,35 +172,35 @@ class Graph:
         return self._found
 
 
-def size_of(cases: Cases, users_W: Ints, steps: int) -> Size:
+def size_of(queries: QueryBatch, users_W: Ints, steps: int) -> Size:
     """The recorded size where one is large enough, else the next powers of two."""
     return Size(
         batch=_power(len(users_W)),
-        closed=max(CLOSED, _power(int(cases.closed.lengths_B[users_W].max()))),
-        most=max(HITS, _power(int(cases.k_B[users_W].max()))),
+        closed=max(CLOSED, _power(int(queries.excluded.lengths_B[users_W].max()))),
+        most=max(HITS, _power(int(queries.k_B[users_W].max()))),
         steps=steps,
     )
 
 
-def batch_of(cases: Cases, users_W: Ints, size: Size, longest: int) -> Batch:
+def batch_of(queries: QueryBatch, users_W: Ints, size: Size, longest: int) -> DeviceBatch:
     """Tensors on the CPU: those users, and padding."""
     batch, warm = padding(size, longest), slice(len(users_W))
     parts = [
-        cases.newest.padded(users_W, longest, 0),
-        cases.newest.lengths_B[users_W],
-        cases.users_B[users_W],
-        cases.closed.padded(users_W, size.closed, -1),
+        queries.newest.padded(users_W, longest, 0),
+        queries.newest.lengths_B[users_W],
+        queries.users_B[users_W],
+        queries.excluded.padded(users_W, size.closed, -1),
     ]
     for whole, part in zip(batch, parts, strict=True):
         whole[warm] = torch.from_numpy(part)
     return batch
 
 
-def padding(size: Size, longest: int) -> Batch:
+def padding(size: Size, longest: int) -> DeviceBatch:
     """A batch of users who are unknown and have the history of item 0, on the CPU."""
     history_BL = torch.zeros(size.batch, longest, dtype=torch.int64)
     closed_BC = torch.full((size.batch, size.closed), -1)
-    return Batch(history_BL, history_BL[:, 0] + 1, history_BL[:, 0] - 1, closed_BC)
+    return DeviceBatch(history_BL, history_BL[:, 0] + 1, history_BL[:, 0] - 1, closed_BC)
 
 
 def _power(count: int) -> int:

@@ -64,14 +64,14 @@ def test_new_items_are_recalled_and_can_stand_in_a_history(folder: Path, tmp_pat
     history = ["i5", "i6", "i7"]
     recaller = Recaller.load(folder)
     (before,), _ = recaller.recall([Query("", history, k=5)])
-    rows = f"item_id,neighbours\ntwin,{recaller.names(before)[0]}\n"
+    rows = f"item_id,neighbours\ntwin,{recaller.ids_of(before)[0]}\n"
     add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows), length=1.5))
     recaller = Recaller.load(folder)
     (after,), _ = recaller.recall([Query("", history, k=5)])
-    assert recaller.names(after)[0] == "twin"
+    assert recaller.ids_of(after)[0] == "twin"
     (then,), _ = recaller.recall([Query("", [*history, "twin"], k=5)])
-    assert then.unknown == 0
-    assert "twin" not in recaller.names(then)
+    assert then.unknown_items == 0
+    assert "twin" not in recaller.ids_of(then)
 
 
 def test_the_index_stays_as_it_was_asked_for(dataset: Dataset, model: GPT, tmp_path: Path) -> None:

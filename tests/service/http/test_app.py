@@ -17,7 +17,7 @@ from service.http.app import create_app
 from service.http.metadata import Catalogue
 from service.processes.engine_thread import Threaded
 from service.recall.recaller import Recaller
-from service.recall.types import Encoded, Query, StageSeconds
+from service.recall.types import EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio
@@ -216,14 +216,14 @@ async def test_a_client_that_leaves_early_is_no_error_of_ours(
 async def test_who_left_is_not_computed(
     client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    go, real, computed = threading.Event(), recaller.answer, []
+    go, real, computed = threading.Event(), recaller.recall_json, []
 
-    def held(queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
+    def held(queries: Sequence[Query]) -> tuple[list[EncodedCandidates], StageSeconds]:
         computed.extend(query.user_id for query in queries)
         assert go.wait(10)
         return real(queries)
 
-    monkeypatch.setattr(recaller, "answer", held)
+    monkeypatch.setattr(recaller, "recall_json", held)
     first = asyncio.create_task(recall(client, user_id="first"))
     while not computed:
         await asyncio.sleep(0.001)
@@ -251,15 +251,15 @@ async def test_a_body_that_does_not_come_is_not_waited_for(
 async def test_a_batch_that_fails_leaves_nothing_behind(
     client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, computed = recaller.answer, []
+    real, computed = recaller.recall_json, []
 
-    def picky(queries: Sequence[Query]) -> tuple[list[Encoded], StageSeconds]:
+    def picky(queries: Sequence[Query]) -> tuple[list[EncodedCandidates], StageSeconds]:
         computed.extend(query.user_id for query in queries)
         if any(query.user_id == "u0" for query in queries):
             raise RuntimeError("poison")
         return real(queries)
 
-    monkeypatch.setattr(recaller, "answer", picky)
+    monkeypatch.setattr(recaller, "recall_json", picky)
     requests = [{"user_id": f"u{i}"} for i in range(256)]
     answer = await client.post("/recall/batch", json={"requests": requests})
     assert answer.status_code == 500

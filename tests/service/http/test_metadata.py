@@ -6,17 +6,17 @@ import pytest
 
 from service.http.metadata import Catalogue
 from service.http.schemas import RecallResponse
-from service.recall.candidate_lists import Merged
-from service.recall.json_encoder import Encoder
-from service.recall.types import Encoded
+from service.recall.candidate_lists import CandidateList
+from service.recall.json_encoder import JsonEncoder
+from service.recall.types import EncodedCandidates
 
 IDS = ["a", 'quote "', "ü\n", "x" * 256]
 METADATA = pl.DataFrame({"title": ["A", None, "Ü", "},\n{"]})
 
 
-def candidates(rows: list[int], interests: list[int]) -> Merged:
+def candidates(rows: list[int], interests: list[int]) -> CandidateList:
     scores = np.array([0.1, -1234.56789, float("nan"), -1.5e-7][: len(rows)], dtype=np.float32)
-    return Merged(np.array(rows, int), scores, np.array(interests, np.int8))
+    return CandidateList(np.array(rows, int), scores, np.array(interests, np.int8))
 
 
 @pytest.mark.parametrize(
@@ -24,8 +24,8 @@ def candidates(rows: list[int], interests: list[int]) -> Merged:
 )
 def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: list[int]) -> None:
     found = candidates(rows, interests)
-    encoded = Encoded(Encoder(IDS).encode(found), found.rows, 0, False)
-    items = json.loads(encoded.items)
+    encoded = EncodedCandidates(JsonEncoder(IDS).encode(found), found.rows, 0, False)
+    items = json.loads(encoded.json)
     assert [item.pop("item_id") for item in items] == [IDS[row] for row in rows]
     assert [item.pop("interest") for item in items] == interests
     written = [np.nan if item["score"] is None else item["score"] for item in items]
@@ -34,15 +34,15 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
     catalogue = Catalogue("v", 4, METADATA)
     about = json.loads(catalogue.with_metadata(encoded))
     assert [item.pop("metadata") for item in about] == list(map(catalogue.metadata, rows))
-    assert about == json.loads(encoded.items)
+    assert about == json.loads(encoded.json)
     fields = RecallResponse.model_json_schema()["$defs"]["Candidate"]["properties"]
     assert all(set(item) | {"metadata"} == set(fields) for item in about)
 
 
 def test_scores_have_six_decimals() -> None:
     scores = np.array([0, 2, 0.0000004, 0.9999996, 10, 123456.75, 99999997952, 1e12, -np.inf])
-    found = Merged(np.zeros(9, int), scores.astype(np.float32), np.zeros(9, np.int8))
-    lines = Encoder(IDS).encode(found).decode().splitlines()
+    found = CandidateList(np.zeros(9, int), scores.astype(np.float32), np.zeros(9, np.int8))
+    lines = JsonEncoder(IDS).encode(found).decode().splitlines()
     assert [line.split(":")[2].split(",")[0] for line in lines] == [
         "0.000000",
         "2.000000",

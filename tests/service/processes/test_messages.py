@@ -17,30 +17,30 @@ from service.processes.messages import (
     read_answer,
     read_question,
 )
-from service.recall.types import Computed, Encoded, Query, packed
+from service.recall.types import BatchResult, EncodedCandidates, Query, pack_ids
 
 
-def encoded(*rows: int) -> Encoded:
-    return Encoded(b"[%b]" % bytes(rows), np.array(rows, dtype=np.int64), 5, not rows)
+def encoded(*rows: int) -> EncodedCandidates:
+    return EncodedCandidates(b"[%b]" % bytes(rows), np.array(rows, dtype=np.int64), 5, not rows)
 
 
 def test_questions_arrive_as_they_were_asked() -> None:
     queries = [Query("ann", ["a", "ü"], ["b"], 7, 2), Query("", [], [])]
     (body,) = Frames().feed(question(queries))
     assert read_question(body) == [
-        replace(query, history=packed(query.history), exclude=packed(query.exclude))
+        replace(query, history=pack_ids(query.history), exclude=pack_ids(query.exclude))
         for query in queries
     ]
 
 
 def test_answers_arrive_as_they_were_given() -> None:
     given = [encoded(2, 0), encoded(), encoded(1)]
-    (body,) = Frames().feed(answer(Computed(given, {"model": 0.5}, 7, 0.25)))
+    (body,) = Frames().feed(answer(BatchResult(given, {"model": 0.5}, 7, 0.25)))
     read = read_answer(body)
-    assert (read.seconds, read.batch, read.waited) == ({"model": 0.5}, 7, 0.25)
-    for one, two in zip(read.found, given, strict=True):
+    assert (read.seconds, read.batch_size, read.queue_seconds) == ({"model": 0.5}, 7, 0.25)
+    for one, two in zip(read.answers, given, strict=True):
         assert one.rows.tolist() == two.rows.tolist()
-        assert (one.items, one.unknown, one.cold) == (two.items, two.unknown, two.cold)
+        assert (one.json, one.unknown_items, one.cold) == (two.json, two.unknown_items, two.cold)
 
 
 def test_a_failure_is_said() -> None:
@@ -55,9 +55,12 @@ def test_an_answer_that_is_too_large_is_a_failure(monkeypatch: pytest.MonkeyPatc
     with ours, theirs, subprocess.Popen([sys.executable, "-c", ""]) as process:
         front_end = _FrontEnd(0, process, ours)
         for size in (10, 1000):
-            _reply(front_end, Computed([Encoded(b"x" * size, np.zeros(0, int), 0, False)], {}, 1))
+            _reply(
+                front_end,
+                BatchResult([EncodedCandidates(b"x" * size, np.zeros(0, int), 0, False)], {}, 1),
+            )
         fits, too_large = Frames().feed(theirs.recv(1 << 16))
-    assert read_answer(fits).found[0].items == b"x" * 10
+    assert read_answer(fits).answers[0].json == b"x" * 10
     with pytest.raises(RecallFailed):
         read_answer(too_large)
 

@@ -6,84 +6,84 @@ import msgpack
 import numpy as np
 import pytest
 
-from service.recall.item_ids import Texts, Vocabulary
+from service.recall.item_ids import ItemIds, PackedStrings
 from service.recall.query_batch import Ragged
 from service.recall.types import Ids
 
 
 def lists(ragged: Ragged) -> list[list[int]]:
-    rows, ends = ragged.rows_N.tolist(), ragged.ends_B.tolist()
+    rows, ends = ragged.rows_N.tolist(), ragged.offsets_B.tolist()
     return [rows[begin:end] for begin, end in pairwise(ends)]
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 255, 256, 1024])  # msgpack has a head for each
 def test_rows_are_those_of_a_dictionary(length: int) -> None:
     rng = np.random.default_rng(length)
-    item_ids = [f"{row}".rjust(length, "x") for row in rng.permutation(10 if length == 1 else 300)]
-    item_ids += ["ü" * length, "\x00" * length, "😀"]
-    rows = {item: row for row, item in enumerate(item_ids)}
-    vocabulary = Vocabulary.of(item_ids)
-    assert vocabulary.names(range(len(item_ids))) == item_ids
-    drawn = [*item_ids, "unheard-of", "", "x" * length, item_ids[0] + "y"]
+    strings = [f"{row}".rjust(length, "x") for row in rng.permutation(10 if length == 1 else 300)]
+    strings += ["ü" * length, "\x00" * length, "😀"]
+    rows = {item: row for row, item in enumerate(strings)}
+    item_ids = ItemIds.of(strings)
+    assert item_ids.ids_of(range(len(strings))) == strings
+    drawn = [*strings, "unheard-of", "", "x" * length, strings[0] + "y"]
     asked: list[tuple[list[str], list[str]]] = [
         tuple(rng.choice(drawn, rng.choice([0, 1, 15, 16, 40])).tolist() for _ in range(2))
         for _ in range(50)
     ]
-    newest, closed, unknown_B = vocabulary.read(asked, longest=12)
+    newest, excluded, unknown_B = item_ids.read(asked, max_history=12)
     known = [tuple([rows[i] for i in part if i in rows] for part in pair) for pair in asked]
     assert lists(newest) == [history[-12:] for history, _ in known]
-    assert lists(closed) == [history + excluded for history, excluded in known]
+    assert lists(excluded) == [history + excluded for history, excluded in known]
     expected = [len(pair[0]) - len(has[0]) for pair, has in zip(asked, known, strict=True)]
     assert unknown_B.tolist() == expected
 
 
 def test_equal_hashes_are_not_enough() -> None:
-    vocabulary = Vocabulary.of(["a", "b"])
-    _, closed, _ = vocabulary.read([(["b"], [])], 5)
-    assert closed.rows_N.tolist() == [1]
-    other = vocabulary._replace(ids=Texts.of([b"a", b"c"]))  # with the hashes of a and b
-    _, closed, unknown_B = other.read([(["b", "a"], [])], 5)
-    assert closed.rows_N.tolist() == [0]
+    item_ids = ItemIds.of(["a", "b"])
+    _, excluded, _ = item_ids.read([(["b"], [])], 5)
+    assert excluded.rows_N.tolist() == [1]
+    other = item_ids._replace(ids=PackedStrings.of([b"a", b"c"]))  # with the hashes of a and b
+    _, excluded, unknown_B = other.read([(["b", "a"], [])], 5)
+    assert excluded.rows_N.tolist() == [0]
     assert unknown_B.tolist() == [1]
 
 
 def test_packed_ids_are_taken_as_they_are_and_a_lone_surrogate_is_nobodys() -> None:
-    vocabulary = Vocabulary.of(["a", "b"])
+    item_ids = ItemIds.of(["a", "b"])
     given: list[Ids] = [msgpack.packb(["b", "a"]), ["b", "\ud800", "a"]]
-    _, closed, unknown_B = vocabulary.read([(ids, []) for ids in given], 5)
-    assert lists(closed) == [[1, 0], [1, 0]]
+    _, excluded, unknown_B = item_ids.read([(ids, []) for ids in given], 5)
+    assert lists(excluded) == [[1, 0], [1, 0]]
     assert unknown_B.tolist() == [0, 1]
 
 
 def test_very_long_lists_and_texts_are_read() -> None:
     long = "x" * 70_000
-    vocabulary = Vocabulary.of(["a", long])
-    newest, closed, unknown_B = vocabulary.read([(["b", "a"] * 40_000, [long])], 3)
-    assert (len(closed.rows_N), unknown_B.tolist()) == (40_001, [40_000])
-    assert (lists(newest), closed.rows_N[-1]) == ([[0, 0, 0]], 1)
+    item_ids = ItemIds.of(["a", long])
+    newest, excluded, unknown_B = item_ids.read([(["b", "a"] * 40_000, [long])], 3)
+    assert (len(excluded.rows_N), unknown_B.tolist()) == (40_001, [40_000])
+    assert (lists(newest), excluded.rows_N[-1]) == ([[0, 0, 0]], 1)
 
 
 def test_bytes_of_any_kind_are_read_within_their_bounds() -> None:
-    rng, vocabulary = np.random.default_rng(0), Vocabulary.of(["", "a"])
+    rng, item_ids = np.random.default_rng(0), ItemIds.of(["", "a"])
     for _ in range(2000):
         given = rng.choice([0x00, 0x61, 0x90, 0x9F, 0xA1, 0xBF, 0xD9, 0xDA, 0xDC, 0xDD, 0xFF], 8)
         pair = given.astype(np.uint8).tobytes()[: rng.integers(9)], b""
-        newest, closed, unknown_B = vocabulary.read([pair, pair], longest=3)
-        assert len(closed.rows_N) <= 2 * len(pair[0])
-        assert set(closed.rows_N) <= {0, 1}
+        newest, excluded, unknown_B = item_ids.read([pair, pair], max_history=3)
+        assert len(excluded.rows_N) <= 2 * len(pair[0])
+        assert set(excluded.rows_N) <= {0, 1}
         assert max(newest.lengths_B) <= 3
         assert (unknown_B <= 2 * len(pair[0])).all()
 
 
 def test_bytes_of_any_kind_harm_no_neighbour() -> None:
-    vocabulary, neighbour = Vocabulary.of(["a", "b"]), (["a"], ["b"])
+    item_ids, neighbour = ItemIds.of(["a", "b"]), (["a"], ["b"])
     for bad in (b"\xdd\xff\xff\xff\xff\xa1a", b"\x9f\xa1a", b"\x91\xbfa", b"\x91\x05", b""):
-        _, closed, unknown_B = vocabulary.read([(bad, bad), neighbour], 5)
-        assert lists(closed)[1] == [0, 1]
+        _, excluded, unknown_B = item_ids.read([(bad, bad), neighbour], 5)
+        assert lists(excluded)[1] == [0, 1]
         assert unknown_B[1] == 0
 
 
 def test_an_empty_catalogue_knows_nothing() -> None:
-    _, closed, unknown_B = Vocabulary.of([]).read([(["a"], ["b"])], 5)
-    assert closed.rows_N.tolist() == []
+    _, excluded, unknown_B = ItemIds.of([]).read([(["a"], ["b"])], 5)
+    assert excluded.rows_N.tolist() == []
     assert unknown_B.tolist() == [1]

@@ -25,7 +25,7 @@ from service.recall.cpu import (
     transformer,
     vector_kernels,
 )
-from service.recall.gpu.backend import OnGpu
+from service.recall.gpu.backend import GpuBackend
 from service.recall.recaller import Recaller
 from service.recall.types import Candidates, Query
 
@@ -41,7 +41,7 @@ def recaller(
     artifacts = tmp_path_factory.mktemp(request.param)
     if request.param == "gpu":  # its code on the CPU's tensors
         artifact = load_artifact(export_bundle(artifacts, dataset, model, RECALL, {}))
-        return Recaller(artifact, OnGpu(artifact, [torch.device("cpu")]))
+        return Recaller(artifact, GpuBackend(artifact, [torch.device("cpu")]))
     export_bundle(artifacts, dataset, model, RECALL, {}, request.param)
     return Recaller.load(artifacts, "cpu")
 
@@ -100,7 +100,7 @@ def test_a_batch_of_unlike_queries_equals_them_one_by_one(
 def test_history_and_exclude_are_never_returned(recaller: Recaller, dataset: Dataset) -> None:
     history, exclude = history_of(dataset, 0), dataset.item_ids[10:20]
     answer = one(recaller, Query("u0", history, exclude, k=2000))
-    assert set(recaller.names(answer)) == set(dataset.item_ids) - set(history) - set(exclude)
+    assert set(recaller.ids_of(answer)) == set(dataset.item_ids) - set(history) - set(exclude)
     assert len(answer.rows) == len(set(answer.rows.tolist()))
 
 
@@ -109,7 +109,7 @@ def test_the_whole_history_is_closed_not_only_what_the_model_reads(
 ) -> None:
     history = dataset.item_ids[:30]  # the model reads 8
     answer = one(recaller, Query("u0", history, k=100))
-    assert set(recaller.names(answer)) == set(dataset.item_ids[30:])
+    assert set(recaller.ids_of(answer)) == set(dataset.item_ids[30:])
 
 
 def test_scores_are_inner_products_that_fall_within_an_interest(
@@ -141,9 +141,9 @@ def test_without_a_known_item_popular_ones_are_given(
 ) -> None:
     answer = one(recaller, Query("u0", history, exclude=[dataset.item_ids[0]], k=6))
     assert answer.cold
-    assert answer.unknown == len(history)
+    assert answer.unknown_items == len(history)
     assert set(answer.interests) == {POPULAR}
-    assert dataset.item_ids[0] not in recaller.names(answer)
+    assert dataset.item_ids[0] not in recaller.ids_of(answer)
     assert len(answer.rows) == 6
 
 
@@ -151,7 +151,7 @@ def test_unknown_items_are_skipped_and_counted(recaller: Recaller, dataset: Data
     known = history_of(dataset, 0)
     mixed = [known[0], "unheard-of", *known[1:], "neither"]
     answer = one(recaller, Query("u0", mixed, k=10))
-    assert answer.unknown == 2
+    assert answer.unknown_items == 2
     assert answer.rows.tolist() == one(recaller, Query("u0", known, k=10)).rows.tolist()
 
 
@@ -193,23 +193,23 @@ def test_a_batch_that_fails_leaves_nothing_behind(
 ) -> None:
     """What one batch marked as seen must not be missing from another's answers."""
     query = Query("u0", history_of(dataset, 0), k=10)
-    expected = recaller.names(one(recaller, query))
+    expected = recaller.ids_of(one(recaller, query))
 
     def broken(*_: object) -> None:
         raise RuntimeError("search failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.recall.candidate_lists.Merge.finish", broken)
+        patch.setattr("service.recall.candidate_lists.CandidateLists.finish", broken)
         with pytest.raises(RuntimeError, match="search failed"):
             recaller.recall([Query("u1", dataset.item_ids[:30], exclude=expected, k=10)])
-    assert recaller.names(one(recaller, query)) == expected
+    assert recaller.ids_of(one(recaller, query)) == expected
 
 
 def test_a_large_batch_equals_its_queries_one_by_one(
     recaller: Recaller, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Users run in several parts, and the order of the answers is that of the queries."""
-    monkeypatch.setattr(recaller._generator, "together", 16)
+    monkeypatch.setattr(recaller._backend, "max_users_per_pass", 16)
     queries = [
         Query(user, history_of(dataset, i)[: i % 12], k=7)
         for i, user in enumerate(dataset.user_ids)
@@ -244,5 +244,5 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
         Query("u5", ["unheard-of"], exclude=["neither"]),
     ]
     for batch in (queries, queries[:1], queries[3:4], queries * 30):
-        recaller.answer(batch)
+        recaller.recall_json(batch)
     assert compiled() == before

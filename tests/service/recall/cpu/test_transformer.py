@@ -8,8 +8,8 @@ import tiny
 import torch
 
 from index.kernels.jit import compiled
-from service.recall.cpu.gemm_chunking import Pieces, measured
-from service.recall.cpu.transformer import Network
+from service.recall.cpu.gemm_chunking import GemmChunking, measured
+from service.recall.cpu.transformer import Transformer
 from service.recall.cpu.vector_kernels import gelu
 
 VARIANTS: list[dict[str, object]] = [
@@ -29,7 +29,7 @@ VARIANTS: list[dict[str, object]] = [
 @torch.no_grad()
 def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) -> None:
     model = tiny.gpt(tiny.CONFIG.model_copy(update=variant))
-    served = Network(model)
+    served = Transformer(model)
     rng = np.random.default_rng(0)
     for users in (1, 23, 7):  # the later ones find memory that was used before
         lengths_B = rng.integers(1, 9, users)
@@ -50,20 +50,22 @@ def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) ->
             np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pieces", [Pieces(1, 99), Pieces(5, 99), Pieces(4, 12)], ids=str)
+@pytest.mark.parametrize(
+    "pieces", [GemmChunking(1, 99), GemmChunking(5, 99), GemmChunking(4, 12)], ids=str
+)
 @torch.no_grad()
 def test_how_many_rows_a_product_takes_changes_nothing(
-    pieces: Pieces, monkeypatch: pytest.MonkeyPatch
+    pieces: GemmChunking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    items_S, ends_B, users_B = rng.integers(0, 40, 23), np.array([0, 1, 9, 14, 23]), np.arange(4)
+    items_S, offsets_B, users_B = rng.integers(0, 40, 23), np.array([0, 1, 9, 14, 23]), np.arange(4)
     model = tiny.gpt()
-    monkeypatch.setattr("service.recall.cpu.transformer.measured", lambda _: Pieces(23, 23))
-    whole = Network(model)
+    monkeypatch.setattr("service.recall.cpu.transformer.measured", lambda _: GemmChunking(23, 23))
+    whole = Transformer(model)
     monkeypatch.setattr("service.recall.cpu.transformer.measured", lambda _: pieces)
-    served = Network(model)
+    served = Transformer(model)
     for network in (whole, served):
-        network.prefill(items_S, ends_B, users_B)
+        network.prefill(items_S, offsets_B, users_B)
     expected_BD, found_BD = whole.step(np.arange(4)), served.step(np.arange(4))
     np.testing.assert_allclose(found_BD, expected_BD, atol=2e-5, rtol=1e-4)
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from model.artifact.bundle import find_bundle, load_artifact
 from model.data.dataset import Dataset
 from service.recall.gpu.backend import (
-    Batch,
+    DeviceBatch,
     Found,
-    OnGpu,
+    GpuBackend,
     Rollout,
     Size,
     batch_of,
@@ -26,7 +26,7 @@ from service.recall.gpu.backend import (
 from service.recall.gpu.choice import Approximate, by_lists, fastest, fastest_search
 from service.recall.gpu.faiss_search import FaissFlat, FaissLists
 from service.recall.gpu.search import Search, Shards, WholeScores
-from service.recall.query_batch import Cases, quota_table
+from service.recall.query_batch import QueryBatch, quota_table
 from service.recall.recaller import Recaller
 from service.recall.types import Query
 
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 def on_gpu(artifacts: Path, request: pytest.FixtureRequest) -> Recaller:
     """A recaller that generates as on GPUs."""
     artifact = load_artifact(find_bundle(artifacts))
-    return Recaller(artifact, OnGpu(artifact, [CPU] * request.param))
+    return Recaller(artifact, GpuBackend(artifact, [CPU] * request.param))
 
 
 def test_answers_are_those_of_the_cpu(on_gpu: Recaller, artifacts: Path, dataset: Dataset) -> None:
@@ -171,16 +171,16 @@ def test_a_size_that_comes_often_is_recorded_once(
             recorded.append(size)
             self._run = rollout, size
 
-        def __call__(self, batch: Batch) -> Found:
+        def __call__(self, batch: DeviceBatch) -> Found:
             rollout, size = self._run
             return rollout(batch, size)
 
     monkeypatch.setattr("service.recall.gpu.backend.Graph", Graph)
     monkeypatch.setattr("service.recall.gpu.backend.OFTEN", 3)
     artifact = load_artifact(find_bundle(artifacts))
-    generator = OnGpu(artifact, [CPU])
-    generator._recording, generator._pool = True, None
-    recaller = Recaller(artifact, generator)
+    backend = GpuBackend(artifact, [CPU])
+    backend._recording, backend._pool = True, None
+    recaller = Recaller(artifact, backend)
     query = Query("u0", [dataset.item_ids[row] for row in dataset.history(0)], k=10)
     answers = [recaller.recall([query])[0][0].rows.tolist() for _ in range(5)]
     assert recorded == [(1, 64, 128, artifact.manifest.recall.interests)]
@@ -199,7 +199,7 @@ def test_a_rollout_waits_for_no_value_and_takes_none_from_the_host(
     size = Size(8, 64, 128, artifact.manifest.model.max_interests)
     batch = padding(size, artifact.manifest.model.max_history)
     with torch.inference_mode():
-        rows, scores = rollout(Batch(*(part.to(meta) for part in batch)), size)
+        rows, scores = rollout(DeviceBatch(*(part.to(meta) for part in batch)), size)
         of_groups = WholeScores(torch.empty(100_000, 16, device=meta))
         found = of_groups.hits(torch.empty(8, 16, device=meta), batch.closed_BC.to(meta), 128)
     assert rows.shape == scores.shape == (size.steps, 8, min(128, len(artifact.items)))
@@ -208,23 +208,23 @@ def test_a_rollout_waits_for_no_value_and_takes_none_from_the_host(
     assert of_groups._coarse_PD.dtype == torch.float16
 
 
-def cases(histories: list[list[int]], closed: list[list[int]], k: int) -> Cases:
+def queries_of(histories: list[list[int]], closed: list[list[int]], k: int) -> QueryBatch:
     users_B, k_B = np.arange(len(closed)), np.full(len(closed), k)
     quotas_MB = quota_table([(k,)] * len(closed))
-    return Cases(users_B, ragged(histories), ragged(closed), k_B, quotas_MB, 0 * k_B)
+    return QueryBatch(users_B, ragged(histories), ragged(closed), k_B, quotas_MB, 0 * k_B)
 
 
 def test_batches_are_padded_to_few_sizes() -> None:
     def size(users: int, closed: int, k: int) -> Size:
         many = [[0] * closed] * users
-        return size_of(cases(many, many, k), np.arange(users), 1)
+        return size_of(queries_of(many, many, k), np.arange(users), 1)
 
     assert size(1, 1, 1) == size(1, 64, 128) == (1, 64, 128, 1)
     assert size(5, 65, 129) == (8, 128, 256, 1)
 
 
 def test_a_batch_holds_those_who_run_and_padding() -> None:
-    some = cases([[7, 8], [], [9, 10, 11]], [[7, 8, 1], [2], [9]], k=5)
+    some = queries_of([[7, 8], [], [9, 10, 11]], [[7, 8, 1], [2], [9]], k=5)
     history_BL, lengths_B, users_B, closed_BC = batch_of(
         some, np.array([0, 2]), Size(4, closed=4, most=128, steps=1), longest=3
     )
