@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## train on MovieLens 100K and serve on port 8000 (ARGS=--no-serve, ARGS="--port N")
 	$(BIN)/recgpt demo --dir demo $(ARGS)
 
-test: setup redis ## run the tests (ARGS="tests/test_deploy.py -x")
+test: setup redis ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov reports the coverage)
 	$(BIN)/python -m pytest $(ARGS)
 
 # The tests start a redis-server of their own. RUNLEVEL=1 keeps Debian from starting another one.
@@ -48,13 +48,14 @@ redis:
 	    exit 1; \
 	  fi; }
 
-lint: setup ## check style and format
+lint: setup ## check style, format and spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 
 types: setup ## check types
 	$(BIN)/mypy
-	$(BIN)/mypy .ci/compose.py .ci/e2e.py
+	$(BIN)/mypy .ci/*.py
 
 e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Docker engine)
 	$(BIN)/python .ci/e2e.py
@@ -93,5 +94,5 @@ load: setup ## 60 s of recalls and events against URL=http://127.0.0.1:8000 (ARG
 	  -u 20 -r 20 -t 60s $(ARGS)
 
 clean: ## remove what make made: .venv, demo, caches
-	rm -rf $(VENV) demo build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
