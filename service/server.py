@@ -8,7 +8,7 @@ import faiss
 import torch
 
 from service.http.app import create_app
-from service.http.metadata import Catalogue
+from service.http.metadata import ServedBundle
 from service.observability.logs import configure_logs
 from service.processes.engine_process import Hub
 from service.processes.engine_thread import Threaded
@@ -60,8 +60,8 @@ def _check(settings: ServeSettings) -> None:
 
 def _serve_alone(settings: ServeSettings, recaller: Recaller, listener: socket.socket) -> None:
     """HTTP, model and index in this process."""
-    catalogue = Catalogue.load(recaller.bundle, recaller.version, recaller.max_interests)
-    app = create_app(settings, Threaded(recaller), catalogue, open_store(settings))
+    bundle = ServedBundle.load(recaller.bundle, recaller.version, recaller.max_interests)
+    app = create_app(settings, Threaded(recaller), bundle, open_store(settings))
     http_server(settings, app).run(sockets=[listener])
 
 

@@ -1,8 +1,8 @@
-"""The embedded store's file: burner-redis keeps everything in memory, this makes it durable.
+"""The file of the embedded store: it makes durable what burner-redis keeps in memory.
 
-burner-redis saves in place, only on request and when it is dropped, and starts empty over a file
-that it cannot read. So it works on a copy, and a snapshot reaches PATH beside, synced and renamed,
-under a header with its checksum. `PATH.lock` keeps a second process out.
+burner-redis saves in place, only on request and when its client is dropped, and starts empty if it
+cannot read its file. So it works on a copy. A snapshot is written beside PATH under a header with
+its checksum, synced, and renamed to PATH. A lock on `PATH.lock` keeps a second process out.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ class EmbeddedStore:
     """An in-process Redis whose snapshots survive a crash."""
 
     def __init__(self, path: str) -> None:
-        """Open, or begin, the store at `path`. Raises ValueError where it can't be used."""
+        """Opens or creates the store at `path`. Raises ValueError if it cannot be used."""
         if not path:
             raise ValueError("--store: embedded: needs a file, as in embedded:store/histories")
         self._path = Path(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
         scratch = self._path.with_name(f".{self._path.name}.scratch")
-        shutil.rmtree(scratch, ignore_errors=True)  # of a process that was killed
+        shutil.rmtree(scratch, ignore_errors=True)  # left by a process that was killed
         scratch.mkdir()
-        # Every opening has a folder of its own: a client writes once more when it is dropped.
+        # Each client gets a folder of its own, because it writes once more when it is dropped.
         self._scratch = Path(tempfile.mkdtemp(dir=scratch))
         try:
             if self._path.exists():
@@ -46,9 +46,9 @@ class EmbeddedStore:
         self._saving = asyncio.Lock()
 
     async def keep(self) -> None:
-        """Return when all that was changed before the call is on disk.
+        """Returns when every change made before the call is on disk.
 
-        Calls that come while a snapshot is written share the next one.
+        Calls that arrive while a snapshot is written share the next one.
         """
         self._changes += 1
         wanted = self._changes
@@ -61,7 +61,7 @@ class EmbeddedStore:
             self._kept = covered
 
     def close(self) -> None:
-        """Let another process have the file."""
+        """Releases the file for other processes."""
         shutil.rmtree(self._scratch.parent, ignore_errors=True)
         self._lock.close()
 
@@ -88,5 +88,5 @@ def _lock(path: Path) -> IO[bytes]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise ValueError(f"{path} is held: another process uses this embedded store") from None
+        raise ValueError(f"{path} is locked: another process uses this embedded store") from None
     return file

@@ -1,7 +1,12 @@
-"""Many lists of a Redis in one round trip, without a client's work for every single command.
+"""A reader of many Redis lists in one round trip, without a client's work for each command.
 
-What redis-py does for a pipeline took up to a third of a front end's time; its connections connect,
-authenticate and encrypt here, too.
+A pipeline of redis-py took up to a third of a front end's time. This reader writes the commands
+itself and leaves to a connection of redis-py what is hard: to connect, authenticate and encrypt,
+and to parse replies.
+
+A command goes over the wire as an array of strings, each after its length in bytes: `LRANGE k 0 9`
+is *4 $6 LRANGE $1 k $1 0 $1 9, with CR LF in place of the spaces. Redis answers commands in the
+order in which they came, so all of them are sent first and all replies read afterwards.
 """
 
 import asyncio
@@ -13,37 +18,37 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 
-class Lists:
-    """Reads over one connection, which it opens when there is none."""
+class RedisReader:
+    """Reads lists over one connection, which it opens if there is none."""
 
     def __init__(self, connection: Any) -> None:
-        """A `redis.asyncio.Connection`."""
+        """Takes a `redis.asyncio.Connection`."""
         self._connection = connection
         self._free = asyncio.Lock()
 
-    async def read(self, keys: Sequence[str], most: int) -> list[Any]:
-        """The first elements of each list, `most` at the most: in bytes, or a ResponseError.
+    async def read(self, keys: Sequence[str], limit: int) -> list[Any]:
+        """Returns the first `limit` elements of each list, in bytes, or a ResponseError.
 
-        Waits as long as it takes. When it is cancelled or fails, the connection is closed. Raises
+        Waits without a limit of time; if it is cancelled or fails, the connection is closed. Raises
         RedisError and OSError.
         """
-        last = b"%d" % (most - 1)
-        asked = b"".join([_command(b"LRANGE", key.encode(), b"0", last) for key in keys])
+        last = b"%d" % (limit - 1)
+        commands = b"".join([_command(b"LRANGE", key.encode(), b"0", last) for key in keys])
         async with self._free:
-            had_one = self._connection.is_connected
+            reused = self._connection.is_connected
             try:
-                return await self._ask(asked, len(keys))
+                return await self._ask(commands, len(keys))
             except RedisConnectionError:
-                if not had_one:
+                if not reused:
                     raise
-                return await self._ask(asked, len(keys))  # Redis may have closed it meanwhile
+                return await self._ask(commands, len(keys))  # Redis may have closed it meanwhile
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Closes the connection."""
         await self._connection.disconnect()
 
-    async def _ask(self, asked: bytes, replies: int) -> list[Any]:
-        await self._connection.send_packed_command(asked)
+    async def _ask(self, commands: bytes, replies: int) -> list[Any]:
+        await self._connection.send_packed_command(commands)
         return [await self._reply() for _ in range(replies)]
 
     async def _reply(self) -> Any:

@@ -1,6 +1,6 @@
-"""Where histories live: Redis, or the same commands in this process, persisted to a file.
+"""Histories of users, in Redis or in an embedded store that runs the same commands.
 
-A history is the list `h:{user_id}` of item ids, newest first, cut to `limit`: any job in any
+A history is the list `h:{user_id}` of item ids, newest first, trimmed to `limit`: any job in any
 language can write it with LPUSH and LTRIM.
 """
 
@@ -18,40 +18,41 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from service.history.embedded import EmbeddedStore
-from service.history.redis_reader import Lists
+from service.history.redis_reader import RedisReader
 
 log = logging.getLogger(__name__)
 
-LOADED_AT_ONCE = 500  # users a pipeline
+LOAD_CHUNK = 500
+"""Users whose histories one pipeline stores."""
 
 
 class StoreUnavailable(Exception):
-    """The store did not answer in time, or refused; its message says which."""
+    """The store did not answer in time, or refused; the message says which."""
 
 
 class HistoryStore:
-    """Histories of users, oldest first to the outside. One round trip a call."""
+    """Histories of users. They are given and taken oldest first; a call is one round trip."""
 
     def __init__(
         self,
         client: Any,
         limit: int,
         seconds: float | None = None,
-        lists: Lists | None = None,
+        reader: RedisReader | None = None,
         embedded: EmbeddedStore | None = None,
     ) -> None:
-        """A client that is waited for so many seconds a call, and what reads faster than it."""
+        """Takes a client, the time limit of a call, and a reader that is faster than the client."""
         self._client = client
         self._limit = limit
         self._seconds = seconds
-        self._lists = lists
+        self._reader = reader
         self._embedded = embedded
 
     @classmethod
     def open(cls, url: str, limit: int = 1000, connections: int = 8, timeout_ms: int = 200) -> Self:
-        """The store at `redis://…`, `rediss://…` or `embedded:PATH`.
+        """Opens the store at `redis://…`, `rediss://…` or `embedded:PATH`.
 
-        Redis need not be up. Raises ValueError for another URL, or an unusable file.
+        Redis need not be up. Raises ValueError for another URL, or if the file cannot be used.
         """
         if url.startswith("embedded:"):
             embedded = EmbeddedStore(url.removeprefix("embedded:"))
@@ -62,28 +63,28 @@ class HistoryStore:
         pool: Any = aioredis.BlockingConnectionPool.from_url(
             url,
             max_connections=connections,
-            timeout=None,  # a call as a whole has a time limit: one timer, not several a command
+            timeout=None,  # a whole call has one time limit: one timer, not several for a command
             socket_timeout=None,
-            # Once, at once, for a connection that Redis closed meanwhile; a slow Redis is not asked
-            # again.
+            # One retry without a pause, for a connection that Redis closed meanwhile. A slow Redis
+            # is not asked again.
             retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
         )
         try:
-            lists = Lists(pool.make_connection())  # checks the URL's options; connects nowhere
+            reader = RedisReader(pool.make_connection())  # checks the options, does not connect
         except TypeError:
             raise ValueError("--store: the URL has an option that Redis does not take") from None
-        # The client closes the pool with it.
-        return cls(aioredis.Redis.from_pool(pool), limit, seconds, lists)
+        # The client closes the pool when it is closed.
+        return cls(aioredis.Redis.from_pool(pool), limit, seconds, reader)
 
     async def read(self, users: Sequence[str]) -> list[list[str]]:
-        """Histories of the users, in order; empty where nothing is known.
+        """Returns the history of each user, empty if there is none.
 
         Raises StoreUnavailable.
         """
         keys = [_key(user) for user in users]
         async with self._talking():
-            if self._lists:
-                found = await self._lists.read(keys, self._limit)
+            if self._reader:
+                found = await self._reader.read(keys, self._limit)
             else:
                 pipeline = self._client.pipeline()
                 for key in keys:
@@ -92,9 +93,9 @@ class HistoryStore:
         return [_oldest_first(items) for items in found]
 
     async def append(self, events: Sequence[tuple[str, str]]) -> None:
-        """Put (user, item) events behind the users' histories, in order.
+        """Appends (user, item) events to the users' histories, in order.
 
-        All of them are stored durably when it returns; raises StoreUnavailable.
+        They are stored durably when it returns. Raises StoreUnavailable.
         """
         if not events:
             return
@@ -110,17 +111,17 @@ class HistoryStore:
     async def load(
         self, histories: Iterable[tuple[str, Sequence[str]]], overwrite: bool = False
     ) -> int:
-        """Store whole histories (oldest first); returns how many.
+        """Stores whole histories (oldest first) and returns their number.
 
-        Users who have one keep theirs unless `overwrite` says otherwise.
+        A user who has a history keeps it unless `overwrite` is true.
         """
         stored = 0
         iterator = iter(histories)
-        while some := list(islice(iterator, LOADED_AT_ONCE)):
+        while chunk := list(islice(iterator, LOAD_CHUNK)):
             async with self._talking():
-                known = [False] * len(some) if overwrite else await self._known(some)
+                known = [False] * len(chunk) if overwrite else await self._known(chunk)
                 pipeline = self._client.pipeline()
-                for (user, items), has_one in zip(some, known, strict=True):
+                for (user, items), has_one in zip(chunk, known, strict=True):
                     if has_one or not items:
                         continue
                     pipeline.delete(_key(user))
@@ -132,15 +133,15 @@ class HistoryStore:
         return stored
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable where the store does not answer."""
+        """Raises StoreUnavailable if the store does not answer."""
         async with self._talking():
             await self._client.exists("h:")  # the embedded store has no PING
 
     async def close(self) -> None:
-        """Let go of connections, and of the file."""
+        """Closes the connections, and the file."""
         await self._client.aclose()
-        if self._lists:
-            await self._lists.close()
+        if self._reader:
+            await self._reader.close()
         if self._embedded:
             self._embedded.close()
 
@@ -156,14 +157,14 @@ class HistoryStore:
 
     @asynccontextmanager
     async def _talking(self) -> AsyncIterator[None]:
-        """Every way in which a store fails is one error to the callers."""
+        """Turns every way in which a store fails into StoreUnavailable."""
         try:
             async with asyncio.timeout(self._seconds):
                 yield
         except TimeoutError:
             raise StoreUnavailable(f"no answer within {self._seconds} s") from None
         except (RedisError, OSError) as error:
-            # redis-py puts the command, that is ids of users, before the server's own words.
+            # redis-py puts the command, which holds ids of users, before the words of the server.
             words = str(error).rpartition("caused error: ")[2]
             raise StoreUnavailable(f"{type(error).__name__}: {words}") from None
 
@@ -173,9 +174,9 @@ def _key(user: str) -> str:
 
 
 def _oldest_first(found: Any) -> list[str]:
-    """One user's reply. A key of another type, or bytes that are no text, harm nobody else."""
+    """Returns the history in one reply. Bytes that are no text are replaced."""
     if isinstance(found, ResponseError):
-        log.warning("a history in the store is not a list: taken as empty")
+        log.warning("a history in the store is not a list: it is taken as empty")
         return []
     if isinstance(found, Exception):
         raise StoreUnavailable(f"{type(found).__name__}: {found}")

@@ -1,4 +1,4 @@
-"""The HTTP application: what stands at which path, lifespan, and the OpenAPI document."""
+"""The HTTP application: its paths, its lifespan, and the OpenAPI document."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -14,10 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batcher import Engine, Worker
-from service.errors import Problem, ServiceError, error_responses
+from service.errors import ServiceError
 from service.history.store import HistoryStore
-from service.http.metadata import Catalogue
+from service.http.metadata import ServedBundle
 from service.http.middleware import Observed
+from service.http.problems import Problem, error_responses
 from service.http.routes import Routes
 from service.http.schemas import (
     BatchRequest,
@@ -35,9 +36,10 @@ log = logging.getLogger(__name__)
 
 
 class RecallApp(FastAPI):
-    """FastAPI documents all operations; those in `direct` it does not carry out.
+    """A FastAPI application that documents all operations and serves the hot ones itself.
 
-    It would take longer over them than they do: what they need of it, they do themselves.
+    FastAPI would take longer over the operations in `direct` than they take; what they need of it,
+    they do themselves (docs/results/bench.md).
     """
 
     def __init__(self, metrics: Metrics, **options: Any) -> None:
@@ -46,7 +48,7 @@ class RecallApp(FastAPI):
         self._observed = Observed(self._dispatch, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or the lifespan."""
+        """Serves a request, or the lifespan."""
         serve = self._observed if scope["type"] == "http" else super().__call__
         await serve(scope, receive, send)
 
@@ -58,20 +60,23 @@ class RecallApp(FastAPI):
 def create_app(
     settings: ServeSettings,
     worker: Worker,
-    catalogue: Catalogue,
+    bundle: ServedBundle,
     store: HistoryStore,
     metrics: Metrics | None = None,
 ) -> RecallApp:
-    """The application around a worker, its catalogue and an opened store, which it closes."""
+    """Returns the application around a worker, its bundle and an opened store.
+
+    The application closes the store when it ends.
+    """
     metrics = metrics or Metrics()
-    metrics.version = catalogue.version
+    metrics.version = bundle.version
     engine = Engine(worker, store, metrics, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await worker.start()
         engine.start()
-        log.info("ready to serve", extra={"version": catalogue.version})
+        log.info("ready to serve", extra={"version": bundle.version})
         yield
         await engine.drain()
         await store.close()
@@ -85,7 +90,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    _route(app, Routes(settings, catalogue, engine, store, metrics))
+    _route(app, Routes(settings, bundle, engine, store, metrics))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -93,30 +98,34 @@ def create_app(
 def _route(app: RecallApp, routes: Routes) -> None:
     app.add_exception_handler(ServiceError, routes.on_service_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, routes.on_http_error)  # type: ignore[arg-type]
-    for path, operation, takes, gives, summary in (
+    for path, operation, request, response, summary in (
         ("/recall", routes.recall, RecallRequest, RecallResponse, "Candidates for a user"),
-        ("/recall/batch", routes.recall_batch, BatchRequest, BatchResponse, "… for several users"),
-        ("/events", routes.events, EventsRequest, EventsResponse, "What users did"),
+        (
+            "/recall/batch",
+            routes.recall_batch,
+            BatchRequest,
+            BatchResponse,
+            "Candidates for several users",
+        ),
+        ("/events", routes.events, EventsRequest, EventsResponse, "Feedback of users"),
     ):
         app.post(
             path,
-            response_model=gives,
+            response_model=response,
             summary=summary,
             responses=error_responses(400, 408, 413, 422, 429, 503, 504),
-            openapi_extra=_takes(takes),
+            openapi_extra=_request_body(request),
         )(operation)
         app.direct["POST", path] = routes.direct(operation)
     unready = error_responses(503)
-    app.get("/healthz", summary="Alive", responses=unready)(routes.healthz)
-    app.get("/readyz", response_model=Ready, summary="Able to answer in full", responses=unready)(
-        routes.readyz
-    )
+    app.get("/healthz", summary="Liveness", responses=unready)(routes.healthz)
+    app.get("/readyz", response_model=Ready, summary="Readiness", responses=unready)(routes.readyz)
     app.get("/metrics", summary="Prometheus metrics", response_class=Response)(routes.metrics)
 
 
-def _takes(kind: type[BaseModel]) -> dict[str, Any]:
-    """Document a body that the route reads itself."""
-    schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
+def _request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Returns the OpenAPI description of a body that the route reads itself."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
@@ -125,8 +134,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, bodies = models_json_schema(
             [
-                (kind, "validation")
-                for kind in (RecallRequest, BatchRequest, EventsRequest, Problem)
+                (model, "validation")
+                for model in (RecallRequest, BatchRequest, EventsRequest, Problem)
             ],
             ref_template="#/components/schemas/{model}",
         )

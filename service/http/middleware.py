@@ -1,4 +1,4 @@
-"""Around every request: its id, its time, its line in the log, and an answer whatever happens."""
+"""What surrounds every request: its id, its time, its log line, and an answer in every case."""
 
 import logging
 import os
@@ -7,23 +7,28 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import problem_response
+from service.http.problems import problem_response
 from service.observability.metrics import ROUTES, Metrics
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+QUIET_ROUTES = ("/healthz", "/readyz", "/metrics")
+"""Routes that are asked every few seconds: logged at debug only, unless they fail."""
 
 
 class Observed:
-    """Pure ASGI, for HTTP; `scope["state"]["request_id"]` is there for the routes."""
+    """An ASGI application around another that gives requests an id, counts and logs them.
+
+    The routes find the id in `scope["state"]["request_id"]`.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serves one request."""
         started = time.perf_counter()
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
@@ -39,11 +44,11 @@ class Observed:
         try:
             await self.app(scope, receive, send_observed)
         except Exception:
-            log.exception("unexpected", extra={"request_id": request_id})
+            log.exception("unexpected error", extra={"request_id": request_id})
             self._metrics.failure("unexpected")
-            if status:  # the answer has begun: all that is left is to break it off
+            if status:  # the answer has begun, so it can only be broken off
                 raise
-            detail = "an error of ours: the log has it under this request_id"
+            detail = "internal error: the service's log has the details under this request_id"
             await problem_response(500, detail, request_id)(scope, receive, send_observed)
         finally:
             self._record(scope, request_id, status, time.perf_counter() - started)
@@ -51,7 +56,7 @@ class Observed:
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         route = scope["path"] if scope["path"] in ROUTES else "other"
         self._metrics.request(route, status, seconds)
-        quiet = route in ("/healthz", "/readyz", "/metrics") and status < 400
+        quiet = route in QUIET_ROUTES and status < 400
         level = logging.ERROR if status == 500 else logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
             about = {
@@ -65,7 +70,7 @@ class Observed:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's own id where it is fit for logs and headers, else a new one."""
+    """Returns the client's own id if it is fit for logs and headers, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
             given: bytes = value

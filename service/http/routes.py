@@ -1,4 +1,4 @@
-"""The operations of the HTTP API: bytes to checked fields, the engine or the store, and back."""
+"""The operations of the HTTP API: they check a body, ask the engine or the store, and answer."""
 
 import asyncio
 import logging
@@ -21,12 +21,10 @@ from service.errors import (
     StoreFailed,
     TooLarge,
     TooSlow,
-    invalid,
-    problem_response,
-    service_error_response,
 )
 from service.history.store import HistoryStore, StoreUnavailable
-from service.http.metadata import Catalogue
+from service.http.metadata import ServedBundle
+from service.http.problems import problem_response, service_error_response, validation_error
 from service.http.schemas import BatchRequest, EventsRequest, RecallRequest
 from service.observability.metrics import Metrics
 from service.settings import ServeSettings
@@ -34,33 +32,36 @@ from service.waiting import Answer
 
 log = logging.getLogger(__name__)
 
-BODY_SECONDS = 10.0  # for a whole body to come
-PROMPT_SECONDS = 0.05  # whoever is answered within them is not watched for leaving
+BODY_SECONDS = 10.0
+"""Time within which a whole body must arrive."""
+WATCH_AFTER_SECONDS = 0.05
+"""Time after which the service begins to watch whether the client leaves: most answers are sent
+earlier, and a task for each of them would cost more than it saves."""
 
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 
 
 class Routes:
-    """The operations. They read bodies themselves: one pass from bytes to checked fields."""
+    """The operations. They read bodies themselves, in one pass from bytes to checked fields."""
 
     def __init__(
         self,
         settings: ServeSettings,
-        catalogue: Catalogue,
+        bundle: ServedBundle,
         engine: Engine,
         store: HistoryStore,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._catalogue = catalogue
+        self._bundle = bundle
         self._engine = engine
         self._store = store
         self._metrics = metrics
-        self._version = to_json(catalogue.version)
+        self._version = to_json(bundle.version)
 
     def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
-        """The operation with nothing around it but the answers to its errors."""
+        """Returns the operation as an ASGI application of its own, which answers its errors."""
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(scope, receive)
@@ -73,7 +74,7 @@ class Routes:
         return serve
 
     async def recall(self, request: Request) -> Response:
-        """Several interests are generated from the user's history; each recalls its share."""
+        """Generates several interests from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
         self._check_interests([body])
         answer = await _while_connected(request, self._engine.recall(body))
@@ -81,7 +82,7 @@ class Routes:
         return _json(self._result(request, body, answer), {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
-        """Like /recall, for up to 256 users; the answers stand in the order of the requests."""
+        """Answers up to 256 recalls at once, in the order of the requests."""
         body = await self._body(request, BatchRequest)
         self._check_interests(body.requests)
         answers = await _while_connected(request, self._recall_all(body.requests))
@@ -92,9 +93,9 @@ class Routes:
         return _json(b'{"results":[%b]}' % b",".join(results))
 
     async def events(self, request: Request) -> Response:
-        """Appended to the users' histories, in order of time where every event has one.
+        """Appends to the users' histories, in the order of time if every event has one.
 
-        An answer means that they are stored; after a 503 send them again.
+        An answer 200 means that the events are stored; after a 503, send them again.
         """
         body = await self._body(request, EventsRequest)
         events = body.events
@@ -111,29 +112,29 @@ class Routes:
         return _json(to_json({"accepted": len(events), "stored": len(kept)}))
 
     async def healthz(self) -> Response:
-        """The process works. When it doesn't, restart it."""
+        """Answers 200 while the process works; restart it when it answers anything else."""
         if not self._engine.alive():
             raise NotReady("the engine has stopped: restart the service")
         return _json(b'{"alive":true}')
 
     async def readyz(self) -> Response:
-        """Recalls are answered in full: artifact loaded, store reachable, not going down."""
+        """Answers 200 if recalls are answered in full: with the store, and not draining."""
         if problem := await self._missing():
             raise NotReady(problem)
-        return _json(to_json({"ready": True, "version": self._catalogue.version}))
+        return _json(to_json({"ready": True, "version": self._bundle.version}))
 
     async def metrics(self) -> Response:
-        """All metrics, of all processes of the service."""
+        """Answers with the metrics of all processes of the service, for Prometheus."""
         self._metrics.ready = not await self._missing()
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
 
     async def on_service_error(self, request: Request, error: ServiceError) -> Response:
-        """An error that has an answer of its own."""
+        """Answers with the problem document of the error."""
         self._metrics.failure(type(error).__name__)
         return service_error_response(error, request.state.request_id)
 
     async def on_http_error(self, request: Request, error: HTTPException) -> Response:
-        """No such path, or another method."""
+        """Answers a request for an unknown path or method."""
         self._metrics.failure(f"HTTP{error.status_code}")
         detail = f"{error.detail}: /docs lists what there is"
         headers = dict(error.headers or {})
@@ -142,7 +143,7 @@ class Routes:
         )
 
     async def _missing(self) -> str:
-        """What keeps the service from answering in full; empty when nothing does."""
+        """Returns why the service cannot answer in full; empty if it can."""
         if self._engine.draining or not self._engine.alive():
             return "the service is starting or going down"
         try:
@@ -152,18 +153,18 @@ class Routes:
         return ""
 
     async def _body(self, request: Request, kind: type[B]) -> B:
-        """Read and check a body of bounded size."""
+        """Reads and checks a body of bounded size."""
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await self._read(request)
         except ClientDisconnect:
             raise ClientGone("the body ended too early: send all of it") from None
         except TimeoutError:
-            raise TooSlow(f"the body did not come within {BODY_SECONDS:g} s") from None
+            raise TooSlow(f"the body did not arrive within {BODY_SECONDS:g} s") from None
         try:
             return kind.model_validate_json(body)
         except ValidationError as error:
-            raise invalid(error) from None
+            raise validation_error(error) from None
 
     async def _read(self, request: Request) -> bytearray:
         limit = self._settings.body_limit
@@ -175,7 +176,7 @@ class Routes:
         return body
 
     async def _recall_all(self, requests: list[RecallRequest]) -> list[Answer]:
-        """All answers, in order; when one fails, the others are given up."""
+        """Returns all answers in order; if one fails, the others are cancelled."""
         recalls = [asyncio.create_task(self._engine.recall(request)) for request in requests]
         try:
             return await asyncio.gather(*recalls)
@@ -184,12 +185,12 @@ class Routes:
                 recall.cancel()
 
     def _check_interests(self, requests: list[RecallRequest]) -> None:
-        most = self._catalogue.max_interests
-        if any((request.interests or 0) > most for request in requests):
-            raise Invalid(f"interests: this artifact generates at most {most}")
+        limit = self._bundle.max_interests
+        if any((request.interests or 0) > limit for request in requests):
+            raise Invalid(f"interests: this bundle generates at most {limit}")
 
     def _result(self, request: Request, body: RecallRequest, answer: Answer) -> bytes:
-        """A `RecallResponse` in JSON. Everything between quotes here needs no escapes."""
+        """Returns a `RecallResponse` in JSON. Nothing that is put between quotes needs escapes."""
         found, reason = answer.found, answer.degraded_reason
         return (
             b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
@@ -197,7 +198,7 @@ class Routes:
         ) % (
             request.scope["state"]["request_id"].encode(),
             self._version,
-            self._catalogue.with_metadata(found) if body.with_metadata else found.json,
+            self._bundle.metadata.added_to(found) if body.with_metadata else found.json,
             b"true" if reason else b"false",
             b'"%b"' % reason.encode() if reason else b"null",
             found.unknown_items,
@@ -205,7 +206,7 @@ class Routes:
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do the work, but give it up when the client leaves. The body must have been read."""
+    """Awaits the work, and cancels it when the client leaves. The body must have been read."""
     working = asyncio.current_task()
     assert working
     leaving: asyncio.Task[None] | None = None
@@ -214,7 +215,7 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         nonlocal leaving
         leaving = asyncio.create_task(_on_leave(request, working.cancel))
 
-    soon = asyncio.get_running_loop().call_later(PROMPT_SECONDS, watch)
+    soon = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, watch)
     try:
         return await work
     except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""What requests and answers look like. Every size is bounded; unknown fields are an error."""
+"""The bodies of requests and answers. Every size is bounded; an unknown field is an error."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,61 +15,67 @@ Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class Body(BaseModel):
-    """A request body: no conversions, nothing unknown."""
+    """A request body: without conversions, without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class RecallRequest(Body):
-    """Whom to recall for, and how much."""
+    """A user, and the number of candidates wanted for them."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"user_id": "196", "k": 10, "with_metadata": True}}
     )
 
-    user_id: Id = Field(description="your own id, a string")
-    k: int = Field(100, ge=1, le=MAX_ITEMS, description="candidates wanted")
+    user_id: Id = Field(description="the caller's own id of the user, a string")
+    k: int = Field(100, ge=1, le=MAX_ITEMS, description="number of candidates wanted")
     history: list[Id] | None = Field(
-        None, max_length=1000, description="item ids, oldest first, in place of the stored ones"
+        None,
+        max_length=1000,
+        description="item ids, oldest first, used instead of the stored history",
     )
     exclude: list[Id] = Field(  # a default that is a list would be copied deeply, for 2 µs
-        default_factory=list, max_length=1000, description="item ids not to be returned"
+        default_factory=list, max_length=1000, description="item ids that are not to be returned"
     )
     interests: int | None = Field(
-        None, ge=1, le=8, description="interests to generate; default: as the artifact says"
+        None, ge=1, le=8, description="interests to generate; by default as many as the bundle says"
     )
-    with_metadata: bool = Field(False, description="give title and attributes of every item")
+    with_metadata: bool = Field(False, description="return title and attributes of every item, too")
 
 
 class Candidate(BaseModel):
     """One recalled item."""
 
     item_id: str
-    score: float = Field(description="inner product with the interest, six decimals; 0: filled in")
-    interest: int = Field(description="which interest recalled it, from 0; -1: popular item")
-    metadata: dict[str, Any] | None = Field(None, description="only when asked for")
+    score: float = Field(
+        description="inner product with the interest, six decimals; 0: back-filled"
+    )
+    interest: int = Field(
+        description="number of the interest, from 0; -1: a back-filled popular item"
+    )
+    metadata: dict[str, Any] | None = Field(None, description="present if with_metadata was given")
 
 
 class RecallResponse(BaseModel):
     """Candidates, best first within each interest."""
 
     request_id: str
-    version: str = Field(description="artifact that answered")
+    version: str = Field(description="version of the bundle that answered")
     items: list[Candidate]
-    degraded: bool = Field(description="only popular items could be given")
+    degraded: bool = Field(description="whether only popular items could be returned")
     degraded_reason: DegradedReason | None
-    unknown_items: int = Field(description="items of the history that the artifact doesn't know")
+    unknown_items: int = Field(description="items of the history that the bundle does not hold")
 
 
 class BatchRequest(Body):
-    """Several recalls at once."""
+    """Several recalls in one request."""
 
     requests: list[RecallRequest] = Field(min_length=1, max_length=MAX_BATCH)
 
     @model_validator(mode="after")
     def _bounded(self) -> "BatchRequest":
         if sum(request.k for request in self.requests) > MAX_BATCH_ITEMS:
-            raise ValueError(f"the k of all requests add up to more than {MAX_BATCH_ITEMS}")
+            raise ValueError(f"the sum of k over all requests is above {MAX_BATCH_ITEMS}")
         return self
 
 
@@ -80,7 +86,7 @@ class BatchResponse(BaseModel):
 
 
 class Event(Body):
-    """Something a user did with an item."""
+    """An interaction of a user with an item."""
 
     user_id: Id
     item_id: Id
@@ -88,15 +94,15 @@ class Event(Body):
         "click", description="click, view, purchase, …; an impression is counted, but not stored"
     )
     timestamp: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | datetime | None = (
-        Field(None, description="seconds since 1970, or ISO 8601; orders events of one call")
+        Field(None, description="seconds since 1970, or ISO 8601; orders the events of one request")
     )
     request_id: Annotated[str, Field(max_length=128)] | None = Field(
-        None, description="the recall it is a reaction to"
+        None, description="request_id of the recall that offered the item"
     )
 
     @property
     def moment(self) -> float:
-        """The timestamp in seconds since 1970, 0 without one; UTC where it names no zone."""
+        """The timestamp in seconds since 1970, 0 without one; UTC if it names no zone."""
         stamp = self.timestamp
         if isinstance(stamp, datetime):
             return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp()
@@ -104,7 +110,7 @@ class Event(Body):
 
 
 class EventsRequest(Body):
-    """Events, acknowledged together."""
+    """Events that are acknowledged together."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"events": [{"user_id": "196", "item_id": "302"}]}}
@@ -117,7 +123,7 @@ class EventsResponse(BaseModel):
     """The events are stored."""
 
     accepted: int
-    stored: int = Field(description="how many went into a history")
+    stored: int = Field(description="number of events that went into a history")
 
 
 class Ready(BaseModel):

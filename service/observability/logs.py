@@ -1,4 +1,4 @@
-"""Logs: a JSON object a line, to standard error."""
+"""Logs: one JSON object a line, on standard error."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 
 def configure_logs(level: str) -> None:
-    """Send every logger's records through one JSON handler."""
+    """Sends the records of every logger through one JSON handler."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(

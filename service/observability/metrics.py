@@ -1,6 +1,7 @@
-"""What Prometheus sees of the service. Labels take a bounded number of values."""
+"""The metrics that Prometheus scrapes. Every label takes a bounded number of values."""
 
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import (
@@ -10,8 +11,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import generate_latest
 
-from service.errors import ServiceError
-from service.observability.shared_counters import Board, Counter, Gauge, Histogram
+from service.observability.shared_counters import Counter, CounterMemory, Gauge, Histogram
+from service.recall.types import DegradedReason
 
 SECONDS = (
     0.00025,
@@ -37,10 +38,18 @@ STAGES = ("queue", "store", "model", "search", "merge", "encode")
 ROUTES = ("/recall", "/recall/batch", "/events", "/healthz", "/readyz", "/metrics", "other")
 STATUSES = ("200", "400", "404", "405", "408", "413", "422", "429", "500", "503", "504", "other")
 EVENT_TYPES = ("click", "view", "like", "purchase", "impression", "other")
-FALLBACKS = ("no_history", "unknown_items", "store_unavailable")
+FALLBACKS = get_args(DegradedReason)
 FAILURES = (
     "ServiceError",
-    *(kind.__name__ for kind in ServiceError.__subclasses__()),
+    "BadRequest",
+    "ClientGone",
+    "TooSlow",
+    "TooLarge",
+    "Invalid",
+    "QueueFull",
+    "NotReady",
+    "StoreFailed",
+    "DeadlinePassed",
     "HTTP404",
     "HTTP405",
     "unexpected",
@@ -49,47 +58,47 @@ FAILURES = (
 
 
 class Metrics:
-    """The service's metrics: those of all processes that count on the same board."""
+    """The metrics of the service, over all processes that share the counters' memory."""
 
-    def __init__(self, board: Board | None = None) -> None:
-        board = board or Board()
-        self.stage_seconds = {stage: Histogram(board, SECONDS) for stage in STAGES}
-        self.request_seconds = {route: Histogram(board, SECONDS) for route in ROUTES}
-        self.batch_size = Histogram(board, SIZES)
-        self._requests = Counter(board, ROUTES, STATUSES)
-        self._failures = Counter(board, FAILURES)
-        self.fallbacks = Counter(board, FALLBACKS)
-        self.unknown_items = Counter(board)
-        self._events = Counter(board, EVENT_TYPES)
-        self.queue_length = Gauge(board)
-        self.version = ""  # of the loaded artifact
+    def __init__(self, memory: CounterMemory | None = None) -> None:
+        memory = memory or CounterMemory()
+        self.stage_seconds = {stage: Histogram(memory, SECONDS) for stage in STAGES}
+        self.request_seconds = {route: Histogram(memory, SECONDS) for route in ROUTES}
+        self.batch_size = Histogram(memory, SIZES)
+        self._requests = Counter(memory, ROUTES, STATUSES)
+        self._failures = Counter(memory, FAILURES)
+        self.fallbacks = Counter(memory, FALLBACKS)
+        self.unknown_items = Counter(memory)
+        self._events = Counter(memory, EVENT_TYPES)
+        self.queue_length = Gauge(memory)
+        self.version = ""  # of the loaded bundle
         self.ready = False
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Counts an answered request."""
         self.request_seconds[route].observe(seconds)
         text = str(status)
         self._requests.inc(route, text if text in STATUSES else "other")
 
     def failure(self, reason: str) -> None:
-        """A request failed."""
+        """Counts a failed request."""
         self._failures.inc(reason if reason in FAILURES else "other")
 
     def event(self, kind: str) -> None:
-        """An event was acknowledged."""
+        """Counts an acknowledged event."""
         self._events.inc(kind if kind in EVENT_TYPES else "other")
 
     def expose(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """Returns all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics, as the registry asks for them."""
-        about = "Time of each stage of a recall; all but queue are a whole batch's"
+        """Yields all metrics; the registry calls it."""
+        about = "Seconds of each stage of a recall; of the whole batch for all stages but queue"
         yield _histograms("recgpt_stage_seconds", about, "stage", self.stage_seconds)
-        about = "Time from the request's first byte to the answer's last"
+        about = "Seconds from the first byte of a request to the last byte of its answer"
         yield _histograms("recgpt_request_seconds", about, "route", self.request_seconds)
         buckets, total = self.batch_size.total()
         yield HistogramMetricFamily("recgpt_batch_size", "Recalls in a batch", buckets, total)
@@ -97,19 +106,19 @@ class Metrics:
         yield _counter("recgpt_requests", about, self._requests, "route", "status", seen=True)
         about = "Requests that failed"
         yield _counter("recgpt_failures", about, self._failures, "reason", seen=True)
-        about = "Recalls that gave popular items"
+        about = "Recalls that returned popular items only, by reason"
         yield _counter("recgpt_fallbacks", about, self.fallbacks, "reason")
-        about = "Items of histories that are not known"
+        about = "Items of histories that the bundle does not hold"
         yield _counter("recgpt_unknown_items", about, self.unknown_items)
         yield _counter("recgpt_events", "Events acknowledged", self._events, "type")
-        about = "Recalls that wait"
+        about = "Recalls that no batch has taken yet"
         yield GaugeMetricFamily("recgpt_queue_length", about, self.queue_length.total())
         artifact = GaugeMetricFamily(
-            "recgpt_artifact_info", "The loaded artifact", labels=["version"]
+            "recgpt_artifact_info", "Version of the loaded bundle", labels=["version"]
         )
         artifact.add_metric([self.version], 1)
         yield artifact
-        about = "1 when recalls are answered in full"
+        about = "1 if recalls are answered in full"
         yield GaugeMetricFamily("recgpt_ready", about, float(self.ready))
 
 
@@ -121,7 +130,7 @@ def _histograms(name: str, about: str, label: str, of: dict[str, Histogram]) -> 
 
 
 def _counter(name: str, about: str, of: Counter, *labels: str, seen: bool = False) -> Metric:
-    """`seen`: only the combinations of labels that have been counted."""
+    """Returns a family of counters; with `seen`, only label values that have been counted."""
     family = CounterMetricFamily(name, about, labels=labels)
     for values, count in of.total().items():
         if count or not seen:

@@ -1,7 +1,10 @@
-"""Numbers that several processes count, in memory that they share: a row each, summed when read.
+"""Counters of several processes in memory that they share.
 
-A count costs a fraction of a microsecond, asks no other process, and outlives the one that made it.
-Only one thread of a process may count. Shapes: R processes, S numbers of each.
+Every process owns a row of numbers and writes to no other; a reader sums the column of a number
+over all rows. So no process locks or waits for another, a count costs a fraction of a microsecond,
+and it survives the process that made it. Only one thread of a process may count.
+
+Shapes: R processes (rows), S numbers of each.
 """
 
 import mmap
@@ -12,87 +15,92 @@ from itertools import accumulate, product
 import numpy as np
 from numpy.typing import NDArray
 
-SLOTS = 1024  # numbers a process may have
+SLOTS = 1024
+"""Numbers of a process."""
 ROW_BYTES = SLOTS * 8
 
 
 class Slots:
-    """Some of this process's numbers, beside the same of the other processes."""
+    """Some numbers of this process, beside the same numbers of the other processes."""
 
     def __init__(self, own: "memoryview[float]", all_RS: NDArray[np.float64]) -> None:
         self.own = own
         self._all_RS = all_RS
 
     def total(self) -> list[float]:
-        """Their sums over all processes."""
+        """Returns the sum of each number over all processes."""
         sums: list[float] = self._all_RS.sum(axis=0).tolist()
         return sums
 
 
-class Board:
-    """The memory. Every process takes the same slots in the same order, so that they agree."""
+class CounterMemory:
+    """The shared memory. Every process allocates the same slots in the same order."""
 
     def __init__(self, file: int = -1, rows: int = 1, row: int = 0) -> None:
-        """`file` is an open one of `rows` times ROW_BYTES; without it nobody else counts."""
+        """Maps an open file of `rows` times ROW_BYTES; -1 maps memory of this process only."""
         memory = mmap.mmap(file, rows * ROW_BYTES)
         self._own = memoryview(memory).cast("d")[row * SLOTS : (row + 1) * SLOTS]
         self._all_RS = np.frombuffer(memory).reshape(rows, SLOTS)
-        self._taken = 0
+        self._allocated = 0
 
-    def take(self, count: int) -> Slots:
-        """The next numbers."""
-        begin, self._taken = self._taken, self._taken + count
-        assert self._taken <= SLOTS, "raise SLOTS"
-        return Slots(self._own[begin : self._taken], self._all_RS[:, begin : self._taken])
+    def allocate(self, count: int) -> Slots:
+        """Returns the next `count` numbers."""
+        begin, self._allocated = self._allocated, self._allocated + count
+        assert self._allocated <= SLOTS, "raise SLOTS"
+        columns = slice(begin, self._allocated)
+        return Slots(self._own[columns], self._all_RS[:, columns])
 
 
 class Gauge:
-    """A number that goes up and down."""
+    """A number that rises and falls."""
 
-    def __init__(self, board: Board) -> None:
-        self._slots = board.take(1)
-        self.set(0)  # what a process left behind that ended
+    def __init__(self, memory: CounterMemory) -> None:
+        self._slots = memory.allocate(1)
+        self.set(0)  # clears the value of a process that ended
 
     def set(self, value: float) -> None:
-        """Replace this process's share."""
+        """Replaces this process's share."""
         self._slots.own[0] = value
 
     def total(self) -> float:
-        """The sum of all processes."""
+        """Returns the sum over all processes."""
         return self._slots.total()[0]
 
 
 class Counter:
-    """Counts for every combination of the labels' values."""
+    """A count for every combination of the labels' values."""
 
-    def __init__(self, board: Board, *values: Sequence[str]) -> None:
-        self._at = {labels: i for i, labels in enumerate(product(*values))}
-        self._slots = board.take(len(self._at))
+    def __init__(self, memory: CounterMemory, *values: Sequence[str]) -> None:
+        self._index = {labels: i for i, labels in enumerate(product(*values))}
+        self._slots = memory.allocate(len(self._index))
 
     def inc(self, *labels: str, by: float = 1) -> None:
-        """Count; a combination that was not announced is a KeyError."""
-        self._slots.own[self._at[labels]] += by
+        """Adds to a count. Raises KeyError for labels that were not announced."""
+        self._slots.own[self._index[labels]] += by
 
     def total(self) -> dict[tuple[str, ...], float]:
-        """The sums of all processes."""
-        return dict(zip(self._at, self._slots.total(), strict=True))
+        """Returns the sum of each count over all processes."""
+        return dict(zip(self._index, self._slots.total(), strict=True))
 
 
 class Histogram:
-    """How many observations stayed within each of some bounds, and their sum."""
+    """Counts of observations by upper bound, and their sum."""
 
-    def __init__(self, board: Board, bounds: Sequence[float]) -> None:
+    def __init__(self, memory: CounterMemory, bounds: Sequence[float]) -> None:
         self._bounds = bounds
-        self._slots = board.take(len(bounds) + 2)  # one above the last bound, and the sum
+        self._slots = memory.allocate(len(bounds) + 2)  # above the last bound, and the sum
 
     def observe(self, value: float) -> None:
-        """Count one."""
+        """Counts an observation."""
         own = self._slots.own
         own[bisect_left(self._bounds, value)] += 1
         own[-1] += value
 
     def total(self) -> tuple[list[tuple[str, float]], float]:
-        """Of all processes: (bound, observations up to it), as Prometheus wants it; their sum."""
+        """Returns (bound, observations up to it) over all processes, and their sum.
+
+        The counts are cumulative, as Prometheus wants them.
+        """
         *counts, total = self._slots.total()
         bounds = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         return list(zip(bounds, accumulate(counts), strict=True)), total

@@ -16,11 +16,11 @@ from pydantic import BaseModel
 
 from service.history.store import HistoryStore
 from service.http.app import RecallApp, create_app
-from service.http.metadata import Catalogue
-from service.http.protocol import Together
+from service.http.metadata import ServedBundle
+from service.http.protocol import CoalescingProtocol
 from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics
-from service.observability.shared_counters import Board
+from service.observability.shared_counters import CounterMemory
 from service.processes.engine_client import Remote
 from service.settings import ServeSettings
 
@@ -54,7 +54,7 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
     """A server that drains on SIGTERM and SIGINT."""
     config = uvicorn.Config(
         app,
-        http=Together,
+        http=CoalescingProtocol,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -86,16 +86,16 @@ def main() -> None:
     config = FrontEndConfig.model_validate_json(sys.stdin.read())
     settings = config.settings
     configure_logs(settings.log_level)
-    catalogue = Catalogue.load(config.bundle, config.version, config.max_interests)
+    bundle = ServedBundle.load(config.bundle, config.version, config.max_interests)
     freeze_loaded()
     remote = Remote(socket.socket(fileno=config.connection), ahead=2 * settings.max_batch)
-    metrics = Metrics(Board(config.board, settings.http_workers, config.row))
+    metrics = Metrics(CounterMemory(config.board, settings.http_workers, config.row))
     try:
         store = open_store(settings)
     except ValueError as error:
         log.critical("%s", error)
         sys.exit(1)
-    app = create_app(settings, remote, catalogue, store, metrics)
+    app = create_app(settings, remote, bundle, store, metrics)
     server = http_server(settings, app)
 
     def end() -> None:

@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.app import create_app
-from service.http.metadata import Catalogue
+from service.http.metadata import ItemMetadata, ServedBundle
 from service.processes.engine_thread import Threaded
 from service.recall.recaller import Recaller
 from service.recall.types import EncodedCandidates, Query, StageSeconds
@@ -29,17 +29,17 @@ def recaller(artifacts: Path) -> Recaller:
 
 
 @pytest.fixture(scope="module")
-def catalogue(recaller: Recaller) -> Catalogue:
-    return Catalogue.load(recaller.bundle, recaller.version, recaller.max_interests)
+def bundle(recaller: Recaller) -> ServedBundle:
+    return ServedBundle.load(recaller.bundle, recaller.version, recaller.max_interests)
 
 
 @pytest.fixture
 async def client(
-    recaller: Recaller, catalogue: Catalogue, tmp_path: Path
+    recaller: Recaller, bundle: ServedBundle, tmp_path: Path
 ) -> AsyncIterator[httpx.AsyncClient]:
     settings = ServeSettings(artifacts=tmp_path, store="", body_limit=100_000, deadline_ms=60_000)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
-    app = create_app(settings, Threaded(recaller), catalogue, store)
+    app = create_app(settings, Threaded(recaller), bundle, store)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -169,9 +169,9 @@ async def test_metadata_is_given_on_request(client: httpx.AsyncClient, recaller:
 
 
 async def test_metadata_without_a_value_is_still_json(
-    client: httpx.AsyncClient, catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalogue, "metadata", lambda _: {"price": math.nan, "year": 1999})
+    monkeypatch.setattr(ItemMetadata, "of", lambda *_: {"price": math.nan, "year": 1999})
     answer = await client.post("/recall", json={"user_id": "u0", "k": 1, "with_metadata": True})
     found = json.loads(answer.content, parse_constant=lambda name: pytest.fail(name))
     assert found["items"][0]["metadata"] == {"price": None, "year": 1999}
@@ -302,7 +302,7 @@ BAD = {
         "/recall",
         RECALL | {f"a{i}": 1 for i in range(5000)},
         422,
-        "5000 things",
+        "5000 problems",
     ),
     "unknown field with a long name": ("/recall", RECALL | {"x" * 9000: 1}, 422, "x" * 40 + ": "),
     "deep nesting": ("/recall", b"[" * 50_000, 400, "not JSON"),

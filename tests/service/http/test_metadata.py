@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from service.http.metadata import Catalogue
+from service.http.metadata import ItemMetadata
 from service.http.schemas import RecallResponse
 from service.recall.candidate_lists import CandidateList
 from service.recall.json_encoder import JsonEncoder
@@ -31,9 +31,9 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
     written = [np.nan if item["score"] is None else item["score"] for item in items]
     np.testing.assert_allclose(written, found.scores, atol=6e-7, rtol=1e-7)
 
-    catalogue = Catalogue("v", 4, METADATA)
-    about = json.loads(catalogue.with_metadata(encoded))
-    assert [item.pop("metadata") for item in about] == list(map(catalogue.metadata, rows))
+    metadata = ItemMetadata(METADATA)
+    about = json.loads(metadata.added_to(encoded))
+    assert [item.pop("metadata") for item in about] == list(map(metadata.of, rows))
     assert about == json.loads(encoded.json)
     fields = RecallResponse.model_json_schema()["$defs"]["Candidate"]["properties"]
     assert all(set(item) | {"metadata"} == set(fields) for item in about)
@@ -57,5 +57,5 @@ def test_scores_have_six_decimals() -> None:
 
 
 def test_only_what_is_known_of_an_item_is_told() -> None:
-    catalogue = Catalogue("v", 4, METADATA)
-    assert [catalogue.metadata(row) for row in range(3)] == [{"title": "A"}, {}, {"title": "Ü"}]
+    metadata = ItemMetadata(METADATA)
+    assert [metadata.of(row) for row in range(3)] == [{"title": "A"}, {}, {"title": "Ü"}]

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.http.protocol import _Held
+from service.http.protocol import _CoalescingTransport
 
 
 class Transport(asyncio.Transport):
@@ -21,7 +21,7 @@ class Transport(asyncio.Transport):
 def test_a_head_goes_out_with_its_body_or_alone_when_none_comes() -> None:
     async def run() -> None:
         transport = Transport()
-        held = _Held(transport, asyncio.get_running_loop())
+        held = _CoalescingTransport(transport, asyncio.get_running_loop())
         held.write(b"HTTP/1.1 200 OK\r\n\r\n")
         held.write(b"body")
         held.write(b"more")

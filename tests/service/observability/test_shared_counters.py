@@ -4,19 +4,19 @@ import pytest
 from prometheus_client import CollectorRegistry, Histogram
 
 from service.observability.metrics import SECONDS, Metrics
-from service.observability.shared_counters import ROW_BYTES, Board
+from service.observability.shared_counters import ROW_BYTES, CounterMemory
 
 
 def test_processes_are_summed_and_what_one_counted_outlives_it() -> None:
     with tempfile.TemporaryFile() as file:
         file.truncate(2 * ROW_BYTES)
-        one, two = (Metrics(Board(file.fileno(), rows=2, row=row)) for row in range(2))
+        one, two = (Metrics(CounterMemory(file.fileno(), rows=2, row=row)) for row in range(2))
         for metrics in (one, two, two):
             metrics.request("/recall", 200, 0.004)
             metrics.failure("Invalid")
             metrics.event("click")
             metrics.queue_length.set(3)
-        restarted = Metrics(Board(file.fileno(), rows=2, row=1))
+        restarted = Metrics(CounterMemory(file.fileno(), rows=2, row=1))
         restarted.request("/recall", 200, 99)
         value = one.registry.get_sample_value
         assert value("recgpt_requests_total", {"route": "/recall", "status": "200"}) == 4
