@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types e2e bench bench-engine bench-gpu bench-quality bench-scale bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types docs e2e bench bench-engine bench-gpu bench-quality bench-scale bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -56,6 +56,10 @@ lint: setup ## check style, format and spelling
 types: setup ## check types
 	$(BIN)/mypy
 	$(BIN)/mypy .ci/*.py
+
+docs: setup ## build the documentation into build/site and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python .ci/check_site.py build/site
 
 e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Docker engine)
 	$(BIN)/python .ci/e2e.py

@@ -201,32 +201,6 @@ def test_compose_starts_the_commands_as_they_are(monkeypatch: pytest.MonkeyPatch
     assert int(SERVICES["recall"]["stop_grace_period"].rstrip("s")) > serve.drain_seconds
 
 
-def make_targets() -> dict[str, str]:
-    """Targets for people, and what `make help` says of them."""
-    found = re.findall(r"^([a-z0-9-]+):.*?## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    return dict(found)
-
-
-def test_make_help_lists_every_target_for_people() -> None:
-    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert phony
-    assert set(phony[1].split()) - {"redis"} == set(make_targets())
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    said = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert said.returncode == 0
-    for target in make_targets():
-        assert f"make {target} " in said.stdout
-
-
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", ".ci/run", ".ci/e2e.py"])
-def test_documents_name_targets_that_exist(file: str) -> None:
-    text = (ROOT / file).read_text()
-    named = set(re.findall(r"(?:^|`|run )make ([a-z0-9]+)\b", text, re.MULTILINE))
-    assert named <= set(make_targets())
-    if file in ("README.md", ".ci/run"):
-        assert "test" in named
-
-
 def test_ci_script_is_bash() -> None:
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,89 @@
+"""The documents agree with the code: commands, make targets, links and paths that they name."""
+
+import os
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.config import parse
+from cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+HISTORY = ROOT / "CHANGELOG.md"
+"""Names what has gone, too."""
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def shell_commands(text: str) -> Iterator[list[str]]:
+    """The commands of a page's shell blocks, as words; backslashes join lines, # ends them."""
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def make_targets() -> dict[str, str]:
+    """Targets for people, and what `make help` says of them."""
+    found = re.findall(r"^([a-z0-9-]+):.*?## (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return dict(found)
+
+
+def test_make_help_lists_every_target_for_people() -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert phony
+    assert set(phony[1].split()) - {"redis"} == set(make_targets())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    said = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0
+    for target in make_targets():
+        assert f"make {target} " in said.stdout
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / ".ci/run", ROOT / ".github/workflows/checks.yml"], ids=name_of
+)
+def test_named_make_targets_exist(page: Path) -> None:
+    named = set(re.findall(r"(?:^|`|run:? )make ([a-z0-9-]+)\b", page.read_text(), re.MULTILINE))
+    assert named <= set(make_targets())
+    if page.name in ("README.md", "run", "checks.yml"):
+        assert named
+
+
+def test_workflow_and_ci_script_take_the_same_steps() -> None:
+    script, workflow = (ROOT / ".ci/run").read_text(), (ROOT / ".github/workflows/checks.yml")
+    steps = set(re.findall(r"run make ([a-z0-9-]+)", script))
+    assert steps == set(re.findall(r"run: make ([a-z0-9-]+)", workflow.read_text())) - {"setup"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_are_what_the_command_line_takes(page: Path) -> None:
+    for words in shell_commands(page.read_text(encoding="utf-8")):
+        if Path(words[0]).name != "recgpt":
+            continue
+        fitting = [name for name in COMMANDS if words[1 : 1 + len(name.split())] == name.split()]
+        assert fitting, words
+        name = max(fitting, key=len)
+        parse(COMMANDS[name], name, words[1 + len(name.split()) :])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_relative_links_lead_to_files(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY], ids=name_of)
+def test_named_files_exist(page: Path) -> None:
+    folders = "cli|deploy|docs|index|loadtest|model|service|tests"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)", page.read_text(encoding="utf-8")):
+        assert (ROOT / path).exists(), path
