@@ -3,11 +3,9 @@
 import json
 from pathlib import Path
 
-from model.data.prepare import PrepareConfig
-from model.network.block import GPTConfig
-from model.training.pretrain import PretrainConfig
-from model.training.run import TrainConfig
-from model.training.tune import TuneConfig
+from model.data.config import PrepareConfig
+from model.network.config import GPTConfig
+from model.training.config import PretrainConfig, TrainConfig, TuneConfig
 
 
 def demo_data(raw: Path, data: Path) -> PrepareConfig:

@@ -18,11 +18,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cli.config import Command, explain, parse
 from cli.demo import demo_data, demo_training, example
 from index.build import Choice
-from model.artifact.additions import AddConfig
 from model.artifact.bundle import find_bundle
+from model.artifact.config import AddConfig
+from model.data.config import PrepareConfig
 from model.data.dataset import Dataset, popularity, test_split
 from model.data.fetch import fetch_ml_100k
-from model.data.prepare import PrepareConfig, prepare
+from model.data.prepare import prepare
 from model.evaluation.metrics import (
     check_equal,
     evaluate,
@@ -33,7 +34,8 @@ from model.files import write_json
 from model.reports.interests import compare_interests, format_interests
 from model.reports.new_users import compare_new_users
 from model.reports.report import write_report
-from model.training.run import ONE_INTEREST, TrainConfig, load_run, read_figures, train
+from model.training.config import TrainConfig
+from model.training.run import ONE_INTEREST, load_run, read_figures, train
 from service.history.store import StoreUnavailable
 from service.offline import (
     add_items,

@@ -12,7 +12,8 @@ import torch
 
 from index.benchmark import BATCHES, Rates, Vectors, one_thread, rates
 from index.search import ItemIndex
-from model.network.rollout import RecallConfig, quotas
+from model.network.config import RecallConfig
+from model.network.rollout import quotas
 from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.backend import HitsOf
 from service.recall.cpu.exact_search import ExactCatalogue, ExactSearcher

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from index.build import QUERIES, Choice, build_index, build_index_like
-from model.artifact.additions import AddConfig, Additions, extended_bundle, find_new_items
+from model.artifact.additions import Additions, extended_bundle, find_new_items
 from model.artifact.bundle import (
     find_bundle,
     load_artifact,
@@ -24,10 +24,11 @@ from model.artifact.bundle import (
     read_item_vectors,
     read_user_ids,
 )
+from model.artifact.config import AddConfig
 from model.data.dataset import Dataset, IntArray
 from model.evaluation.metrics import Figures, Recall, pad
+from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
-from model.network.rollout import RecallConfig
 from service.contest import dense_and_index
 from service.history.store import HistoryStore
 from service.recall.recaller import Recaller

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
-from model.data.prepare import PrepareConfig, prepare
-from model.network.block import GPTConfig
+from model.data.prepare import prepare
+from model.network.config import GPTConfig, RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig
 from service.recall.query_batch import Ragged, offsets_of
 
 CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)

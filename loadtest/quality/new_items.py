@@ -25,8 +25,9 @@ from index.build import build_index
 from model.artifact.additions import Additions, NewItems, extended_bundle
 from model.artifact.bundle import Artifact, find_bundle, load_artifact, read_item_vectors
 from model.artifact.manifest import read_manifest
+from model.data.config import PrepareConfig
 from model.data.dataset import Dataset, test_split
-from model.data.prepare import PrepareConfig, prepare
+from model.data.prepare import prepare
 from model.evaluation.metrics import evaluate, format_figures
 from model.files import write_json
 from service.offline import service_recall

@@ -29,7 +29,8 @@ from loadtest.quality.quality_table import (
 from model.evaluation.metrics import Figures
 from model.files import write_json
 from model.reports.report import settings
-from model.training.run import TrainConfig, read_figures
+from model.training.config import TrainConfig
+from model.training.run import read_figures
 
 SETS = {
     "beauty": "Beauty",

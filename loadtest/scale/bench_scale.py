@@ -30,7 +30,7 @@ from loadtest.scale.scale_bundle import bundle_of, serving
 from loadtest.scale.scale_data import BASE, catalogue, interests
 from loadtest.serving.bench import say
 from model.artifact.bundle import publish, read_item_vectors
-from model.network.rollout import RecallConfig
+from model.network.config import RecallConfig
 from service.contest import dense_and_index
 
 Vectors = NDArray[np.float32]

@@ -19,9 +19,8 @@ from torch import nn
 from loadtest.serving.bench import family, server
 from model.artifact.bundle import new_bundle
 from model.data.dataset import Dataset
-from model.network.block import GPTConfig
+from model.network.config import GPTConfig, RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig
 
 MB = 1e6
 RECALLS = 50  # of new users, before memory is looked at again

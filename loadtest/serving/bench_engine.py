@@ -26,7 +26,7 @@ from index.kernels.int8_layout import Blocks, blocks_of
 from index.kernels.jit import compiled
 from loadtest.serving.pipeline import queries_of, run
 from model.data.dataset import Dataset
-from model.network.block import GPTConfig
+from model.network.config import GPTConfig
 from service.recall.recaller import Recaller
 
 

@@ -27,10 +27,11 @@ from loadtest.quality.quality_table import put_between_marks
 from model.data.dataset import FORMAT, Dataset, validation_split
 from model.evaluation.metrics import DenseRecall, evaluate
 from model.files import write_json
-from model.network.block import GPTConfig
+from model.network.config import GPTConfig
 from model.network.gpt import GPT
+from model.training.config import PretrainConfig
 from model.training.loop import RATE, fit
-from model.training.pretrain import PretrainConfig, pretraining
+from model.training.pretrain import pretraining
 from model.training.run import ONE_INTEREST
 
 MARK = "loadtest.training.bench_train_scale"

@@ -15,52 +15,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from model.artifact.bundle import Artifact, vectors_sha256
+from model.artifact.config import AddConfig
 from model.artifact.manifest import seal
 from model.artifact.neighbours import alike, as_vectors, beside, named
 from model.data.clean import Columns, Malformed, clean_logs
-from model.data.logs import Format, log_files
+from model.data.logs import log_files
 from model.data.metadata import MetadataColumns, as_list, read_metadata
 from model.files import new_folder
-
-
-class AddConfig(BaseModel, frozen=True):
-    """Which items are new, and what is known of them."""
-
-    artifacts: Path = Field(description="folder of the bundles; the served one is extended")
-    items: Path | None = Field(
-        None, description="table of new items: CSV, TSV or Parquet (default: unknown ids of events)"
-    )
-    item_id_column: str | None = Field(None, description="items: column of ids")
-    title_column: str | None = Field(None, description="items: column of titles")
-    genres_column: str | None = Field(
-        None, description="items: column to split at | or spaces into the list `genres`"
-    )
-    neighbours_column: str = Field(
-        "neighbours", description="items: column with ids of like items, split at | or spaces"
-    )
-    events: Path | None = Field(None, description="log, or folder of logs, of recent events")
-    format: Literal["auto"] | Format = Field("auto", description="events: see `data prepare`")
-    user_column: str | None = Field(None, description="events: column of user ids")
-    item_column: str | None = Field(None, description="events: column of item ids")
-    time_column: str | None = Field(None, description="events: column of times")
-    in_order: bool = Field(False, description="events: the rows stand in order of time")
-    min_item_events: int = Field(
-        5, ge=1, description="without --items: unknown ids with fewer events are left out"
-    )
-    length: float = Field(
-        0.75,
-        gt=0,
-        description="how long a new vector is, its neighbours being 1: the longer, the more often "
-        "new items are recalled, and the less often the others",
-    )
 
 
 class Additions(BaseModel, frozen=True):

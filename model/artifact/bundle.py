@@ -32,8 +32,8 @@ from model.artifact.id_table import IdTable, write_ids
 from model.artifact.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
 from model.data.dataset import Dataset, popularity
 from model.files import new_folder
+from model.network.config import RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig
 
 TABLES = {"items.weight": "item_vectors.npy", "users.weight": "user_table.npy"}
 

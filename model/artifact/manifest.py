@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, StringConstraints, ValidationError
 
 from model.files import write_json
-from model.network.block import GPTConfig
-from model.network.rollout import RecallConfig
+from model.network.config import GPTConfig, RecallConfig
 
 FORMAT = 3  # 1: before relative positions; 2: user ids in one list; 4: with an ONNX network
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 from pydantic import BaseModel
 
-from model.data.logs import Format, Table, read_lines, read_table
+from model.data.config import Format
+from model.data.logs import Table, read_lines, read_table
 
 log = logging.getLogger(__name__)
 

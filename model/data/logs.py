@@ -12,9 +12,8 @@ from typing import Literal
 
 import polars as pl
 
+from model.data.config import Format
 from model.data.unquote import RECORD, UNIT, has_quotes, unquote
-
-Format = Literal["csv", "tsv", "parquet", "lines"]
 
 SUFFIXES: dict[str, Format] = {
     ".csv": "csv",

@@ -10,18 +10,19 @@ import logging
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from tqdm import tqdm
 
 from model.data.clean import Account, Columns, Malformed, clean_logs
+from model.data.config import Format, PrepareConfig
 from model.data.dataset import FORMAT
 from model.data.k_core import k_core, number_ids
-from model.data.logs import Format, log_files
+from model.data.logs import log_files
 from model.data.metadata import MetadataColumns, MetadataReport, add_metadata
 from model.files import new_folder, write_json
 
@@ -29,38 +30,6 @@ log = logging.getLogger(__name__)
 
 EVENTS_A_PASS = 4_000_000
 """Events that the final ordering holds in memory at a time, about 100 bytes each while sorting."""
-
-
-class PrepareConfig(BaseModel, frozen=True):
-    """Which logs to read, how, and where the data set goes."""
-
-    input: Path = Field(description="log file, or folder of log files (read in order of name)")
-    out: Path = Field(description="folder to write the data set to")
-    format: Literal["auto"] | Format = Field(
-        "auto",
-        description="csv, tsv, parquet, or lines (`user item item …` in order of time); "
-        "auto goes by the suffix",
-    )
-    user_column: str | None = Field(None, description="column of user ids (default: a usual name)")
-    item_column: str | None = Field(None, description="column of item ids (default: a usual name)")
-    time_column: str | None = Field(
-        None, description="column of times: numbers or ISO dates (default: a usual name)"
-    )
-    in_order: bool = Field(False, description="the rows stand in order of time: read no time")
-    items: Path | None = Field(None, description="item metadata: CSV, TSV or Parquet file")
-    item_id_column: str | None = Field(None, description="metadata: column of item ids")
-    title_column: str | None = Field(None, description="metadata: column of titles")
-    genres_column: str | None = Field(
-        None, description="metadata: column to split at | or spaces into the list `genres`"
-    )
-    min_user_events: int = Field(5, ge=0, description="drop users with fewer events; 0: none")
-    min_item_events: int = Field(5, ge=0, description="drop items with fewer events; 0: none")
-    name: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="name of the data set, part of its versions' names (default: the input's)",
-    )
-    overwrite: bool = Field(False, description="replace the data set at `out` once done")
 
 
 class Report(BaseModel, frozen=True):

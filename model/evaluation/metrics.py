@@ -16,8 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from model.data.dataset import Dataset, IntArray, Split
+from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
-from model.network.rollout import RecallConfig, quotas, rollout
+from model.network.rollout import quotas, rollout
 from model.network.top_items import best_rows
 
 Recall = Callable[[Sequence[IntArray], IntArray, int], IntArray]

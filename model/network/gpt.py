@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.block import Block, GPTConfig, batch_first
+from model.network.block import Block, batch_first, history_positions
+from model.network.config import GPTConfig
 from model.network.dropout import Dropout
 from model.network.ops import unit
 
@@ -149,7 +150,7 @@ class GPT(nn.Module):
         """
         length = history_BL.shape[1]
         user_BD = self.user(users_B)
-        positions_BL = self.config.history_positions(lengths_B, length)
+        positions_BL = history_positions(lengths_B, length, self.config.max_history)
         segments_BL = torch.full_like(history_BL, HISTORY)
         x_BLD = self.embed(history_BL, segments_BL, positions_BL, user_BD)
         slots_T = torch.arange(length + steps, device=history_BL.device)

@@ -8,7 +8,7 @@ Shapes: B batch, L length, Q query positions, D width.
 import torch
 from torch import Tensor, nn
 
-from model.network.block import GPTConfig
+from model.network.config import GPTConfig
 from model.network.dropout import Dropout
 from model.network.gpt import GPT, Cache
 

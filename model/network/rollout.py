@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from pydantic import BaseModel, Field
 from torch import Tensor
 
 from model.network.gpt import GPT
@@ -17,15 +16,6 @@ Search = Callable[[Tensor], Tensor]
 """Takes the interests of one step (B D); returns the item to append to each history (B, int64):
 the best hit that is neither in the history nor appended before. The caller keeps the other hits
 as candidates, so that one pass over the catalogue serves both."""
-
-
-class RecallConfig(BaseModel, frozen=True):
-    """How many interests are generated, and how a list is shared between them."""
-
-    interests: int = Field(2, ge=1, le=8, description="interests a recall generates")
-    first_share: float = Field(
-        0.9, gt=0, le=1, description="share of the list that the first interest fills"
-    )
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ import numpy as np
 
 from model.data.dataset import Dataset, IntArray, test_split
 from model.evaluation.metrics import DenseRecall, ranks
+from model.network.config import RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig, quotas
+from model.network.rollout import quotas
 
 LISTED = 20  # candidates a user
 LOOKED_THROUGH = 2000  # users that the examples are chosen from, at most

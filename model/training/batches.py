@@ -5,7 +5,7 @@ Shapes: N samples, B batch, L length, Q targets a sample.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,10 +13,7 @@ from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray, training_lengths
 from model.network.gpt import HISTORY
-
-Sampling = Literal["prefixes", "windows"]
-"""Every prefix of a history as a sample of its own, with the loss at its last item; or whole
-windows of a history with the loss at every item (many times faster, less accurate)."""
+from model.training.config import Sampling
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,7 +25,8 @@ from model.files import new_file
 from model.network.gpt import GPT
 from model.training import distributed
 from model.training.batches import Batch, Samples, Window, by_length, read_windows
-from model.training.loss import LossConfig, Objective, batch_loss, objective, products
+from model.training.config import FitConfig
+from model.training.loss import Objective, batch_loss, objective, products
 from model.training.optimizer import Optimizer
 
 log = logging.getLogger(__name__)
@@ -34,20 +34,6 @@ log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 
 RATE, SECONDS = "samples_per_second", "seconds"
-
-
-class FitConfig(LossConfig, frozen=True):
-    """Optimisation of one stage."""
-
-    epochs: int = Field(15, ge=0, description="most epochs of the stage")
-    patience: int = Field(15, ge=1, description="epochs without a better NDCG@20 before it stops")
-    epoch_steps: int | None = Field(
-        None, ge=1, description="end an epoch after so many steps (default: after all samples)"
-    )
-    batch_size: int = Field(256, ge=1, description="samples a step")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
-    decay: bool = Field(True, description="the learning rate falls to zero over the epochs")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled; sampled: not of the tables")
 
 
 @dataclass(frozen=True)

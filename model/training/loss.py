@@ -4,18 +4,18 @@ Shapes: N slots that have a target, C candidates, V catalogue, D width, S negati
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.network.gpt import GPT
 from model.training.batches import Batch
+from model.training.config import LossConfig
 
 Vectors = Callable[[Tensor | None], Tensor]
 """Item rows R → their vectors R D; None → of the whole catalogue, V D."""
@@ -28,30 +28,6 @@ CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 
 LEAST_ROWS = 16
 """Of a chunk, however many candidates there are: the table is read once a chunk."""
-
-
-class LossConfig(BaseModel, frozen=True):
-    """What a stage minimises."""
-
-    loss: Literal["softmax", "sampled", "bce"] = Field(
-        "softmax",
-        description="softmax: cross-entropy over the whole catalogue; sampled: softmax over "
-        "sampled negatives, for a million items and more; bce: binary cross-entropy (SASRec)",
-    )
-    negatives: int | None = Field(
-        None,
-        ge=1,
-        description="sampled: negatives a step, shared by its samples (default 8192); "
-        "bce: negatives a position (default 1)",
-    )
-    products: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="what network and softmax multiply in while training; auto: bfloat16 where the "
-        "hardware does, which is faster",
-    )
-    popularity_power: float = Field(
-        0.75, ge=0, le=1, description="sampled: negatives are drawn by popularity to this power"
-    )
 
 
 def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.device) -> Objective:

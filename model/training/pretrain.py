@@ -2,22 +2,12 @@
 
 from collections.abc import Callable
 
-from pydantic import Field
-
 from model.data.dataset import Dataset
+from model.network.block import history_positions
 from model.network.gpt import GPT
-from model.training.batches import Batch, Sampling, Window, draw, plain
-from model.training.loop import FitConfig, Metrics, Stage
-
-
-class PretrainConfig(FitConfig, frozen=True):
-    """Pre-training."""
-
-    sampling: Sampling = Field(
-        "prefixes",
-        description="prefixes: a sample a prefix, loss at its last item (better); "
-        "windows: loss at every item of a window (many times faster)",
-    )
+from model.training.batches import Batch, Window, draw, plain
+from model.training.config import PretrainConfig
+from model.training.loop import Metrics, Stage
 
 
 def pretraining(
@@ -26,7 +16,9 @@ def pretraining(
     """The stage that predicts the next item of a plain history."""
 
     def batch(model: GPT, window: Window) -> Batch:
-        positions_BL = model.config.history_positions(window.lengths_B, window.history_BL.shape[1])
+        positions_BL = history_positions(
+            window.lengths_B, window.history_BL.shape[1], model.config.max_history
+        )
         return plain(window, positions_BL, last_only=config.sampling == "prefixes")
 
     return Stage(

@@ -9,6 +9,7 @@ Shapes: B batch, L length, V catalogue, D width, N = B L.
 import torch
 from torch import Tensor
 
+from model.network.block import history_positions
 from model.network.gpt import GPT, HISTORY, OFFER, evaluating
 from model.network.rollout import rollout
 from model.network.top_items import best_rows
@@ -54,7 +55,9 @@ def interleaved(model: GPT, window: Window, last_only: bool, offer_targets: bool
     feedback) where `offer_targets` says so, unless the offer was that very item.
     An offer takes the position its feedback has.
     """
-    positions_BL = model.config.history_positions(window.lengths_B, window.history_BL.shape[1])
+    positions_BL = history_positions(
+        window.lengths_B, window.history_BL.shape[1], model.config.max_history
+    )
     offers_BL = generate_everywhere(model, window, positions_BL)
     feedback_BL = window.next_BL
     at_offers_BL = torch.full_like(feedback_BL, -1)

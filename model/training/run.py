@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from pydantic import BaseModel, Field
 
 from model.data.dataset import (
     Dataset,
@@ -29,46 +28,18 @@ from model.data.dataset import (
 from model.device import choose_device
 from model.evaluation.metrics import DenseRecall, Figures, evaluate, popular_recall
 from model.files import new_file, write_json
-from model.network.block import GPTConfig
+from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.network.gru4rec import new_network
-from model.network.rollout import RecallConfig
 from model.training import distributed
+from model.training.config import TrainConfig
 from model.training.loop import Progress, fit, load_weights
-from model.training.pretrain import PretrainConfig, pretraining
-from model.training.tune import TuneConfig, prompt_tuning
+from model.training.pretrain import pretraining
+from model.training.tune import prompt_tuning
 
 log = logging.getLogger(__name__)
 
 ONE_INTEREST = RecallConfig(interests=1)
-
-
-class TrainConfig(BaseModel, frozen=True):
-    """A whole training run."""
-
-    data: Path = Field(description="folder that `recgpt data prepare` wrote")
-    out: Path = Field(description="folder of the run: checkpoints, curves, figures")
-    stages: Literal["both", "pretrain", "tune"] = Field(
-        "both", description="tune alone starts from the run's own pre-trained weights"
-    )
-    peer: str | None = Field(
-        None,
-        description="this configuration is a peer to compare with: its name in metrics.json, "
-        "where its one-interest recall stands alone",
-    )
-    resume: bool = Field(False, description="go on after the last complete epoch")
-    seed: int = Field(1, ge=0, description="of everything random")
-    hold_out_users: float = Field(
-        0.0, ge=0, lt=1, description="share of the users kept out, to measure how new users fare"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
-    validation_users: int = Field(
-        30_000, ge=1, description="most users validated on after an epoch (drawn once)"
-    )
-    model: GPTConfig = Field(GPTConfig(), description="the network")
-    recall: RecallConfig = Field(RecallConfig(), description="how interests share a list")
-    pretrain: PretrainConfig = Field(PretrainConfig(), description="stage one")
-    tune: TuneConfig = Field(TuneConfig(), description="stage two")
 
 
 def train(config: TrainConfig) -> Figures:

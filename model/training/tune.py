@@ -1,33 +1,13 @@
 """Stage two: prompt-tuning on sequences that hold the model's own offers (METHOD section 3)."""
 
 from collections.abc import Callable
-from typing import Literal
-
-from pydantic import Field
 
 from model.data.dataset import Dataset
 from model.network.gpt import GPT
-from model.training.batches import Batch, Sampling, Window, draw
-from model.training.loop import FitConfig, Metrics, Stage
+from model.training.batches import Batch, Window, draw
+from model.training.config import TuneConfig
+from model.training.loop import Metrics, Stage
 from model.training.prompts import interleaved, tail
-
-
-class TuneConfig(FitConfig, frozen=True):
-    """Prompt-tuning."""
-
-    epochs: int = Field(4, ge=0, description="most epochs of the stage")
-    patience: int = Field(4, ge=1, description="epochs without a better NDCG@20 before it stops")
-    learning_rate: float = Field(1e-4, gt=0, description="of Adam")
-    sampling: Sampling = Field("prefixes", description="see pre-training")
-    form: Literal["tail", "interleaved"] = Field(
-        "tail",
-        description="tail: the last items give way to offers; interleaved: an offer behind "
-        "every item",
-    )
-    offers: int = Field(1, ge=1, le=7, description="items that give way, in the tail form")
-    offer_targets: bool = Field(
-        True, description="interleaved form: the user's feedback is the target at an offer, too"
-    )
 
 
 def prompt_tuning(

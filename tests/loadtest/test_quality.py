@@ -9,8 +9,7 @@ import tiny
 
 from loadtest.quality import bench_quality, quality
 from loadtest.quality.quality_table import BSAREC, METRICS, Entry
-from model.training.pretrain import PretrainConfig
-from model.training.run import TrainConfig
+from model.training.config import PretrainConfig, TrainConfig
 
 OTHERS = {"HR@50": 0.5}
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.network.block import Block, GPTConfig
+from model.network.block import Block
+from model.network.config import GPTConfig
 from model.network.gpt import GPT
 from service.recall.cpu.layer_kernels import LayerWeights
 from service.recall.types import Floats

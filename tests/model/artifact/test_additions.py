@@ -7,10 +7,10 @@ import polars as pl
 import pytest
 import tiny
 
-import cli.main
+from cli.main import main
 from index.build import DECIDING
-from model.artifact.additions import AddConfig
 from model.artifact.bundle import find_bundle, load_artifact
+from model.artifact.config import AddConfig
 from model.data.dataset import Dataset, test_split
 from model.evaluation.metrics import evaluate
 from model.network.gpt import GPT
@@ -172,7 +172,7 @@ def test_the_command_writes_its_account(
     rows = table(tmp_path, "sku,name,like\nnew,New thing,i2\nodd,Odd,\n")
     out = tmp_path / "account.json"
     words = ["items", "add", "--artifacts", str(folder), "--items", str(rows), "--out", str(out)]
-    cli.main([*words, "--item-id-column", "sku", "--neighbours-column", "like"])
+    main([*words, "--item-id-column", "sku", "--neighbours-column", "like"])
     assert "is the served version now" in capsys.readouterr().out
     account = json.loads(out.read_text())
     assert (account["added"], account["no_evidence"]) == (1, ["odd"])

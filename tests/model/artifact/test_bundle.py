@@ -11,8 +11,8 @@ from index.build import build_index
 from model.artifact.bundle import find_bundle, load_artifact, new_bundle, publish, read_item_vectors
 from model.artifact.manifest import ArtifactError, read_manifest
 from model.data.dataset import Dataset
+from model.network.config import RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig
 
 
 @pytest.fixture

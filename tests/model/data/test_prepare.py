@@ -10,8 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from model.data import prepare as module
+from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
-from model.data.prepare import PrepareConfig, Report, prepare
+from model.data.prepare import Report, prepare
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 

@@ -22,7 +22,7 @@ from model.evaluation.metrics import (
     popular_recall,
     ranks,
 )
-from model.network.rollout import RecallConfig
+from model.network.config import RecallConfig
 
 
 def test_ranks_and_ndcg() -> None:

@@ -4,7 +4,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.network.block import GPTConfig
+from model.network.block import history_positions
+from model.network.config import GPTConfig
 from model.network.gpt import GPT, HISTORY, OFFER, evaluating
 
 
@@ -54,7 +55,7 @@ def test_padding_changes_nothing() -> None:
 def test_the_future_is_not_seen() -> None:
     model = tiny.gpt()
     rows = torch.tensor([[1, 2, 3, 4]])
-    places = model.config.history_positions(torch.tensor([4]), 4)
+    places = history_positions(torch.tensor([4]), 4, model.config.max_history)
     before = model(rows, torch.zeros_like(rows), places, torch.tensor([0]))
     rows[0, 3] = 30
     after = model(rows, torch.zeros_like(rows), places, torch.tensor([0]))
@@ -66,7 +67,7 @@ def test_the_future_is_not_seen() -> None:
 def test_chosen_slots_equal_the_same_slots_of_the_whole_pass() -> None:
     model = tiny.gpt()
     rows = torch.randint(0, 40, (3, 6), generator=torch.Generator().manual_seed(1))
-    places = model.config.history_positions(torch.tensor([6, 6, 6]), 6)
+    places = history_positions(torch.tensor([6, 6, 6]), 6, model.config.max_history)
     users = torch.tensor([0, 1, 2])
     at_BQ = torch.tensor([[0, 5], [2, 3], [4, 1]])
     everywhere = model(rows, torch.zeros_like(rows), places, users)

@@ -9,9 +9,10 @@ from cli.config import parse
 from cli.main import Train
 from model.data.dataset import Dataset
 from model.evaluation.metrics import DenseRecall
+from model.network.config import RecallConfig
 from model.network.gru4rec import GRU, new_network
-from model.network.rollout import RecallConfig
-from model.training.run import ONE_INTEREST, TrainConfig, load_run, train
+from model.training.config import TrainConfig
+from model.training.run import ONE_INTEREST, load_run, train
 from service.offline import export_bundle
 
 CONFIG = tiny.CONFIG.model_copy(update={"network": "gru", "user_rank": 0})

@@ -6,17 +6,17 @@ import tiny
 
 from model.data.dataset import Dataset, test_split
 from model.evaluation.metrics import DenseRecall
+from model.network.config import RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig, quotas
+from model.network.rollout import quotas
 from model.reports.interests import (
     compare_interests,
     format_interests,
     merge_lists,
     top_lists,
 )
-from model.training.pretrain import PretrainConfig
-from model.training.run import TrainConfig, read_figures, train
-from model.training.tune import TuneConfig
+from model.training.config import PretrainConfig, TrainConfig, TuneConfig
+from model.training.run import read_figures, train
 
 
 @pytest.mark.parametrize(("interests", "share"), [(1, 1.0), (2, 0.9), (3, 0.6), (4, 0.5)])

@@ -7,9 +7,8 @@ import tiny
 from model.data.dataset import Dataset, held_out_users, test_split
 from model.evaluation.metrics import DenseRecall, evaluate
 from model.reports.new_users import compare_new_users
-from model.training.pretrain import PretrainConfig
-from model.training.run import TrainConfig, load_run, train
-from model.training.tune import TuneConfig
+from model.training.config import PretrainConfig, TrainConfig, TuneConfig
+from model.training.run import load_run, train
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ from model.data.dataset import Dataset, test_split
 from model.evaluation.metrics import DenseRecall, ranks
 from model.reports.examples import LISTED, choose_examples
 from model.reports.report import write_report
-from model.training.pretrain import PretrainConfig
-from model.training.run import TrainConfig, train
-from model.training.tune import TuneConfig
+from model.training.config import PretrainConfig, TrainConfig, TuneConfig
+from model.training.run import train
 
 EVIL = "<script>alert('&')</script>"
 VOID = {"meta", "link", "img", "br"}

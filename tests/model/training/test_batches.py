@@ -5,6 +5,7 @@ import pytest
 import tiny
 
 from model.data.dataset import Dataset, training_lengths
+from model.network.block import history_positions
 from model.training.batches import by_length, plain, prefixes, read_windows, windows
 
 
@@ -75,7 +76,9 @@ def test_windows_are_read_padded_with_their_targets(dataset: Dataset) -> None:
 def test_plain_has_the_loss_at_the_last_slot_or_everywhere(dataset: Dataset) -> None:
     samples = prefixes(dataset, max_history=8)
     (window,) = read_windows(dataset, samples, [np.array([2, 4])])
-    places = tiny.CONFIG.history_positions(window.lengths_B, window.history_BL.shape[1])
+    places = history_positions(
+        window.lengths_B, window.history_BL.shape[1], tiny.CONFIG.max_history
+    )
     last, every = plain(window, places, last_only=True), plain(window, places, last_only=False)
     assert last.at_BQ is not None
     assert last.at_BQ.flatten().tolist() == (window.lengths_B - 1).tolist()

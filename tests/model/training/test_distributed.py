@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import cli.main
+from model.training.config import PretrainConfig, TrainConfig, TuneConfig
 from model.training.loop import Progress
-from model.training.pretrain import PretrainConfig
-from model.training.run import TrainConfig, read_figures, train
-from model.training.tune import TuneConfig
+from model.training.run import read_figures, train
 
 
 def config(folder: Path, out: str, **changes: object) -> TrainConfig:

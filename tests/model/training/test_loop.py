@@ -11,13 +11,12 @@ from safetensors.torch import load_file
 
 from model.data.dataset import Dataset
 from model.device import choose_device
+from model.network.config import RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig
+from model.training.config import PretrainConfig, TrainConfig, TuneConfig
 from model.training.loop import load_checkpoint, load_weights, save_weights
 from model.training.optimizer import Optimizer
-from model.training.pretrain import PretrainConfig
-from model.training.run import TrainConfig, load_run, read_figures, train
-from model.training.tune import TuneConfig
+from model.training.run import load_run, read_figures, train
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +89,8 @@ def test_the_same_seed_gives_the_same_weights(whole_run: Path, data: Path, tmp_p
 KILLED = """
 import os, signal, sys
 import model.training.loop
-from model.training.run import TrainConfig, train
+from model.training.config import TrainConfig
+from model.training.run import train
 
 steps, true_loss = 0, model.training.loop.batch_loss
 

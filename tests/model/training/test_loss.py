@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from model.training import loss
 from model.training.batches import Batch
-from model.training.loss import LossConfig, batch_loss, bce, objective, sampled_softmax, softmax
+from model.training.config import LossConfig
+from model.training.loss import batch_loss, bce, objective, sampled_softmax, softmax
 
 CATALOGUE = 300
 DRAWS = torch.Generator().manual_seed(0)

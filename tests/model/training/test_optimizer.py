@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from model.training.batches import Batch
-from model.training.loss import LossConfig, batch_loss, objective
+from model.training.config import LossConfig
+from model.training.loss import batch_loss, objective
 from model.training.optimizer import Optimizer, RowAdam
 
 

@@ -3,6 +3,7 @@ import tiny
 import torch
 from torch import Tensor
 
+from model.network.block import history_positions
 from model.network.gpt import GPT, HISTORY, OFFER
 from model.training.batches import Window
 from model.training.prompts import generate, generate_everywhere, interleaved, tail
@@ -47,7 +48,7 @@ def test_generates_the_best_unseen_items(window: Window) -> None:
 def test_generates_what_every_prefix_would_get(window: Window) -> None:
     """Offers in mid-sequence see positions of the whole window, so prefixes are run in place."""
     model = tiny.gpt()
-    places = model.config.history_positions(window.lengths_B, 5)
+    places = history_positions(window.lengths_B, 5, model.config.max_history)
     offers_BL = generate_everywhere(model, window, places)
     for row, (history, user) in enumerate(zip(HISTORIES, USERS, strict=True)):
         for end in range(1, len(history) + 1):
@@ -87,7 +88,9 @@ def test_tail(window: Window, offers: int) -> None:
 
 def accepting(model: GPT, window: Window) -> Window:
     """The same samples, with the model's own offers as the users' next items."""
-    places = model.config.history_positions(window.lengths_B, window.history_BL.shape[1])
+    places = history_positions(
+        window.lengths_B, window.history_BL.shape[1], model.config.max_history
+    )
     offers = generate_everywhere(model, window, places)
     following = torch.where(window.next_BL >= 0, offers, -1)
     return Window(window.history_BL, window.lengths_B, window.users_B, following)
@@ -97,7 +100,7 @@ def accepting(model: GPT, window: Window) -> Window:
 def test_interleaved(window: Window, offer_targets: bool) -> None:
     model = tiny.gpt()
     batch = interleaved(model, window, last_only=False, offer_targets=offer_targets)
-    places = model.config.history_positions(window.lengths_B, 5)
+    places = history_positions(window.lengths_B, 5, model.config.max_history)
     offers_BL = generate_everywhere(model, window, places)
     assert batch.at_BQ is None
     assert torch.equal(batch.items_BL[:, 0::2], window.history_BL)

@@ -1,0 +1,48 @@
+"""Configuration of the network and of its roll-out. Imports no torch: command lines read it."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+
+class GPTConfig(BaseModel, frozen=True):
+    """Size and regularisation of the network."""
+
+    network: Literal["gpt", "gru"] = Field(
+        "gpt", description="gpt, or the recurrent network of the peer GRU4Rec (not served)"
+    )
+    dim: int = Field(128, ge=1, description="width of an interest vector")
+    layers: int = Field(2, ge=1, description="decoder layers")
+    heads: int = Field(2, ge=1, description="attention heads; a divisor of dim")
+    feed_forward: int = Field(512, ge=1, description="width of the feed-forward layers")
+    max_history: int = Field(50, ge=1, description="newest items of a history that are read")
+    max_interests: int = Field(4, ge=1, le=8, description="interests that can be generated")
+    positions: Literal["relative", "absolute"] = Field(
+        "relative",
+        description="relative: attention knows distances; absolute: a vector a position",
+    )
+    local: int = Field(
+        4, ge=0, description="width of the causal convolution beside attention; 0 = none"
+    )
+    cosine: bool = Field(True, description="items and interests are unit vectors, times a scale")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on embeddings and residual branches")
+    attention_dropout: float = Field(0.5, ge=0, lt=1, description="on attention weights")
+    user_rank: int = Field(0, ge=0, description="rank of the user table; 0 = no user module")
+    user_dropout: float = Field(
+        0.9, ge=0, lt=1, description="share of samples trained as the unknown user"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_dim(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        return self
+
+
+class RecallConfig(BaseModel, frozen=True):
+    """How many interests are generated, and how a list is shared between them."""
+
+    interests: int = Field(2, ge=1, le=8, description="interests a recall generates")
+    first_share: float = Field(
+        0.9, gt=0, le=1, description="share of the list that the first interest fills"
+    )
