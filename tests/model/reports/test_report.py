@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import tiny
 
-import cli.main
+from cli.main import main
 from model.data.dataset import Dataset, test_split
 from model.evaluation.metrics import DenseRecall, ranks
 from model.reports.examples import LISTED, choose_examples
@@ -79,7 +79,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(run: Path) -> str:
-    cli.main(["report", str(run)])
+    main(["report", str(run)])
     return (run / "report.html").read_text()
 
 
@@ -219,7 +219,7 @@ def test_a_damaged_run_is_explained(
     damaged = copy(run, tmp_path / "damaged")
     (damaged / file).write_text(content)
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["report", str(damaged), "--out", str(tmp_path / "page.html")])
+        main(["report", str(damaged), "--out", str(tmp_path / "page.html")])
     assert stopped.value.code == 1
     err = capsys.readouterr().err
     assert str(damaged / file) in err

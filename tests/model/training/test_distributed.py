@@ -9,7 +9,6 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-import cli.main
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
 from model.training.loop import Progress
 from model.training.run import read_figures, train
@@ -37,7 +36,7 @@ def in_two_processes(run: TrainConfig) -> None:
         for name, value in run.model_dump(mode="json", exclude_none=True).items()
     }
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    recgpt = [sys.executable, str(Path(cli.__file__)), "train"]
+    recgpt = [sys.executable, "-m", "cli", "train"]
     found = subprocess.run(
         [*torchrun, "--nproc-per-node", "2", "--no-python", *recgpt],
         env=os.environ | options,
