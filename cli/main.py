@@ -24,12 +24,8 @@ from model.data.config import PrepareConfig
 from model.data.dataset import Dataset, popularity, test_split
 from model.data.fetch import fetch_ml_100k
 from model.data.prepare import prepare
-from model.evaluation.metrics import (
-    check_equal,
-    evaluate,
-    format_figures,
-    popular_recall,
-)
+from model.evaluation.metrics import check_equal, evaluate, format_figures
+from model.evaluation.reference import popular_recall
 from model.files import write_json
 from model.reports.interests import compare_interests, format_interests
 from model.reports.new_users import compare_new_users

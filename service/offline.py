@@ -26,7 +26,8 @@ from model.artifact.bundle import (
 )
 from model.artifact.config import AddConfig
 from model.data.dataset import Dataset, IntArray
-from model.evaluation.metrics import Figures, Recall, pad
+from model.evaluation.metrics import Figures, Recall
+from model.evaluation.reference import pad
 from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
 from service.contest import dense_and_index

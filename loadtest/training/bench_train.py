@@ -162,7 +162,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ours, peer = folder / "ours", folder / "peer"
     train = [sys.executable, "-m", "cli", "train", "--stages", "pretrain", "--device", "cpu"]
     train += [*given, "--out", str(ours / "run"), *SAME_NETWORK, "--pretrain.epochs"]
-    driver = [str(options.peer_python.absolute()), str(ROOT / "loadtest" / "recbole_peer.py")]
+    driver = [
+        str(options.peer_python.absolute()),
+        str(ROOT / "loadtest" / "training" / "recbole_peer.py"),
+    ]
     driver += [*given, "--out", str(peer), "--epochs"]
     sides = (
         Side.start(ours, options.cores[0], [*train, str(options.our_epochs)], our_points),

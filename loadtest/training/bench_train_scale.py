@@ -25,14 +25,15 @@ import torch
 from loadtest.environment import circumstances
 from loadtest.quality.quality_table import put_between_marks
 from model.data.dataset import FORMAT, Dataset, validation_split
-from model.evaluation.metrics import DenseRecall, evaluate
+from model.evaluation.metrics import evaluate
+from model.evaluation.reference import DenseRecall
 from model.files import write_json
 from model.network.config import GPTConfig
 from model.network.gpt import GPT
 from model.training.config import PretrainConfig
 from model.training.loop import RATE, fit
-from model.training.pretrain import pretraining
 from model.training.run import ONE_INTEREST
+from model.training.stages import pretraining
 
 MARK = "loadtest.training.bench_train_scale"
 

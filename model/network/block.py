@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.config import GPTConfig
-from model.network.dropout import Dropout
-from model.network.ops import causal_convolution
+from model.network.ops import Dropout, causal_convolution
 
 
 def history_positions(lengths_B: Tensor, length: int, max_history: int) -> Tensor:

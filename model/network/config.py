@@ -1,4 +1,4 @@
-"""Configuration of the network and of its roll-out. Imports no torch: command lines read it."""
+"""Settings of the network and of a recall. Imports no torch: command lines read them."""
 
 from typing import Literal, Self
 
@@ -9,27 +9,36 @@ class GPTConfig(BaseModel, frozen=True):
     """Size and regularisation of the network."""
 
     network: Literal["gpt", "gru"] = Field(
-        "gpt", description="gpt, or the recurrent network of the peer GRU4Rec (not served)"
+        "gpt", description="gpt, or the recurrent network of the peer GRU4Rec, which is not served"
     )
     dim: int = Field(128, ge=1, description="width of an interest vector")
     layers: int = Field(2, ge=1, description="decoder layers")
     heads: int = Field(2, ge=1, description="attention heads; a divisor of dim")
     feed_forward: int = Field(512, ge=1, description="width of the feed-forward layers")
-    max_history: int = Field(50, ge=1, description="newest items of a history that are read")
-    max_interests: int = Field(4, ge=1, le=8, description="interests that can be generated")
+    max_history: int = Field(
+        50, ge=1, description="newest items of a history that the network reads"
+    )
+    max_interests: int = Field(
+        4, ge=1, le=8, description="largest number of interests that a recall can generate"
+    )
     positions: Literal["relative", "absolute"] = Field(
         "relative",
-        description="relative: attention knows distances; absolute: a vector a position",
+        description="relative: attention has a learned bias per distance; absolute: a learned "
+        "vector per position",
     )
     local: int = Field(
-        4, ge=0, description="width of the causal convolution beside attention; 0 = none"
+        4, ge=0, description="taps of the causal convolution beside attention; 0: no convolution"
     )
-    cosine: bool = Field(True, description="items and interests are unit vectors, times a scale")
-    dropout: float = Field(0.5, ge=0, lt=1, description="on embeddings and residual branches")
-    attention_dropout: float = Field(0.5, ge=0, lt=1, description="on attention weights")
-    user_rank: int = Field(0, ge=0, description="rank of the user table; 0 = no user module")
+    cosine: bool = Field(
+        True, description="scores are cosines of items and interests times a learned scale"
+    )
+    dropout: float = Field(
+        0.5, ge=0, lt=1, description="dropout rate of embeddings and residual branches"
+    )
+    attention_dropout: float = Field(0.5, ge=0, lt=1, description="dropout rate of attention")
+    user_rank: int = Field(0, ge=0, description="rank of the user table; 0: no user module")
     user_dropout: float = Field(
-        0.9, ge=0, lt=1, description="share of samples trained as the unknown user"
+        0.9, ge=0, lt=1, description="share of the samples that train the unknown user"
     )
 
     @model_validator(mode="after")
@@ -40,9 +49,9 @@ class GPTConfig(BaseModel, frozen=True):
 
 
 class RecallConfig(BaseModel, frozen=True):
-    """How many interests are generated, and how a list is shared between them."""
+    """How many interests a recall generates, and how they share the list of candidates."""
 
-    interests: int = Field(2, ge=1, le=8, description="interests a recall generates")
+    interests: int = Field(2, ge=1, le=8, description="interests per recall")
     first_share: float = Field(
-        0.9, gt=0, le=1, description="share of the list that the first interest fills"
+        0.9, gt=0, le=1, description="share of the list that comes from the first interest"
     )

@@ -27,8 +27,7 @@ from torch.nn import functional as F
 
 from model.network.block import Block, batch_first, history_positions
 from model.network.config import GPTConfig
-from model.network.dropout import Dropout
-from model.network.ops import unit
+from model.network.ops import Dropout, unit
 
 HISTORY, OFFER = 0, 1  # segments: what the user did, what the model generated
 FIRST_SCALE = 14.0  # of cosines, before training has found a better one

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model.network.config import GPTConfig
-from model.network.dropout import Dropout
 from model.network.gpt import GPT, Cache
+from model.network.ops import Dropout
 
 
 class GRU(GPT):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.data.dataset import Dataset, IntArray, test_split
-from model.evaluation.metrics import DenseRecall, ranks
+from model.evaluation.metrics import ranks
+from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.network.rollout import quotas

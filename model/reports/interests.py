@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray, Split, test_split, validation_split
-from model.evaluation.metrics import case_batches, pad
+from model.evaluation.metrics import case_batches
+from model.evaluation.reference import pad
 from model.network.gpt import GPT, evaluating
 from model.network.rollout import quotas, rollout
 from model.reports.diversity import diversities, genre_vectors

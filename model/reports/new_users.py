@@ -11,16 +11,8 @@ from typing import Any
 import numpy as np
 
 from model.data.dataset import Dataset, IntArray, Split, held_out_users, popularity, test_split
-from model.evaluation.metrics import (
-    RANKED_AT,
-    DenseRecall,
-    Recall,
-    case_batches,
-    gains,
-    popular_recall,
-    ranking_figures,
-    ranks,
-)
+from model.evaluation.metrics import RANKED_AT, Recall, case_batches, gains, ranking_figures, ranks
+from model.evaluation.reference import DenseRecall, popular_recall
 from model.training.run import load_run
 
 LENGTHS = (1, 2, 3, 5)

@@ -20,8 +20,9 @@ from model.network.gpt import GPT
 from model.reports.charts import Chart, Line, chart
 from model.reports.examples import LISTED, Example, choose_examples
 from model.reports.tables import Table, read_figures_table, read_tables
+from model.training.checkpoints import Progress
 from model.training.config import TrainConfig
-from model.training.loop import RATE, Progress
+from model.training.loop import RATE
 from model.training.run import load_run
 
 OWN_FILES = ("config.json", "metrics.json")

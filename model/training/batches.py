@@ -29,7 +29,7 @@ class Samples:
 
 
 @dataclass(frozen=True)
-class Window:
+class SampleBatch:
     """A batch of samples: histories padded on the right, and the item that follows each slot."""
 
     history_BL: Tensor
@@ -43,7 +43,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """What one optimiser step sees. Slots whose target is -1 carry no loss."""
 
     items_BL: Tensor
@@ -99,7 +99,9 @@ def by_length(samples: Samples, batch: int, rng: np.random.Generator) -> list[In
     return [cut[i] for i in rng.permutation(len(cut))]
 
 
-def read_windows(dataset: Dataset, samples: Samples, batches: list[IntArray]) -> Iterator[Window]:
+def read_windows(
+    dataset: Dataset, samples: Samples, batches: list[IntArray]
+) -> Iterator[SampleBatch]:
     """Gather the batches' events; L is the longest slice of each batch."""
     for chosen_B in batches:
         lengths_B = samples.lengths_N[chosen_B]
@@ -108,7 +110,7 @@ def read_windows(dataset: Dataset, samples: Samples, batches: list[IntArray]) ->
         flat_BL = samples.starts_N[chosen_B][:, None] + slots_L
         history_BL = dataset.events[np.where(real_BL, flat_BL, 0)] * real_BL
         next_BL = np.where(real_BL, dataset.events[np.where(real_BL, flat_BL + 1, 0)], -1)
-        yield Window(
+        yield SampleBatch(
             torch.from_numpy(history_BL.astype(np.int64)),
             torch.from_numpy(lengths_B.astype(np.int64)),
             torch.from_numpy(samples.users_N[chosen_B].astype(np.int64)),
@@ -116,10 +118,10 @@ def read_windows(dataset: Dataset, samples: Samples, batches: list[IntArray]) ->
         )
 
 
-def plain(window: Window, positions_BL: Tensor, last_only: bool) -> Batch:
+def plain(window: SampleBatch, positions_BL: Tensor, last_only: bool) -> TrainingBatch:
     """Next-item prediction without prompts: at the last slot only, or at every slot."""
     at_BQ = (window.lengths_B - 1)[:, None] if last_only else None
-    return Batch(
+    return TrainingBatch(
         window.history_BL,
         torch.full_like(window.history_BL, HISTORY),
         positions_BL,

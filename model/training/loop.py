@@ -4,34 +4,35 @@ Every epoch draws its randomness from (seed, stage, epoch) alone, so that a run 
 resumed from its last checkpoint ends with the same weights as one that was not.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from model.data.dataset import Dataset, popularity
-from model.files import new_file
 from model.network.gpt import GPT
 from model.training import distributed
-from model.training.batches import Batch, Samples, Window, by_length, read_windows
+from model.training.batches import SampleBatch, Samples, TrainingBatch, by_length, read_windows
+from model.training.checkpoints import (
+    Metrics,
+    Progress,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+    save_weights,
+)
 from model.training.config import FitConfig
 from model.training.loss import Objective, batch_loss, objective, products
 from model.training.optimizer import Optimizer
 
 log = logging.getLogger(__name__)
-
-Metrics = dict[str, float]
 
 RATE, SECONDS = "samples_per_second", "seconds"
 
@@ -43,30 +44,8 @@ class Stage:
     name: str
     config: FitConfig
     draw: Callable[[GPT, np.random.Generator], Samples]  # the samples of one epoch
-    batch: Callable[[GPT, Window], Batch]  # what the network sees of them
+    batch: Callable[[GPT, SampleBatch], TrainingBatch]  # what the network sees of them
     validate: Callable[[GPT], Metrics]
-
-
-@dataclass
-class Progress:
-    """Where a stage stands; saved with every checkpoint."""
-
-    epoch: int = 0
-    best: float = -1.0
-    best_epoch: int = 0
-    curves: list[Metrics] = field(default_factory=list)
-
-    def keep(self, metrics: Metrics) -> bool:
-        """Note the figures of the epoch; whether they are the best so far."""
-        self.curves.append({"epoch": self.epoch, **metrics})
-        if metrics["NDCG@20"] <= self.best:
-            return False
-        self.best, self.best_epoch = metrics["NDCG@20"], self.epoch
-        return True
-
-    def finished(self, config: FitConfig) -> bool:
-        """No epochs left, or no patience."""
-        return self.epoch >= config.epochs or self.epoch - self.best_epoch >= config.patience
 
 
 def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume: bool) -> Progress:
@@ -93,7 +72,7 @@ def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume
         _finish_epoch(model, optimizer, stage, progress, {}, folder)
     loss_of = objective(stage.config, popularity(dataset), model.items.weight.device)
     with _events(run / "tensorboard" / stage.name, progress) as events:
-        while not progress.finished(stage.config):
+        while not progress.finished(stage.config.epochs, stage.config.patience):
             progress.epoch += 1
             figures = _train_epoch(model, optimizer, loss_of, dataset, stage, progress.epoch, seed)
             metrics = _finish_epoch(model, optimizer, stage, progress, figures, folder)
@@ -188,45 +167,3 @@ def _finish_epoch(
     rate = f"  {metrics.get(RATE, 0):,.0f} samples/s" if figures else ""
     log.info("%s epoch %d  %s%s%s", stage.name, progress.epoch, shown, rate, note)
     return metrics
-
-
-def save_weights(path: Path, model: GPT) -> None:
-    """Write the model's tensors."""
-    with new_file(path) as beside:
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, beside)
-
-
-def load_weights(path: Path, model: GPT) -> None:
-    """Read what `save_weights` wrote. Raises ValueError where it is missing or does not fit."""
-    if not path.exists():
-        raise ValueError(f"{path} is missing: run `recgpt train` with this stage first")
-    try:
-        model.load_state_dict(load_file(path))
-    except Exception as error:
-        raise ValueError(f"{path} cannot be loaded into this model: {error}") from error
-
-
-def save_checkpoint(path: Path, model: GPT, optimizer: Optimizer, progress: Progress) -> None:
-    """Weights, optimiser state and progress in one file, so that they can never disagree."""
-    tensors = {f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}
-    tensors |= dict(optimizer.tensors())
-    with new_file(path) as beside:
-        save_file(tensors, beside, metadata={"progress": json.dumps(vars(progress))})
-
-
-def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer) -> Progress:
-    """Read what `save_checkpoint` wrote. Raises ValueError where the file is damaged."""
-    weights: dict[str, Tensor] = {}
-    moments: dict[str, Tensor] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                of_model = name.startswith("model.")
-                target = weights if of_model else moments
-                target[name.removeprefix("model.")] = file.get_tensor(name)
-        model.load_state_dict(weights)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be resumed from: {error}; delete it to restart") from error
-    optimizer.load(moments)
-    return progress

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.network.gpt import GPT
-from model.training.batches import Batch
+from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
 
 Vectors = Callable[[Tensor | None], Tensor]
@@ -60,7 +60,7 @@ def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.dev
 
 def batch_loss(
     model: GPT,
-    batch: Batch,
+    batch: TrainingBatch,
     objective: Objective,
     draws: torch.Generator,
     dtype: torch.dtype = torch.float32,

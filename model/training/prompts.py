@@ -13,10 +13,10 @@ from model.network.block import history_positions
 from model.network.gpt import GPT, HISTORY, OFFER, evaluating
 from model.network.rollout import rollout
 from model.network.top_items import best_rows
-from model.training.batches import Batch, Window
+from model.training.batches import SampleBatch, TrainingBatch
 
 
-def tail(model: GPT, window: Window, offers: int) -> Batch:
+def tail(model: GPT, window: SampleBatch, offers: int) -> TrainingBatch:
     """The last `offers` items of each history give way to what the model generates there.
 
     Targets: at the last true item its true successor; at the last offer the sample's own target,
@@ -38,7 +38,7 @@ def tail(model: GPT, window: Window, offers: int) -> Batch:
     targets_BQ = window.next_BL.gather(1, last_BQ)
     accepted_B = (offers_BM == targets_BQ[:, 1:]).any(dim=1)
     targets_BQ[:, 1].masked_fill_(accepted_B, -1)
-    return Batch(
+    return TrainingBatch(
         torch.where(is_offer_BL, picked_BL, padded_BL),
         torch.where(is_offer_BL, OFFER, HISTORY),
         positions_BL,
@@ -48,7 +48,9 @@ def tail(model: GPT, window: Window, offers: int) -> Batch:
     )
 
 
-def interleaved(model: GPT, window: Window, last_only: bool, offer_targets: bool) -> Batch:
+def interleaved(
+    model: GPT, window: SampleBatch, last_only: bool, offer_targets: bool
+) -> TrainingBatch:
     """x₁ ĝ₂ x₂ ĝ₃ …: behind every true item stands what the model would offer next.
 
     Targets: at a true item its true successor; at an offer the same successor (the user's
@@ -69,7 +71,7 @@ def interleaved(model: GPT, window: Window, last_only: bool, offer_targets: bool
         last_B = 2 * window.lengths_B - 2
         at_BQ = torch.stack([last_B, last_B + 1], dim=1)
         targets_BQ = targets_BQ.gather(1, at_BQ)
-    return Batch(
+    return TrainingBatch(
         torch.stack([window.history_BL, offers_BL], dim=2).flatten(1),
         torch.tensor([HISTORY, OFFER], device=offers_BL.device).repeat(offers_BL.shape),
         torch.stack([positions_BL, positions_BL + 1], dim=2).flatten(1),
@@ -99,7 +101,7 @@ def generate(
 
 
 @torch.no_grad()
-def generate_everywhere(model: GPT, window: Window, positions_BL: Tensor) -> Tensor:
+def generate_everywhere(model: GPT, window: SampleBatch, positions_BL: Tensor) -> Tensor:
     """What the model would offer after every prefix, unseen in that prefix: rows B L."""
     history_BL = window.history_BL
     length = history_BL.shape[1]

@@ -26,16 +26,17 @@ from model.data.dataset import (
     validation_split,
 )
 from model.device import choose_device
-from model.evaluation.metrics import DenseRecall, Figures, evaluate, popular_recall
+from model.evaluation.metrics import Figures, evaluate
+from model.evaluation.reference import DenseRecall, popular_recall
 from model.files import new_file, write_json
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.network.gru4rec import new_network
 from model.training import distributed
+from model.training.checkpoints import Progress, load_weights
 from model.training.config import TrainConfig
-from model.training.loop import Progress, fit, load_weights
-from model.training.pretrain import pretraining
-from model.training.tune import prompt_tuning
+from model.training.loop import fit
+from model.training.stages import pretraining, prompt_tuning
 
 log = logging.getLogger(__name__)
 

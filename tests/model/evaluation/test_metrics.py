@@ -13,15 +13,8 @@ from model.data.dataset import (
     training_lengths,
     validation_split,
 )
-from model.evaluation.metrics import (
-    DenseRecall,
-    evaluate,
-    format_figures,
-    ndcg,
-    pad,
-    popular_recall,
-    ranks,
-)
+from model.evaluation.metrics import evaluate, format_figures, ndcg, ranks
+from model.evaluation.reference import DenseRecall, pad, popular_recall
 from model.network.config import RecallConfig
 
 

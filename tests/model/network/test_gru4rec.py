@@ -8,7 +8,7 @@ import torch
 from cli.config import parse
 from cli.main import Train
 from model.data.dataset import Dataset
-from model.evaluation.metrics import DenseRecall
+from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
 from model.network.gru4rec import GRU, new_network
 from model.training.config import TrainConfig

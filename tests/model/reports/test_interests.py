@@ -5,7 +5,7 @@ import pytest
 import tiny
 
 from model.data.dataset import Dataset, test_split
-from model.evaluation.metrics import DenseRecall
+from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.network.rollout import quotas

@@ -5,7 +5,8 @@ import pytest
 import tiny
 
 from model.data.dataset import Dataset, held_out_users, test_split
-from model.evaluation.metrics import DenseRecall, evaluate
+from model.evaluation.metrics import evaluate
+from model.evaluation.reference import DenseRecall
 from model.reports.new_users import compare_new_users
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
 from model.training.run import load_run, train

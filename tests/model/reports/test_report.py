@@ -11,7 +11,8 @@ import tiny
 
 from cli.main import main
 from model.data.dataset import Dataset, test_split
-from model.evaluation.metrics import DenseRecall, ranks
+from model.evaluation.metrics import ranks
+from model.evaluation.reference import DenseRecall
 from model.reports.examples import LISTED, choose_examples
 from model.reports.report import write_report
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig

@@ -9,8 +9,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from model.training.checkpoints import Progress
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
-from model.training.loop import Progress
 from model.training.run import read_figures, train
 
 
@@ -76,7 +76,7 @@ def test_two_processes_give_the_same_weights_as_one(folder: Path) -> None:
 
 def test_two_processes_resume_what_one_began(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as stopped:
-        stopped.setattr(Progress, "finished", lambda self, _: self.epoch == 1)
+        stopped.setattr(Progress, "finished", lambda self, *_: self.epoch == 1)
         train(config(folder, "resumed", stages="pretrain"))
     in_two_processes(config(folder, "resumed", resume=True))
     assert_close(folder / "one", folder / "resumed")

@@ -13,8 +13,8 @@ from model.data.dataset import Dataset
 from model.device import choose_device
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
+from model.training.checkpoints import load_checkpoint, load_weights, save_weights
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
-from model.training.loop import load_checkpoint, load_weights, save_weights
 from model.training.optimizer import Optimizer
 from model.training.run import load_run, read_figures, train
 

@@ -3,7 +3,7 @@ import tiny
 import torch
 from torch import nn
 
-from model.training.batches import Batch
+from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
 from model.training.loss import batch_loss, objective
 from model.training.optimizer import Optimizer, RowAdam
@@ -34,7 +34,9 @@ def test_sampled_loss_has_the_same_gradients_by_row() -> None:
     """Of an item that is in the history, a target and a negative, too."""
     rows, zeros = torch.tensor([[1, 2, 1], [3, 0, 0]]), torch.zeros(2, 3, dtype=torch.long)
     targets = torch.tensor([[2, 5, 3], [9, -1, -1]])
-    batch = Batch(rows, zeros, torch.tensor([[5, 6, 7], [7, 8, 9]]), zeros[:, 0], None, targets)
+    batch = TrainingBatch(
+        rows, zeros, torch.tensor([[5, 6, 7], [7, 8, 9]]), zeros[:, 0], None, targets
+    )
     config = LossConfig(loss="sampled", negatives=6, products="float32")
     gradients = []
     for by_row in (False, True):

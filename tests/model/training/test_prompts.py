@@ -5,7 +5,7 @@ from torch import Tensor
 
 from model.network.block import history_positions
 from model.network.gpt import GPT, HISTORY, OFFER
-from model.training.batches import Window
+from model.training.batches import SampleBatch
 from model.training.prompts import generate, generate_everywhere, interleaved, tail
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2, 6], [8]]
@@ -14,13 +14,13 @@ USERS = [0, -1, 2]
 
 
 @pytest.fixture
-def window() -> Window:
+def window() -> SampleBatch:
     history = torch.zeros(3, 5, dtype=torch.int64)
     following = torch.full((3, 5), -1)
     for row, (items, target) in enumerate(zip(HISTORIES, TARGETS, strict=True)):
         history[row, : len(items)] = torch.tensor(items)
         following[row, : len(items)] = torch.tensor([*items[1:], target])
-    return Window(history, torch.tensor([5, 3, 1]), torch.tensor(USERS), following)
+    return SampleBatch(history, torch.tensor([5, 3, 1]), torch.tensor(USERS), following)
 
 
 @torch.no_grad()
@@ -38,14 +38,14 @@ def offers_after(model: GPT, history: list[int], user: int, count: int) -> list[
     return offers
 
 
-def test_generates_the_best_unseen_items(window: Window) -> None:
+def test_generates_the_best_unseen_items(window: SampleBatch) -> None:
     model = tiny.gpt()
     offers = generate(model, window.history_BL, window.lengths_B, window.users_B, offers=3)
     expected = [offers_after(model, h, u, 3) for h, u in zip(HISTORIES, USERS, strict=True)]
     assert offers.tolist() == expected
 
 
-def test_generates_what_every_prefix_would_get(window: Window) -> None:
+def test_generates_what_every_prefix_would_get(window: SampleBatch) -> None:
     """Offers in mid-sequence see positions of the whole window, so prefixes are run in place."""
     model = tiny.gpt()
     places = history_positions(window.lengths_B, 5, model.config.max_history)
@@ -66,7 +66,7 @@ def test_generates_what_every_prefix_would_get(window: Window) -> None:
 
 
 @pytest.mark.parametrize("offers", [1, 2])
-def test_tail(window: Window, offers: int) -> None:
+def test_tail(window: SampleBatch, offers: int) -> None:
     model = tiny.gpt().train()
     batch = tail(model, window, offers)
     assert model.training
@@ -86,18 +86,18 @@ def test_tail(window: Window, offers: int) -> None:
         assert batch.targets_BQ[row].tolist() == [successor, feedback]
 
 
-def accepting(model: GPT, window: Window) -> Window:
+def accepting(model: GPT, window: SampleBatch) -> SampleBatch:
     """The same samples, with the model's own offers as the users' next items."""
     places = history_positions(
         window.lengths_B, window.history_BL.shape[1], model.config.max_history
     )
     offers = generate_everywhere(model, window, places)
     following = torch.where(window.next_BL >= 0, offers, -1)
-    return Window(window.history_BL, window.lengths_B, window.users_B, following)
+    return SampleBatch(window.history_BL, window.lengths_B, window.users_B, following)
 
 
 @pytest.mark.parametrize("offer_targets", [True, False])
-def test_interleaved(window: Window, offer_targets: bool) -> None:
+def test_interleaved(window: SampleBatch, offer_targets: bool) -> None:
     model = tiny.gpt()
     batch = interleaved(model, window, last_only=False, offer_targets=offer_targets)
     places = history_positions(window.lengths_B, 5, model.config.max_history)
@@ -121,7 +121,7 @@ def minus(mask: Tensor) -> Tensor:
     return torch.full((int(mask.sum()),), -1)
 
 
-def test_an_accepted_offer_asks_for_no_feedback(window: Window) -> None:
+def test_an_accepted_offer_asks_for_no_feedback(window: SampleBatch) -> None:
     model = tiny.gpt()
     taken = accepting(model, window)
     batch = interleaved(model, taken, last_only=False, offer_targets=True)
@@ -129,7 +129,7 @@ def test_an_accepted_offer_asks_for_no_feedback(window: Window) -> None:
     assert torch.equal(batch.targets_BQ[:, 0::2], taken.next_BL)
 
 
-def test_interleaved_with_the_loss_at_the_last_pair_only(window: Window) -> None:
+def test_interleaved_with_the_loss_at_the_last_pair_only(window: SampleBatch) -> None:
     model = tiny.gpt()
     every = interleaved(model, window, last_only=False, offer_targets=True)
     last = interleaved(model, window, last_only=True, offer_targets=True)

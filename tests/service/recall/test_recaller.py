@@ -12,7 +12,8 @@ from index.kernels import int8_gemm, topk
 from model.artifact.bundle import load_artifact, new_bundle, read_item_vectors
 from model.artifact.manifest import ArtifactError
 from model.data.dataset import Dataset, test_split
-from model.evaluation.metrics import DenseRecall, evaluate
+from model.evaluation.metrics import evaluate
+from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT
 from service.offline import export_bundle, service_recall
 from service.recall import candidate_lists, item_ids, json_encoder

@@ -1,0 +1,80 @@
+"""Weights and checkpoints of a stage of training, as safetensors files."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.files import new_file
+from model.network.gpt import GPT
+from model.training.optimizer import Optimizer
+
+Metrics = dict[str, float]
+"""Figures by name: validation metrics, the mean loss, the rate."""
+
+
+@dataclass
+class Progress:
+    """Where a stage stands; saved with every checkpoint."""
+
+    epoch: int = 0
+    best: float = -1.0
+    best_epoch: int = 0
+    curves: list[Metrics] = field(default_factory=list)
+
+    def keep(self, metrics: Metrics) -> bool:
+        """Note the figures of the epoch; whether they are the best so far."""
+        self.curves.append({"epoch": self.epoch, **metrics})
+        if metrics["NDCG@20"] <= self.best:
+            return False
+        self.best, self.best_epoch = metrics["NDCG@20"], self.epoch
+        return True
+
+    def finished(self, epochs: int, patience: int) -> bool:
+        """Whether all epochs are over, or the last `patience` of them brought nothing better."""
+        return self.epoch >= epochs or self.epoch - self.best_epoch >= patience
+
+
+def save_weights(path: Path, model: GPT) -> None:
+    """Write the model's tensors."""
+    with new_file(path) as beside:
+        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, beside)
+
+
+def load_weights(path: Path, model: GPT) -> None:
+    """Read what `save_weights` wrote. Raises ValueError where it is missing or does not fit."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run `recgpt train` with this stage first")
+    try:
+        model.load_state_dict(load_file(path))
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded into this model: {error}") from error
+
+
+def save_checkpoint(path: Path, model: GPT, optimizer: Optimizer, progress: Progress) -> None:
+    """Weights, optimiser state and progress in one file, so that they can never disagree."""
+    tensors = {f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}
+    tensors |= dict(optimizer.tensors())
+    with new_file(path) as beside:
+        save_file(tensors, beside, metadata={"progress": json.dumps(vars(progress))})
+
+
+def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer) -> Progress:
+    """Read what `save_checkpoint` wrote. Raises ValueError where the file is damaged."""
+    weights: dict[str, Tensor] = {}
+    moments: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            progress = Progress(**json.loads(file.metadata()["progress"]))
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                of_model = name.startswith("model.")
+                target = weights if of_model else moments
+                target[name.removeprefix("model.")] = file.get_tensor(name)
+        model.load_state_dict(weights)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be resumed from: {error}; delete it to restart") from error
+    optimizer.load(moments)
+    return progress
