@@ -19,7 +19,7 @@ URL ?= http://127.0.0.1:8000
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-25s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## make .venv and install the project with its tools (a second call does nothing)
+setup: $(STAMP) ## create .venv and install the project with its tools (a second call does nothing)
 
 $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -64,23 +64,23 @@ docs: setup ## build the documentation into build/site and check its links
 e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Docker engine)
 	$(BIN)/python .ci/e2e.py
 
-bench: setup redis ## measure ours beside a naive service, in one run (ARGS="--rounds 1"; needs make demo first)
+bench: setup redis ## benchmark the service beside a naive one, in one run (ARGS="--rounds 1"; run make demo first)
 	$(BIN)/python -m loadtest.serving.bench --artifacts $(BENCH)/artifacts --data $(BENCH)/data \
 	  --out docs/results $(ARGS)
 
-bench-engine: setup ## the engine without HTTP against the floor of this machine's arithmetic
+bench-engine: setup ## benchmark the engine without HTTP against the machine's arithmetic limit
 	$(BIN)/python -m loadtest.serving.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
 
-bench-gpu: setup ## the engine on 1 M made-up items beside a naive loop, for a machine with a GPU (ARGS="--items 20000")
+bench-gpu: setup ## benchmark the engine on 1 M synthetic items beside a naive loop, on a GPU (ARGS="--items 20000")
 	$(BIN)/python -m loadtest.serving.bench_gpu $(ARGS)
 
-bench-quality: setup ## one seed on one public set against the recorded figures (ARGS="--set Beauty")
+bench-quality: setup ## train one seed on a public data set and compare with the recorded figures (ARGS="--set Beauty")
 	$(BIN)/python -m loadtest.quality.bench_quality $(ARGS)
 
-bench-scale: setup ## a synthetic catalogue of 1 M items: exact search beside what the export chooses
+bench-scale: setup ## benchmark a synthetic catalogue of 1 M items: exact search beside the exported index
 	$(BIN)/python -m loadtest.scale.bench_scale --out docs/results $(ARGS)
 
-bench-train: setup $(PEER)/.installed ## our training beside RecBole's, same network, on Beauty: 15 minutes (ARGS="--peer-epochs 1")
+bench-train: setup $(PEER)/.installed ## benchmark training beside RecBole, same network, on Beauty: 15 minutes (ARGS="--peer-epochs 1")
 	$(BIN)/python -m loadtest.training.bench_train --peer-python $(PEER)/bin/python --out docs/results $(ARGS)
 
 # RecBole needs versions of its time (Python 3.11 or 3.12), so it gets an environment of its own.
@@ -90,13 +90,13 @@ $(PEER)/.installed:
 	  'numpy<2' 'pandas<2.2' 'scipy<1.13' torch==2.13.0 recbole==1.2.1
 	@touch $@
 
-bench-train-scale: setup ## training on a synthetic log of 1 M items and 10 M events: rate, memory, loss
+bench-train-scale: setup ## benchmark training on a synthetic log of 1 M items and 10 M events: rate, memory, loss
 	$(BIN)/python -m loadtest.training.bench_train_scale --out docs/results $(ARGS)
 
-load: setup ## 60 s of recalls and events against URL=http://127.0.0.1:8000 (ARGS="-u 50 -t 5m")
+load: setup ## send recalls and events for 60 s to URL=http://127.0.0.1:8000 (ARGS="-u 50 -t 5m")
 	$(BIN)/locust -f loadtest/locustfile.py --host $(URL) --data demo/data --headless \
 	  -u 20 -r 20 -t 60s $(ARGS)
 
-clean: ## remove what make made: .venv, demo, caches
+clean: ## remove what make created: .venv, demo, build, caches
 	rm -rf $(VENV) demo build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

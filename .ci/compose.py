@@ -1,4 +1,4 @@
-"""A compose project of its own, and how to ask it things."""
+"""A compose project under a name of its own, and queries about its state."""
 
 import json
 import os
@@ -16,7 +16,7 @@ class Failed(Exception):
 
 
 class Project:
-    """docker-compose.yml under a name, an image tag and ports that nothing else uses."""
+    """A run of docker-compose.yml with a name, an image tag and ports that nothing else uses."""
 
     def __init__(self) -> None:
         self.name = f"recgpt-e2e-{secrets.token_hex(4)}"
@@ -36,7 +36,7 @@ class Project:
         }
 
     def run(self, *command: str, timeout: float = 120) -> str:
-        """Standard output of a command. Raises Failed where it fails."""
+        """Returns the standard output of a command. Raises Failed if the command fails."""
         try:
             result = subprocess.run(
                 command,
@@ -50,18 +50,18 @@ class Project:
                 errors="replace",
             )
         except subprocess.TimeoutExpired as error:
-            raise Failed(f"{' '.join(command)}: not done after {timeout:.0f} s") from error
+            raise Failed(f"{' '.join(command)}: still running after {timeout:.0f} s") from error
         if result.returncode != 0:
             output = "\n".join((result.stdout + result.stderr).splitlines()[-60:])
             raise Failed(f"{' '.join(command)}: exit code {result.returncode}\n{output}")
         return result.stdout
 
     def compose(self, *words: str, timeout: float = 120) -> str:
-        """The output of a compose command."""
+        """Returns the output of a compose command."""
         return self.run(*self.command, *words, timeout=timeout)
 
     def state(self, service: str) -> dict[str, Any]:
-        """What the engine says of a service's container, a stopped one's too."""
+        """Returns what `docker inspect` reports of a service's container, running or stopped."""
         label = f"label=com.docker.compose.service={service}"
         project = f"label=com.docker.compose.project={self.name}"
         ids = self.run("docker", "ps", "-aq", "--filter", project, "--filter", label).split()
@@ -71,14 +71,14 @@ class Project:
         return state
 
     def url(self, service: str, port: int) -> str:
-        """Where the engine published a port."""
+        """Returns the URL at which the engine published a port."""
         address = self.compose("port", service, str(port)).strip()
         if not address.startswith("127.0.0.1:"):
             raise Failed(f"{service} is published on {address!r}, not on the loopback address")
         return f"http://{address}"
 
     def down(self) -> None:
-        """Remove containers, networks, volumes and images of this run."""
+        """Removes the containers, networks, volumes and images of this run."""
         self.compose("down", "-v", "--remove-orphans", "--timeout", "30")
         for image in self.run("docker", "images", "-q", f"recgpt:{self.name}").split():
             self.run("docker", "image", "rm", "-f", image)

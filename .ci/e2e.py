@@ -2,9 +2,9 @@
 
     make e2e
 
-Uses the engine and client of the environment (DOCKER_HOST, PATH), a project name and an image tag
-of its own, and ports that the engine chooses: it meets nothing else that runs there. Everything is
-removed at the end, except what the builder cached. Exits with 1 where a check fails.
+Uses the engine and client of the environment (DOCKER_HOST, PATH). Project name and image tag
+are its own and the engine chooses the ports, so the run collides with nothing else. Everything but
+the builder's cache is removed at the end. Exits with 1 if a check fails.
 """
 
 import re
@@ -22,11 +22,11 @@ BUILD_AND_TRAIN_SECONDS = 45 * 60
 COMPLAINT = re.compile(
     r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL|FATAL)\b|\blevel=(error|fatal)\b"
 )
-"""What a log must not hold, in the words of Python, Redis and Prometheus."""
+"""Lines that no log may contain, in the formats of Python, Redis and Prometheus."""
 
 
 def recall(service: str) -> dict[str, Any]:
-    """A recall for the user, checked as far as it always holds."""
+    """Returns the answer to a recall for the user, which must be a full one."""
     body = {"user_id": USER, "k": 10, "with_metadata": True}
     response = httpx.post(f"{service}/recall", json=body, timeout=10)
     if response.status_code != 200:
@@ -38,7 +38,7 @@ def recall(service: str) -> dict[str, Any]:
 
 
 def check_started(project: Project) -> None:
-    """Healthy without any other step; training ended well."""
+    """All containers are healthy without another step, and training succeeded."""
     for service in ("redis", "recall", "prometheus"):
         deadline = time.monotonic() + 120
         while (health := project.state(service)["State"]["Health"]["Status"]) != "healthy":
@@ -51,7 +51,7 @@ def check_started(project: Project) -> None:
 
 
 def check_recall(project: Project) -> None:
-    """Ten films, with titles, that the user has not seen."""
+    """A recall returns ten films, with titles, that the user has not seen."""
     items = recall(project.url("recall", 8000))["items"]
     offered = [item["item_id"] for item in items]
     if len(set(offered)) != 10:
@@ -67,13 +67,13 @@ def check_recall(project: Project) -> None:
 
 
 def history(project: Project) -> list[str]:
-    """The user's history as Redis has it, newest first."""
+    """Returns the user's history from Redis, newest item first."""
     words = ("exec", "-T", "redis", "redis-cli", "--raw", "LRANGE", f"h:{USER}", "0", "-1")
     return project.compose(*words).split()
 
 
 def check_events(project: Project) -> None:
-    """An event changes the next recall, which does not offer that item again."""
+    """An event changes the next recall, which does not return that item again."""
     service = project.url("recall", 8000)
     before = [item["item_id"] for item in recall(service)["items"]]
     event = {"user_id": USER, "item_id": before[0], "type": "click"}
@@ -82,7 +82,7 @@ def check_events(project: Project) -> None:
         raise Failed(f"POST /events: {response.status_code} {response.text[:500]}")
     after = [item["item_id"] for item in recall(service)["items"]]
     if before[0] in after:
-        raise Failed(f"{before[0]} was clicked and is offered again: {after}")
+        raise Failed(f"{before[0]} was clicked and is returned again: {after}")
     if len(after) != 10 or after == before:
         raise Failed(f"the recall did not change: {before}, {after}")
     if history(project)[0] != before[0]:
@@ -90,7 +90,7 @@ def check_events(project: Project) -> None:
 
 
 def check_confined(project: Project) -> None:
-    """The service has no root, no place to write to and no capability."""
+    """The service has no root, no capability, and writes only to its cache."""
     config = project.state("recall")["Config"]
     if not re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", config["User"]):
         raise Failed(f"the image's user is {config['User']!r}, not a number above 0")
@@ -108,7 +108,7 @@ def check_confined(project: Project) -> None:
 
 
 def check_prometheus(project: Project) -> None:
-    """Prometheus scrapes the service, sees the recalls' histograms and likes its rules."""
+    """Prometheus scrapes the service, has the recalls' histograms, and its rules are healthy."""
     url = project.url("prometheus", 9090)
     deadline = time.monotonic() + 60
     wanted = {
@@ -132,14 +132,14 @@ def check_prometheus(project: Project) -> None:
 
 
 def value(url: str, query: str) -> float:
-    """The one value of a query, -1 where there is none."""
+    """Returns the value of a query with one result, or -1 if there is none."""
     response = httpx.get(f"{url}/api/v1/query", params={"query": query}, timeout=10).json()
     result = response["data"]["result"]
     return float(result[0]["value"][1]) if result else -1.0
 
 
 def check_second_up(project: Project) -> None:
-    """A second `up` trains nothing anew and keeps what the users did."""
+    """A second `up` does not train again and keeps the stored histories."""
     version, newest = recall(project.url("recall", 8000))["version"], history(project)[0]
     project.compose("up", "-d", timeout=300)
     check_started(project)
@@ -150,7 +150,7 @@ def check_second_up(project: Project) -> None:
 
 
 def check_stop(project: Project) -> None:
-    """Everything ends by itself, and well; nobody complained all the while."""
+    """Every container stops by itself with success, and no log holds an error."""
     project.compose("stop", "--timeout", "40", timeout=200)
     codes = {s: project.state(s)["State"]["ExitCode"] for s in ("train", "recall", "redis")}
     codes["prometheus"] = project.state("prometheus")["State"]["ExitCode"]
@@ -175,7 +175,7 @@ CHECKS: tuple[Callable[[Project], None], ...] = (
 
 
 def main() -> int:
-    """Bring up, check, take down; the exit code."""
+    """Brings the project up, checks it, takes it down; returns the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     project = Project()
     failed = 0
@@ -204,7 +204,7 @@ def main() -> int:
 
 
 def start(project: Project) -> None:
-    """`docker-compose up -d --build`, and nothing else. Raises Failed with logs."""
+    """Runs `docker-compose up -d --build`. Raises Failed, with the logs, if that fails."""
     project.compose("config", "-q")
     began = time.monotonic()
     print("building, training, starting: some minutes …", flush=True)
