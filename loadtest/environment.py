@@ -1,4 +1,4 @@
-"""What a measurement was made with, for the record beside its figures."""
+"""The environment of a measurement, for the record beside its figures."""
 
 import os
 import platform
@@ -8,8 +8,8 @@ from datetime import date
 from pathlib import Path
 
 
-def circumstances() -> dict[str, str]:
-    """Machine, Python, date, commit and the command of this program."""
+def environment() -> dict[str, str]:
+    """Returns the machine, the Python version, the date, the commit and this program's command."""
     module = sys.modules["__main__"].__spec__
     name = module.name if module else Path(sys.argv[0]).name
     describe = ["git", "describe", "--always", "--dirty"]

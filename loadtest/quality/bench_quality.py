@@ -1,11 +1,12 @@
-"""One seed on one data set from the raw file to the figures, beside docs/results/quality.json.
+"""One seed on one data set, from the raw file to the figures, beside docs/results/quality.json.
 
-    python -m loadtest.quality.bench_quality --set Toys --source ../shared/data
+    python -m loadtest.quality.bench_quality --set Toys --source DATA
 
-Prepares, trains with the shipped recipe, exports, evaluates the bundle with the service's own
-recall code, and prints the differences. Fails where a figure is lower than the recorded mean by
-more than --tolerance. Without the raw file it does nothing, and says so. Options that it doesn't
-know are passed on to `recgpt train`.
+Prepares the data, trains with the shipped recipe, exports, evaluates the bundle with the service's
+own recall code, and prints the differences. Fails if a figure is lower than the recorded mean by
+more than three standard deviations of the recorded seeds or 2 % of the mean, whichever is larger.
+If the raw file is absent it does nothing, and says so. Options that it does not know are passed on
+to `recgpt train`.
 """
 
 import argparse
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from loadtest.quality.quality_table import BSAREC, METRICS, OWN, Entry, Quality
 
+DEVIATIONS = 3  # standard deviations over the recorded seeds that a figure may be lower
+RELATIVE = 0.02  # share of the mean that it may be lower: one seed has no deviation
 FILES = {
     "Beauty": "Beauty.txt",
     "Sports": "Sports_and_Outdoors.txt",
@@ -27,14 +30,13 @@ FILES = {
 
 
 def main() -> None:
-    """Run the commands, print the comparison, exit with 1 where it is worse."""
+    """Runs the commands, prints the comparison, and exits with 1 if a figure is too low."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--set", choices=FILES, default="Toys")
     parser.add_argument("--source", type=Path, default=Path("../shared/data"))
     parser.add_argument("--recipes", type=Path, default=Path("model/recipes"))
     parser.add_argument("--recorded", type=Path, default=Path("docs/results/quality.json"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--tolerance", type=float, default=0.003)
     parser.add_argument("--out", type=Path, help="folder to keep everything in, and to go on in")
     options, more = parser.parse_known_args()
     source = options.source / FILES[options.set]
@@ -48,13 +50,13 @@ def main() -> None:
     entry = quality.get(options.set, {}).get(OWN)
     print("\n".join(compare(options.set, figures, entry)))
     if entry is None:
-        print(f"nothing to compare with: {options.recorded} does not tell of {options.set}")
-    elif lower := worse(figures, entry, options.tolerance):
-        sys.exit(f"lower than recorded by more than {options.tolerance}: {', '.join(lower)}")
+        print(f"nothing to compare with: {options.recorded} has no figures of {options.set}")
+    elif lower := too_low(figures, entry):
+        sys.exit(f"lower than recorded by more than the tolerance: {', '.join(lower)}")
 
 
 def measure(source: Path, recipe: Path, seed: int, out: Path, more: Sequence[str]) -> list[float]:
-    """The figures in the order of METRICS; `more`: further options of `recgpt train`."""
+    """Returns the figures in the order of METRICS; `more` are options of `recgpt train`."""
     data, run, artifacts, table = out / "data", out / "run", out / "artifacts", out / "table.json"
     if not (data / "dataset.json").exists():
         recgpt("data prepare", "--input", source, "--format", "lines", "--out", data)
@@ -68,7 +70,7 @@ def measure(source: Path, recipe: Path, seed: int, out: Path, more: Sequence[str
 
 
 def recgpt(command: str, *options: object) -> None:
-    """Run a command as a user does. Ends this program where it fails."""
+    """Runs a command as a user does. Exits if it fails."""
     words = [*command.split(), *map(str, options)]
     print(f"$ recgpt {' '.join(words)}", flush=True)
     code = subprocess.run([sys.executable, "-m", "cli", *words], check=False).returncode
@@ -77,7 +79,7 @@ def recgpt(command: str, *options: object) -> None:
 
 
 def compare(place: str, figures: Sequence[float], entry: Entry | None) -> list[str]:
-    """A line a metric: found here, recorded with its spread, published."""
+    """Returns a line per metric: found here, recorded with its spread, published."""
     lines = [f"{place:<10}{'here':>10}{'recorded':>10}{'sd':>10}{'difference':>12}{'BSARec':>10}"]
     for at, (metric, found) in enumerate(zip(METRICS, figures, strict=True)):
         recorded = f"{'-':>10}{'-':>10}{'-':>12}"
@@ -88,12 +90,13 @@ def compare(place: str, figures: Sequence[float], entry: Entry | None) -> list[s
     return lines
 
 
-def worse(figures: Sequence[float], entry: Entry, tolerance: float) -> list[str]:
-    """Metrics that are lower than the recorded mean by more than the tolerance."""
+def too_low(figures: Sequence[float], entry: Entry) -> list[str]:
+    """Returns the metrics that are lower than the recorded mean by more than the tolerance."""
+    recorded = zip(METRICS, figures, entry["mean"], entry["sd"], strict=True)
     return [
         metric
-        for metric, found, mean in zip(METRICS, figures, entry["mean"], strict=True)
-        if found < mean - tolerance
+        for metric, found, mean, sd in recorded
+        if found < mean - max(DEVIATIONS * sd, RELATIVE * mean)
     ]
 
 

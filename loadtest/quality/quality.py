@@ -23,9 +23,9 @@ from loadtest.quality.quality_table import (
     OWN,
     Entry,
     Quality,
-    put_between_marks,
     table,
 )
+from loadtest.results import put_between_marks
 from model.evaluation.metrics import Figures
 from model.files import write_json
 from model.reports.report import settings

@@ -4,10 +4,7 @@ Published: test split, leave one out, whole catalogue, history masked, as ours.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TypedDict
-
-from model.files import new_file
 
 METRICS = ("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
 BSAREC = {  # five-seed means, of Yelp one run
@@ -23,7 +20,7 @@ BEST_SINGLE = {
     "Yelp": (0.0275, 0.0465, 0.0746, 0.0170, 0.0231, 0.0302),
 }
 OWN = "recgpt"
-MARK = "loadtest.quality.quality"
+MARK = "quality"
 
 
 class Entry(TypedDict):
@@ -86,16 +83,3 @@ def verdict(quality: Quality) -> Iterator[str]:
         if short:
             yield f"Not above: {', '.join(short)}."
         yield ""
-
-
-def put_between_marks(file: Path, mark: str, text: str) -> None:
-    """Replace what stands between the marks of that name; without them, at the end of the file."""
-    begin, end = f"<!-- begin: {mark} -->", f"<!-- end: {mark} -->"
-    old = file.read_text(encoding="utf-8") if file.exists() else ""
-    block = f"{begin}\n{text}\n{end}"
-    if begin in old and end in old:
-        before, after = old[: old.index(begin)], old[old.index(end) + len(end) :]
-    else:
-        before, after = f"{old.rstrip()}\n\n".lstrip(), "\n"
-    with new_file(file) as beside:
-        beside.write_text(before + block + after, encoding="utf-8")

@@ -25,10 +25,10 @@ from index.build import HITS, build_index
 from index.formats import Kind
 from index.index_json import read_card
 from index.search import ItemIndex
-from loadtest.environment import circumstances
+from loadtest.environment import environment
+from loadtest.results import say
 from loadtest.scale.scale_bundle import bundle_of, serving
 from loadtest.scale.scale_data import BASE, catalogue, interests
-from loadtest.serving.bench import say
 from model.artifact.bundle import publish, read_item_vectors
 from model.network.config import RecallConfig
 from service.contest import dense_and_index
@@ -94,7 +94,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     queries_BD = interests(options.width, options.queries, 2, *structure)
     figures |= _compare(bundle, queries_BD, options)
     say(json.dumps(figures))
-    return figures | {"service": serving(artifacts, options.items)} | circumstances()
+    return figures | {"service": serving(artifacts, options.items)} | environment()
 
 
 def _compare(bundle: Path, queries_BD: Vectors, options: argparse.Namespace) -> dict[str, Any]:

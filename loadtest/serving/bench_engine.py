@@ -1,12 +1,12 @@
-"""The engine without HTTP against the floor that this machine's arithmetic sets.
+"""The engine without HTTP beside the floor that this machine's arithmetic sets.
 
     python -m loadtest.serving.bench_engine --artifacts demo/artifacts --data demo/data
 
-Floor: the multiplications that no implementation can leave out, at the measured rate of a matrix
-product, or the bytes that must be read, at the measured bandwidth of a copy: the longer of the two.
-Both with as many threads as the engine uses. Padding, softmax, top-k, merging and Python are over
-the floor: that is what the ratio shows. A second, stricter floor takes the search's products at the
-rate of 8-bit integers and reads a quarter of the bytes, as the engine's search does.
+The floor of a request is the longer of two times: the multiplications that no implementation can
+leave out, at the measured rate of a matrix product, and the bytes that must be read, at the
+measured bandwidth of a copy; both with as many threads as the engine uses. Softmax, top-k, merging
+and Python come on top of it: the ratio shows how much. A second, stricter floor counts the search's
+products at the rate of 8-bit integers and a quarter of the bytes, as the engine's search has them.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from service.recall.recaller import Recaller
 
 
 def best_seconds(work: Callable[[], object], seconds: float = 1.0) -> float:
-    """Of one call; the first ones, which meet fresh memory, and interrupted ones do not count."""
+    """Returns the least time of a call, so that page faults and interrupts do not count."""
     ends, best = time.perf_counter() + seconds, float("inf")
     while (started := time.perf_counter()) < ends:
         work()
@@ -40,13 +40,13 @@ def best_seconds(work: Callable[[], object], seconds: float = 1.0) -> float:
 
 
 def matrix_rate() -> float:
-    """Multiplications and additions a second of a large matrix product of floats."""
+    """Returns multiplications and additions per second of a large matrix product of floats."""
     left, right, out = torch.rand(3, 1024, 1024)
     return 2 * 1024**3 / best_seconds(lambda: torch.mm(left, right, out=out))
 
 
 def integer_rate() -> float:
-    """The same of 8-bit integers."""
+    """Returns the same for 8-bit integers."""
     blocks = blocks_of(np.random.default_rng(0).integers(-127, 128, (1024, 1024), dtype=np.int8))
     asked_BD = np.ones((1024, 1024), dtype=np.uint8)
     scores_BP = np.empty((1024, 1024), dtype=np.int16)
@@ -59,33 +59,33 @@ def _multiply(blocks: Blocks, asked_BE: NDArray[np.uint8], scores_BP: NDArray[np
 
 
 def copy_bandwidth() -> float:
-    """Bytes read a second while copying what no cache holds."""
+    """Returns bytes read per second by a copy that is larger than any cache."""
     source, target = torch.rand(2, 64 << 20)
     return float(source.nbytes) / best_seconds(lambda: target.copy_(source), 3.0)
 
 
 def network_flops(config: GPTConfig, lengths: NDArray[np.integer], interests: int) -> float:
-    """Of one mean request: prefill, and the further steps."""
+    """Returns the operations of one mean request: prefill, and the decode steps."""
     width, fed = config.dim, config.feed_forward
     kept = np.minimum(lengths, config.max_history)
     length, square = float(kept.mean()), float((kept.astype(np.float64) ** 2).mean())
     token = 2 * (4 * width**2 + 2 * width * fed + config.local * width)
     keys_values = 2 * 2 * width**2
-    lower = length * token + 2 * width * square  # causal: half of the square, twice
+    lower = length * token + 2 * width * square  # half of the square (causal), twice
     last = length * keys_values + token - keys_values + 4 * width * length
     step = config.layers * (token + 4 * width * length)
     return (config.layers - 1) * lower + last + (interests - 1) * step
 
 
 def over_floor(options: argparse.Namespace) -> dict[str, Any]:
-    """What a request takes, and how many times the floor that is, by batch size."""
+    """Returns the time of a request and its ratio to the floor, by batch size."""
     recaller, dataset = Recaller.load(options.artifacts), Dataset.load(options.data)
     queries = queries_of(dataset, 4096, options.k, options.interests)
     config = recaller.manifest.model
     lengths = np.array([len(q.history) for q in queries])
     network = network_flops(config, lengths, options.interests)
     search = 2.0 * dataset.catalogue * config.dim * options.interests
-    table = dataset.catalogue * config.dim * 4 * options.interests  # read once a step and batch
+    table = dataset.catalogue * config.dim * 4 * options.interests  # read once per step and batch
     rate, coarse_rate, bandwidth = matrix_rate(), integer_rate(), copy_bandwidth()
     found: dict[str, Any] = {
         "gflop_per_second": rate / 1e9,
@@ -110,7 +110,7 @@ def over_floor(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print the figures, one JSON object."""
+    """Prints the figures as one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from index.build import build_index
-from loadtest.environment import circumstances
+from loadtest.environment import environment
 from loadtest.scale.scale_bundle import bundle_of
 from loadtest.serving.pipeline import run
 from model.artifact.bundle import load_artifact, read_item_vectors
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measured(Path(folder), options) | circumstances()
+        figures = measured(Path(folder), options) | environment()
     print(json.dumps(figures, indent=2))
     if options.out:
         options.out.write_text(json.dumps(figures, indent=2) + "\n")

@@ -1,8 +1,9 @@
-"""A load generator for POST requests: as fast as it goes (closed loop), or at a constant rate.
+"""A load generator for POST requests: as fast as the server answers (closed loop), or at a constant
+rate (open loop).
 
-At a constant rate a latency counts from the moment at which the request was due, not from when it
-could be sent: a server that stalls cannot hide the requests that it kept from being sent
-(no coordinated omission). One thread, keep-alive connections, no HTTP library in the way.
+In an open loop a latency counts from the moment at which the request was due, not from the moment
+at which it could be sent. So a server that stalls cannot hide the requests that it kept from being
+sent (coordinated omission). One thread, keep-alive connections, no HTTP library in between.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
@@ -18,43 +19,53 @@ from itertools import cycle
 import numpy as np
 import uvloop
 
-TICK = 0.001  # seconds: what timers of an event loop can do
+TICK_S = 0.001  # the resolution of an event loop's timers
+PATIENCE_S = 10.0  # for answers that are still under way at the end
 
 
 @dataclass
 class Load:
-    """What a run measured."""
+    """The answers to a load of `seconds`."""
 
     seconds: float
-    latencies: list[float] = field(default_factory=list)  # of good answers
+    latencies: list[float] = field(default_factory=list)  # of good answers, in seconds
+    late: int = 0  # good answers that came after the end: they have a latency, but no rate
     failed: int = 0  # answers other than 200, and requests without an answer
 
     @property
     def rate(self) -> float:
-        """Good answers a second."""
-        return len(self.latencies) / self.seconds
+        """Good answers per second, of those that came before the end."""
+        return (len(self.latencies) - self.late) / self.seconds
 
-    def milliseconds(self, percentile: float) -> float:
-        """Latency that `percentile` percent of the answers stayed within."""
+    def percentile_ms(self, percent: float) -> float:
+        """Returns the latency in ms that `percent` of the good answers stayed within."""
         if not self.latencies:
             return float("nan")
-        return float(np.percentile(self.latencies, percentile)) * 1000
+        return float(np.percentile(self.latencies, percent)) * 1000
+
+    def count(self, status: int, latency: float, late: bool) -> None:
+        """Adds one answer. Status 0 means that there was none."""
+        if status != 200:
+            self.failed += 1
+            return
+        self.latencies.append(latency)
+        self.late += late
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A whole request, ready to be sent again and again."""
+    """Returns a whole request, to be sent any number of times."""
     head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; the answer needs a content-length."""
+    """A connection with one request at a time; answers need a content-length."""
 
     def __init__(self, answered: Callable[["_Connection", int], None]) -> None:
-        """`answered` is told every status, 0 for a broken connection."""
+        """`answered` is called with the status of each answer, 0 if the connection broke."""
         self._answered = answered
         self._buffer = bytearray()
-        self._expected = -1
+        self._expected = -1  # bytes of the answer, -1 until its head has been read
         self._waiting = False
         self._transport: asyncio.WriteTransport
         self.since = 0.0  # when its request was sent, or due
@@ -81,51 +92,62 @@ class _Connection(asyncio.Protocol):
             self._expected = -1
             self._end(status)
 
-    def ask(self, request: bytes, since: float) -> None:
-        """Send."""
+    def send(self, request: bytes, since: float) -> None:
+        """Sends a request whose latency counts from `since`."""
         self.since, self._waiting = since, True
         if self._transport.is_closing():
             self._end(0)
         else:
             self._transport.write(request)
 
-    def close(self) -> None:
-        """Hang up; a request under way is forgotten."""
-        self._waiting = False
+    def close(self) -> bool:
+        """Hangs up; returns whether a request was still without an answer."""
+        unanswered, self._waiting = self._waiting, False
         self._transport.close()
+        return unanswered
 
     def _end(self, status: int) -> None:
         self._waiting = False
         self._answered(self, status)
 
 
-def closed_loop(port: int, requests: list[bytes], connections: int, seconds: float) -> Load:
-    """Every connection asks again as soon as it has its answer."""
+def closed_loop(
+    port: int,
+    requests: list[bytes],
+    connections: int,
+    seconds: float,
+    patience_s: float = PATIENCE_S,
+) -> Load:
+    """Every connection sends its next request as soon as it has the answer to the last one.
+
+    At the end no more are sent. The answers still under way are waited for, so that their latencies
+    count and the server is idle when this returns, but they are no part of the rate.
+    """
 
     async def run() -> Load:
         load, source = Load(seconds), cycle(requests)
-        ended = asyncio.get_running_loop().create_future()
-        left = connections
+        drained = asyncio.Event()
+        busy = connections
 
         def answered(connection: _Connection, status: int) -> None:
-            nonlocal left
+            nonlocal busy
             now = time.perf_counter()
-            _count(load, status, now - connection.since)
+            load.count(status, now - connection.since, late=now >= end)
             if status and now < end:
-                connection.ask(next(source), now)
+                connection.send(next(source), now)
                 return
-            left -= 1
-            if not left:
-                ended.set_result(None)
+            busy -= 1
+            if not busy:
+                drained.set()
 
         pool = await _connect(port, connections, answered)
         started = time.perf_counter()
         end = started + seconds
         for connection in pool:
-            connection.ask(next(source), started)
-        await ended
-        for connection in pool:
-            connection.close()
+            connection.send(next(source), started)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(drained.wait(), seconds + patience_s)
+        load.failed += sum(connection.close() for connection in pool)
         return load
 
     with _no_collection():
@@ -137,20 +159,21 @@ def open_loop(
 ) -> Load:
     """Requests are due at a constant rate, whatever the server does.
 
-    They are sent every `TICK`: the wait for that counts as the server's. To sleep for less, the
-    event loop would have to spin, on a core that the server needs.
+    They are sent every `TICK_S`, and the wait for that counts as the server's. To sleep for less,
+    the event loop would have to spin, on a core that the server needs.
     """
 
     async def run() -> Load:
         load, source = Load(seconds), cycle(requests)
-        due: deque[float] = deque()  # what no connection was free for
+        due: deque[float] = deque()  # requests that no connection was free for
 
         def answered(connection: _Connection, status: int) -> None:
-            _count(load, status, time.perf_counter() - connection.since)
+            now = time.perf_counter()
+            load.count(status, now - connection.since, late=now >= started + seconds)
             if not status:
                 return
             if due:
-                connection.ask(next(source), due.popleft())
+                connection.send(next(source), due.popleft())
             else:
                 free.append(connection)
 
@@ -159,19 +182,18 @@ def open_loop(
         started = time.perf_counter()
         count, issued = int(rate * seconds), 0
         while issued < count:
-            late = min(count, int((time.perf_counter() - started) * rate) + 1)
-            due.extend(started + number / rate for number in range(issued, late))
-            issued = late
+            reached = min(count, int((time.perf_counter() - started) * rate) + 1)
+            due.extend(started + number / rate for number in range(issued, reached))
+            issued = reached
             while free and due:
-                free.pop().ask(next(source), due.popleft())
-            await asyncio.sleep(TICK)
-        for _ in range(1000):  # ten seconds for what is on its way
-            if len(load.latencies) + load.failed >= count:
-                break
+                free.pop().send(next(source), due.popleft())
+            await asyncio.sleep(TICK_S)
+        give_up = time.perf_counter() + PATIENCE_S
+        while len(load.latencies) + load.failed < count and time.perf_counter() < give_up:
             await asyncio.sleep(0.01)
-        load.failed += count - len(load.latencies) - load.failed
         for connection in pool:
             connection.close()
+        load.failed = count - len(load.latencies)
         return load
 
     with _no_collection():
@@ -180,20 +202,14 @@ def open_loop(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """A full collection takes tens of milliseconds here, which would be told as the server's."""
+    """Turns the garbage collector off: a full collection here takes tens of milliseconds, which
+    would count as the server's."""
     gc.collect()
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
-
-
-def _count(load: Load, status: int, latency: float) -> None:
-    if status == 200:
-        load.latencies.append(latency)
-    else:
-        load.failed += 1
 
 
 async def _connect(

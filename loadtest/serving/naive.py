@@ -1,14 +1,16 @@
-"""The service that everybody writes first: the peer that `make bench` measures ours against.
+"""The service that one writes first: the peer that `make bench` measures ours against.
 
-One request at a time: history from Redis, a whole forward pass an interest, a Faiss search each,
-a merge in Python, a response model. Same artifact, same Redis, same answers; no batching, no
-key/value cache. Written as well as such a service is usually written, not worse.
+One request at a time: the history from Redis, a whole forward pass per interest, a Faiss search
+each, a merge in Python, a response model. It has the same artifact, the same Redis and the same
+answers as ours, but no batching and no KV cache. It is written as well as such a service usually
+is, not worse.
 
     python -m loadtest.serving.naive --artifacts demo/artifacts \
-        --store redis://127.0.0.1:6379/0 --port 8001
+        --store redis://127.0.0.1:6379/0 --port 8001 --workers 2
 """
 
 import argparse
+import os
 from pathlib import Path
 
 import faiss
@@ -19,13 +21,15 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from model.artifact.bundle import find_bundle, load_artifact, read_user_ids
+from model.artifact.bundle import find_bundle, load_artifact, read_item_vectors, read_user_ids
 from model.network.gpt import HISTORY, OFFER
 from model.network.rollout import quotas
 
+ARTIFACTS, STORE = "NAIVE_ARTIFACTS", "NAIVE_STORE"  # the environment that workers read
+
 
 class RecallRequest(BaseModel):
-    """Whom to recall for, and how much."""
+    """A user, and the number of candidates wanted."""
 
     user_id: str
     k: int = 100
@@ -47,11 +51,12 @@ class RecallResponse(BaseModel):
 
 
 def create_app(artifacts: Path, store: str) -> FastAPI:
-    """The naive service over a bundle and a Redis."""
+    """Returns the naive service over a bundle and a Redis."""
     bundle = find_bundle(artifacts)
     artifact = load_artifact(bundle)
     model, recall = artifact.model, artifact.manifest.recall
-    index = faiss.read_index(str(bundle / "index.faiss"))
+    index = faiss.IndexFlatIP(model.config.dim)
+    index.add(np.ascontiguousarray(read_item_vectors(bundle)))
     item_ids = artifact.items["item_id"].to_list()
     item_rows = {item: row for row, item in enumerate(item_ids)}
     user_rows = {user: row for row, user in enumerate(read_user_ids(bundle))}
@@ -78,14 +83,14 @@ def create_app(artifacts: Path, store: str) -> FastAPI:
         for number, quota in enumerate(quotas(request.k, recall.interests, recall.first_share)):
             query = interest(history[-limit:], offers, user)
             scores, hits = index.search(query, min(request.k + len(seen), index.ntotal))
-            open_hits = [
+            unseen = [
                 (row, score)
                 for row, score in zip(hits[0].tolist(), scores[0].tolist(), strict=True)
                 if row not in seen
             ]
-            offers.append(next(row for row, _ in open_hits if row not in offers))
+            offers.append(next(row for row, _ in unseen if row not in offers))
             given = {item.item_id for item in items}
-            fresh = [(row, score) for row, score in open_hits if item_ids[row] not in given]
+            fresh = [(row, score) for row, score in unseen if item_ids[row] not in given]
             items += [
                 Candidate(item_id=item_ids[row], score=score, interest=number)
                 for row, score in fresh[:quota]
@@ -95,16 +100,28 @@ def create_app(artifacts: Path, store: str) -> FastAPI:
     return app
 
 
+def worker() -> FastAPI:
+    """Returns the app of one worker process, which has one thread.
+
+    More threads are several times slower beside a load generator on the same cores.
+    """
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
+    return create_app(Path(os.environ[ARTIFACTS]), os.environ[STORE])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--artifacts", type=Path, required=True)
     parser.add_argument("--store", required=True)
     parser.add_argument("--port", type=int, default=8001)
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(1)  # in its favour: with two it is several times slower beside a client
-    faiss.omp_set_num_threads(1)
+    os.environ |= {ARTIFACTS: str(options.artifacts), STORE: options.store}
     uvicorn.run(
-        create_app(options.artifacts, options.store),
+        "loadtest.serving.naive:worker",
+        factory=True,
+        workers=options.workers,
         port=options.port,
         access_log=False,
         log_level="warning",

@@ -1,4 +1,4 @@
-"""The recall algorithm in a bare loop: full batches, histories at hand, no HTTP, no Redis.
+"""The recall algorithm in a bare loop: full batches, histories in memory, no HTTP, no Redis.
 
 python -m loadtest.serving.pipeline --artifacts demo/artifacts --data demo/data --seconds 5
 """
@@ -20,7 +20,7 @@ from service.recall.types import Query
 
 
 def queries_of(dataset: Dataset, count: int, k: int, interests: int | None = None) -> list[Query]:
-    """Queries for random users with their whole histories."""
+    """Returns queries of random users with their whole histories."""
     users = np.random.default_rng(0).integers(dataset.users, size=count)
     return [
         Query(
@@ -34,7 +34,7 @@ def queries_of(dataset: Dataset, count: int, k: int, interests: int | None = Non
 
 
 def run(recaller: Recaller, queries: Sequence[Query], batch: int, seconds: float) -> float:
-    """Recalls a second."""
+    """Returns recalls per second in batches of this size."""
     batches = cycle([queries[i : i + batch] for i in range(0, len(queries), batch)])
     recaller.recall(next(batches))
     done, started = 0, time.perf_counter()

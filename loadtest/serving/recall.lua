@@ -1,4 +1,4 @@
--- For wrk: recalls whose bodies stand line by line in the file that is named after "--".
+-- For wrk: sends the recalls whose bodies are the lines of the file named after "--".
 
 local requests, at = {}, 0
 

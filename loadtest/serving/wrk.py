@@ -1,4 +1,4 @@
-"""The closed loop once more, by wrk: a generator in C, which takes less of the cores than ours."""
+"""The closed loop once more, by wrk: a generator in C, which uses less CPU time than ours."""
 
 import json
 import re
@@ -12,17 +12,17 @@ SCRIPT = Path(__file__).with_name("recall.lua")
 RATE = re.compile(r"good answers a second: ([\d.]+)")
 
 
-def wrk_rps(port: int, asked: list[Any], connections: int, seconds: float) -> float | None:
-    """Good answers a second to these bodies; None where wrk is not on PATH."""
+def wrk_rps(port: int, questions: list[Any], connections: int, seconds: float) -> float | None:
+    """Returns good answers per second to these bodies, or None if wrk is not on PATH."""
     if not shutil.which("wrk"):
         return None
     with tempfile.NamedTemporaryFile("w") as bodies:
-        bodies.writelines(json.dumps(body) + "\n" for body in asked)
+        bodies.writelines(json.dumps(question) + "\n" for question in questions)
         bodies.flush()
         load = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}", "-s", str(SCRIPT)]
         url = f"http://127.0.0.1:{port}"
         command = ["wrk", *load, url, "--", bodies.name]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     if not (found := RATE.search(done.stdout)):
-        raise RuntimeError(f"wrk said something else: {done.stdout}")
+        raise RuntimeError(f"wrk did not print the rate that {SCRIPT.name} reports: {done.stdout}")
     return float(found[1])

@@ -34,9 +34,9 @@ import psutil
 from matplotlib.figure import Figure
 from safetensors import safe_open
 
-from loadtest.environment import circumstances
+from loadtest.environment import environment
 from loadtest.quality.bench_quality import FILES, recgpt
-from loadtest.quality.quality_table import put_between_marks
+from loadtest.results import put_between_marks
 from model.data.dataset import Dataset, Split, test_split, validation_split
 from model.evaluation.metrics import ndcg, ranking_figures, ranks
 from model.files import write_json
@@ -47,7 +47,7 @@ SAME_NETWORK = [
     *("--config", str(ROOT / "model" / "recipes" / "sasrec-ce.toml")),
     "--no-pretrain.decay",  # RecBole's rate does not fall
 ]
-MARK = "loadtest.training.bench_train"
+MARK = "training"
 UNITS = ("cpu_seconds", "seconds")
 
 Curve = list[dict[str, float]]
@@ -252,7 +252,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.keep or Path(scratch)).resolve()
-        result = measure(options, folder) | circumstances()
+        result = measure(options, folder) | environment()
     write_json(options.out / "training.json", result)
     draw(result, options.out / "training.png")
     put_between_marks(options.out / "training.md", MARK, table(result))

@@ -22,8 +22,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from loadtest.environment import circumstances
-from loadtest.quality.quality_table import put_between_marks
+from loadtest.environment import environment
+from loadtest.results import put_between_marks
 from model.data.dataset import FORMAT, Dataset, validation_split
 from model.evaluation.metrics import evaluate
 from model.evaluation.reference import DenseRecall
@@ -35,7 +35,7 @@ from model.training.loop import RATE, fit
 from model.training.run import ONE_INTEREST
 from model.training.stages import pretraining
 
-MARK = "loadtest.training.bench_train_scale"
+MARK = "training-scale"
 
 
 def write_log(folder: Path, items: int, events: int) -> None:
@@ -147,7 +147,7 @@ def main() -> None:
         data.mkdir()
         write_log(data, options.items, options.events)
         result = measure(Dataset.load(data), Path(scratch) / "run", options)
-    result |= {"threads": options.threads} | circumstances()
+    result |= {"threads": options.threads} | environment()
     write_json(options.out / "training-scale.json", result)
     put_between_marks(options.out / "training.md", MARK, table(result))
     print(json.dumps(result, indent=1))

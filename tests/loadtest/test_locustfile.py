@@ -16,7 +16,7 @@ from running_service import service
 from model.data.dataset import Dataset
 from service.history.store import HistoryStore
 
-LOCUSTFILE = Path(__file__).resolve().parent.parent / "loadtest" / "locustfile.py"
+LOCUSTFILE = Path(__file__).resolve().parents[2] / "loadtest" / "locustfile.py"
 
 
 def locust(*words: str) -> subprocess.CompletedProcess[str]:

@@ -76,10 +76,7 @@ def test_the_table_marks_what_is_above_the_published_figures(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    begin, end = (
-        "<!-- begin: loadtest.quality.quality -->",
-        "<!-- end: loadtest.quality.quality -->",
-    )
+    begin, end = "<!-- begin: quality -->", "<!-- end: quality -->"
     (out / "quality.md").write_text(f"# Mine\n\nbefore\n\n{begin}\nstale\n{end}\n\nafter\n")
     for _ in range(2):  # a second time replaces, and adds nothing
         gather(runs, out, monkeypatch)
