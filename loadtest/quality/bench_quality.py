@@ -1,6 +1,6 @@
 """One seed on one data set, from the raw file to the figures, beside docs/results/quality.json.
 
-    python -m loadtest.quality.bench_quality --set Toys --source DATA
+    python -m loadtest.quality.bench_quality --set Toys --source raw
 
 Prepares the data, trains with the shipped recipe, exports, evaluates the bundle with the service's
 own recall code, and prints the differences. Fails if a figure is lower than the recorded mean by
@@ -11,6 +11,7 @@ to `recgpt train`.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ def main() -> None:
     """Runs the commands, prints the comparison, and exits with 1 if a figure is too low."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--set", choices=FILES, default="Toys")
-    parser.add_argument("--source", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--source", type=Path, default=published_data())
     parser.add_argument("--recipes", type=Path, default=Path("model/recipes"))
     parser.add_argument("--recorded", type=Path, default=Path("docs/results/quality.json"))
     parser.add_argument("--seed", type=int, default=1)
@@ -53,6 +54,11 @@ def main() -> None:
         print(f"nothing to compare with: {options.recorded} has no figures of {options.set}")
     elif lower := too_low(figures, entry):
         sys.exit(f"lower than recorded by more than the tolerance: {', '.join(lower)}")
+
+
+def published_data() -> Path:
+    """Returns the folder of the public data files that $RECGPT_PUBLIC_DATA names, else `raw`."""
+    return Path(os.environ.get("RECGPT_PUBLIC_DATA", "raw"))
 
 
 def measure(source: Path, recipe: Path, seed: int, out: Path, more: Sequence[str]) -> list[float]:

@@ -35,7 +35,7 @@ from matplotlib.figure import Figure
 from safetensors import safe_open
 
 from loadtest.environment import environment
-from loadtest.quality.bench_quality import FILES, recgpt
+from loadtest.quality.bench_quality import FILES, published_data, recgpt
 from loadtest.results import put_between_marks
 from model.data.dataset import Dataset, Split, test_split, validation_split
 from model.evaluation.metrics import ndcg, ranking_figures, ranks
@@ -239,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peer-python", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--source", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--source", type=Path, default=published_data())
     parser.add_argument("--data", type=Path, help="Beauty, prepared already")
     parser.add_argument("--keep", type=Path, help="new folder for both runs (default: not kept)")
     parser.add_argument("--peer-epochs", type=int, default=3)

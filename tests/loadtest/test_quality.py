@@ -158,7 +158,7 @@ def test_the_bench_runs_from_the_file_to_the_comparison(
     words = ["--source", str(tmp_path), "--recipes", str(tmp_path), "--out", str(out)]
     words += ["--recorded", str(recorded), "--seed", "3", "--device", "cpu"]
     bench(monkeypatch, *words)
-    assert "does not tell of Toys" in capfd.readouterr().out
+    assert "has no figures of Toys" in capfd.readouterr().out
     assert json.loads((out / "run" / "config.json").read_text())["seed"] == 3
     figures = json.loads((out / "run" / "metrics.json").read_text())["recgpt"]
     entry = Entry(seeds=[3], mean=[figures[m] for m in METRICS], sd=[0.0] * 6)
@@ -166,10 +166,28 @@ def test_the_bench_runs_from_the_file_to_the_comparison(
     monkeypatch.setattr(bench_quality, "recgpt", lambda *words: None)  # all is there already
     bench(monkeypatch, *words)
     assert "+0.0000" in capfd.readouterr().out
-    entry["mean"][1] += 0.01
+    entry["mean"][1] *= 1.1
     recorded.write_text(json.dumps({"Toys": {"recgpt": entry}}))
-    with pytest.raises(SystemExit, match=r"lower than recorded by more than 0.003: HR@10$"):
+    with pytest.raises(SystemExit, match=r"lower than recorded by more than the tolerance: HR@10$"):
         bench(monkeypatch, *words)
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "found", "low"),
+    [
+        (0.100, 0.0000, 0.0981, False),  # one seed: within 2 %
+        (0.100, 0.0000, 0.0979, True),
+        (0.010, 0.0000, 0.0097, True),  # a small figure that an absolute tolerance would let pass
+        (0.100, 0.0030, 0.0911, False),  # within three standard deviations, which are more
+        (0.100, 0.0030, 0.0909, True),
+    ],
+)
+def test_the_tolerance_is_three_deviations_or_two_per_cent(
+    mean: float, sd: float, found: float, low: bool
+) -> None:
+    entry = Entry(seeds=[1, 2], mean=[mean] * 6, sd=[sd] * 6)
+    figures = [found, *[mean] * 5]
+    assert bench_quality.too_low(figures, entry) == (["HR@5"] if low else [])
 
 
 def test_the_comparison_stands_beside_the_published_figures() -> None:
