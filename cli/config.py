@@ -1,10 +1,13 @@
-"""What a command is: one typed settings object, whose values come from flags, the environment
-(RECGPT_STORE=…, RECGPT_MODEL__DIM=…), a TOML file (--config) or its defaults, in that order.
+"""The base of every command: a typed settings object.
+
+Its values come from flags, the environment (RECGPT_STORE=…, RECGPT_MODEL__DIM=…), a TOML file
+(--config) or its defaults, in that order.
 """
 
 import inspect
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from pydantic_settings import (
 
 
 class Command(BaseSettings):
-    """What every subcommand has in common."""
+    """Options and sources of values that all commands share."""
 
     model_config = SettingsConfigDict(
         env_prefix="RECGPT_",
@@ -35,7 +38,7 @@ class Command(BaseSettings):
     config: Path | None = Field(None, description="TOML file with values for these options")
 
     def run(self) -> None:
-        """Do it. Raises ValueError, with a message for the user, where it can't."""
+        """Does the work. Raises ValueError or OSError, with a message for the user, if it fails."""
         raise NotImplementedError
 
     @classmethod
@@ -47,12 +50,19 @@ class Command(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags (put in front by the library), environment, file."""
+        """Returns the sources after the flags, which the library puts first."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
+def log_above_bars() -> AbstractContextManager[None]:
+    """Returns a context in which log lines do not tear progress bars apart."""
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    return logging_redirect_tqdm()
+
+
 def parse(given: type[Command], name: str, words: Sequence[str]) -> Command:
-    """The settings object of the command `recgpt NAME`, from flags, environment and file.
+    """Returns the settings object of `recgpt NAME`, from flags, environment and file.
 
     Raises ValidationError (see `explain`) for a wrong value, ValueError for a missing file.
     """
@@ -72,7 +82,7 @@ def parse(given: type[Command], name: str, words: Sequence[str]) -> Command:
 
 
 def _config_file(words: Sequence[str]) -> Path | None:
-    """The file that --config names: it must be known before the other values are read."""
+    """Returns the file that --config names: it must be known before other values are read."""
     for word, following in pairwise([*words, ""]):
         if word == "--config" or word.startswith("--config="):
             file = Path(word.partition("=")[2] or following)
@@ -83,7 +93,7 @@ def _config_file(words: Sequence[str]) -> Path | None:
 
 
 def explain(error: ValidationError) -> str:
-    """A line a problem, in terms of flags."""
+    """Returns the problems in terms of flags, a line each."""
     problems = []
     for problem in error.errors():
         flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")

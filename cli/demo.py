@@ -1,11 +1,73 @@
-"""The settings of `recgpt demo`: MovieLens 100K, small enough for a few minutes on two cores."""
+"""`recgpt demo`: MovieLens 100K from the download to the service, in minutes on two cores."""
 
 import json
 from pathlib import Path
 
+from pydantic import Field
+
+from cli.bundle import Export
+from cli.config import Command, log_above_bars
+from cli.evaluate import Evaluate
+from cli.serve import LoadHistory
 from model.data.config import PrepareConfig
 from model.network.config import GPTConfig
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
+from service.settings import ServeSettings
+
+
+class Demo(Command):
+    """Fetch MovieLens 100K, train on it, evaluate, export, load the histories and serve.
+
+    Results of an earlier call in --dir are used again; a call that was stopped is continued.
+
+    examples:
+      recgpt demo --dir demo
+      recgpt demo --dir demo --no-serve
+    """
+
+    dir: Path = Field(Path("demo"), description="folder for all results")
+    serve: bool = Field(True, description="serve when all is ready")
+    host: str = Field("127.0.0.1", description="address to serve on")
+    port: int = Field(8000, ge=1, le=65535, description="port to serve on")
+    store: str | None = Field(None, description="store of histories (default: embedded in --dir)")
+
+    def run(self) -> None:
+        """Runs the other commands one after another."""
+        artifacts = self.dir / "artifacts"
+        store = self.store or f"embedded:{self.dir / 'store' / 'histories'}"
+        self._make(artifacts)
+        LoadHistory(data=self.dir / "data", store=store).run()
+        if not self.serve:
+            print(f"ready: recgpt serve --artifacts {artifacts} --store {store}")
+            return
+        from service.server import serve
+
+        print(f"serving on http://{self.host}:{self.port}  (API: /docs)  try:")
+        print(example(self.port))
+        serve(ServeSettings(artifacts=artifacts, store=store, host=self.host, port=self.port))
+
+    def _make(self, artifacts: Path) -> None:
+        """Makes data set, run, bundle and figures, as far as they are not there."""
+        from model.data.fetch import fetch_ml_100k
+        from model.data.prepare import prepare
+        from model.evaluation.metrics import format_figures
+        from model.training.run import train
+
+        raw, data, run_dir = self.dir / "raw", self.dir / "data", self.dir / "run"
+        table = self.dir / "evaluation.json"
+        if not (raw / "ml-100k.item").exists():
+            fetch_ml_100k(raw)
+        with log_above_bars():
+            if not (data / "dataset.json").exists():
+                print(prepare(demo_data(raw, data)))
+            if not (run_dir / "metrics.json").exists():
+                train(demo_training(data, run_dir))
+        if not (artifacts / "current").exists():
+            Export(run_dir=run_dir, artifacts=artifacts).run()
+        if not table.exists():
+            Evaluate(artifacts=artifacts, data=data, run_dir=run_dir, out=table).run()
+        else:
+            print(format_figures(json.loads(table.read_text(encoding="utf-8"))["figures"]))
 
 
 def demo_data(raw: Path, data: Path) -> PrepareConfig:
@@ -20,7 +82,7 @@ def demo_data(raw: Path, data: Path) -> PrepareConfig:
 
 
 def demo_training(data: Path, run: Path) -> TrainConfig:
-    """A few minutes on two cores: half the width, windows instead of prefixes, small batches."""
+    """Returns how the demo trains: half the usual width, windows, small batches."""
     return TrainConfig(
         data=data,
         out=run,

@@ -10,7 +10,9 @@ import tiny
 
 from cli import main as cli
 from model.artifact.bundle import find_bundle
+from model.data import fetch
 from model.data.dataset import Dataset
+from model.training import run
 
 SMALL = [
     *("--model.dim", "16", "--model.feed-forward", "32", "--model.max-history", "8"),
@@ -92,7 +94,7 @@ def test_fetch_names_the_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched: list[Path] = []
-    monkeypatch.setattr(cli, "fetch_ml_100k", fetched.append)
+    monkeypatch.setattr(fetch, "fetch_ml_100k", fetched.append)
     cli.main(["data", "fetch", "ml-100k", "--out", str(tmp_path)])
     assert fetched == [tmp_path]
     assert fails("data", "fetch", "ml-25m", "--out", tmp_path) == 2
@@ -200,6 +202,30 @@ def test_help_lists_the_commands() -> None:
         assert f"recgpt {name}" in shown.stdout
 
 
+HEAVY = ("torch", "numba", "llvmlite", "faiss", "scipy", "numpy", "polars", "matplotlib", "fastapi")
+LOADED = """
+import re, sys
+from cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert end.code == 0
+modules = {name.partition(".")[0] for name in sys.modules}
+status = open("/proc/self/status").read()
+print(*modules, int(re.search("VmHWM:(.*)kB", status)[1]) // 1024, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+def test_help_loads_settings_only(name: str) -> None:
+    """A fresh process: what this one has loaded says nothing."""
+    command = [sys.executable, "-c", LOADED, *name.split(), "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    *modules, megabytes = shown.stderr.split()
+    assert not set(HEAVY) & set(modules)
+    assert int(megabytes) <= 80
+
+
 def test_the_demo_reuses_what_is_there(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -210,7 +236,7 @@ def test_the_demo_reuses_what_is_there(
         (demo / part).symlink_to(world / part)
     (demo / "raw").mkdir()
     (demo / "raw" / "ml-100k.item").touch()
-    monkeypatch.setattr(cli, "train", lambda config: pytest.fail("trained again"))
+    monkeypatch.setattr(run, "train", lambda config: pytest.fail("trained again"))
     for stored, kept in ((60, 0), (0, 60)):
         cli.main(["demo", "--dir", str(demo), "--no-serve"])
         out = capsys.readouterr().out

@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from cli.config import parse
-from cli.main import COMMANDS, Demo, Serve
+from cli.demo import Demo
+from cli.main import COMMANDS
+from cli.serve import Serve
 from service.observability.metrics import EVENT_TYPES, FALLBACKS, ROUTES, STAGES, Metrics
 from service.settings import ServeSettings
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.config import parse
-from cli.main import COMMANDS
+from cli.main import COMMANDS, command_class
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,7 +71,7 @@ def test_commands_are_what_the_command_line_takes(page: Path) -> None:
         fitting = [name for name in COMMANDS if words[1 : 1 + len(name.split())] == name.split()]
         assert fitting, words
         name = max(fitting, key=len)
-        parse(COMMANDS[name], name, words[1 + len(name.split()) :])
+        parse(command_class(name), name, words[1 + len(name.split()) :])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

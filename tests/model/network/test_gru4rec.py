@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from cli.config import parse
-from cli.main import Train
+from cli.train import Train
 from model.data.dataset import Dataset
 from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig

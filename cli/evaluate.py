@@ -1,0 +1,125 @@
+"""Commands that measure: `recgpt evaluate`, `… evaluate new-users`, `… evaluate interests`."""
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from cli.config import Command, log_above_bars
+
+if TYPE_CHECKING:
+    from service.recall.recaller import Recaller
+
+
+class Evaluate(Command):
+    """Measure an exported bundle on the test split with the service's own recall code.
+
+    example:
+      recgpt evaluate --artifacts artifacts --data data --run-dir run
+    """
+
+    artifacts: Path = Field(description="folder of the bundles, or one bundle")
+    data: Path = Field(description="folder that `recgpt data prepare` wrote")
+    run_dir: Path | None = Field(
+        None, description="the bundle's run: its pre-trained network is measured as a baseline, too"
+    )
+    out: Path | None = Field(None, description="JSON file for the figures")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
+
+    def run(self) -> None:
+        """Prints the table. Raises ValueError if the figures differ from the trainer's."""
+        from model.artifact.bundle import find_bundle
+        from model.data.dataset import Dataset, popularity, test_split
+        from model.evaluation.metrics import check_equal, evaluate, format_figures
+        from model.evaluation.reference import popular_recall
+        from model.files import write_json
+        from service.offline import of_trained_users, service_recall
+        from service.recall.recaller import Recaller
+
+        with log_above_bars():
+            dataset = of_trained_users(Dataset.load(self.data), find_bundle(self.artifacts))
+            recaller = Recaller.load(self.artifacts, self.device)
+            split = test_split(dataset)
+            figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
+            if self.run_dir:
+                with tempfile.TemporaryDirectory() as folder:
+                    baseline = service_recall(self._pretrained(Path(folder)), dataset)
+                    figures["pre-trained, one interest"] = evaluate(baseline, dataset, split)
+            figures["recgpt"] = evaluate(service_recall(recaller, dataset), dataset, split)
+        print(format_figures(figures))
+        if self.out:
+            write_json(self.out, {"version": recaller.version, "figures": figures})
+        check_equal(figures, recaller.manifest.metrics)
+        if recaller.manifest.metrics:
+            print("equal to the trainer's figures to four decimals")
+
+    def _pretrained(self, folder: Path) -> "Recaller":
+        """Exports the run's pre-trained network to `folder` and loads it."""
+        from model.training.run import ONE_INTEREST, load_run
+        from service.offline import export_bundle
+        from service.recall.recaller import Recaller
+
+        assert self.run_dir is not None
+        _, trained_on, model = load_run(self.run_dir, stage="pretrain")
+        return Recaller.load(
+            export_bundle(folder, trained_on, model, ONE_INTEREST, {}), self.device
+        )
+
+
+class EvaluateNewUsers(Command):
+    """Compare users that a run held out with the same users in a run that trained with them.
+
+    example:
+      recgpt train --data data --out run
+      recgpt train --data data --out run-without --hold-out-users 0.1
+      recgpt evaluate new-users --without run-without --along run
+    """
+
+    without: Path = Field(description="run that held users out")
+    along: Path = Field(description="run on the same data that trained with all users")
+    out: Path | None = Field(
+        None, description="the figures (default: new-users.json in --along, for its report)"
+    )
+
+    def run(self) -> None:
+        """Prints the comparison and writes its figures."""
+        from model.evaluation.metrics import format_figures
+        from model.files import write_json
+        from model.reports.new_users import compare_new_users
+
+        with log_above_bars():
+            found = compare_new_users(self.without, self.along)
+        by_history = {f"newest items given: {n}": f for n, f in found["by_history"].items()}
+        print(f"{found['cases']:,} test cases of {found['held_out_users']:,} held-out users")
+        print(format_figures(found["figures"] | by_history))
+        print("new users against the same users with a row of their own, ± standard error:")
+        for name, difference in found["difference"].items():
+            relative, error = difference["relative"], difference["standard_error"]
+            print(f"  {name:<8}{relative:>+8.1%} ± {error:.1%}")
+        write_json(self.out or self.along / "new-users.json", found)
+
+
+class EvaluateInterests(Command):
+    """Measure what two and more interests recall against one, at the same length of list.
+
+    example:
+      recgpt evaluate interests --run-dir run
+    """
+
+    run_dir: Path = Field(description="folder that `recgpt train` wrote")
+    interests: int = Field(4, ge=1, le=8, description="largest number of interests to measure")
+    genres_column: str = Field("genres", description="list column of the items, for diversity")
+    out: Path | None = Field(
+        None, description="the figures (default: interests.json in the run, for its report)"
+    )
+
+    def run(self) -> None:
+        """Prints the tables and writes their figures."""
+        from model.files import write_json
+        from model.reports.interests import compare_interests, format_interests
+
+        with log_above_bars():
+            found = compare_interests(self.run_dir, self.interests, self.genres_column)
+        print(format_interests(found))
+        write_json(self.out or self.run_dir / "interests.json", found)
