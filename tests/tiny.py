@@ -11,7 +11,7 @@ from model.data.dataset import Dataset
 from model.data.prepare import prepare
 from model.network.config import GPTConfig, RecallConfig
 from model.network.gpt import GPT
-from service.recall.query_batch import Ragged, offsets_of
+from service.recall.query_batch import QueryBatch, Ragged, offsets_of, quota_table
 
 CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)
 RECALL = RecallConfig(interests=3, first_share=0.6)
@@ -50,4 +50,22 @@ def ragged(lists: Sequence[Sequence[int]]) -> Ragged:
     """These lists, one after another."""
     return Ragged(
         np.array([row for rows in lists for row in rows], int), offsets_of(map(len, lists))
+    )
+
+
+def query_batch(
+    excluded: Sequence[Sequence[int]],
+    quotas: Sequence[Sequence[int]],
+    histories: Sequence[Sequence[int]] | None = None,
+) -> QueryBatch:
+    """Queries of unknown users; each history is what the query excludes, unless it is given."""
+    histories = excluded if histories is None else histories
+    k_B = np.array([sum(shares) for shares in quotas])
+    return QueryBatch(
+        users_B=np.full(len(excluded), -1),
+        newest=ragged(histories),
+        excluded=ragged(excluded),
+        k_B=k_B,
+        quotas_MB=quota_table(quotas),
+        unknown_B=0 * k_B,
     )

@@ -1,7 +1,10 @@
-"""Several interests' hits into one list a user: quotas, no duplicates, nothing seen, back-fill.
+"""The candidate lists of a batch, filled interest by interest.
 
-Shapes: B users of the batch, W some of them, F hits, V catalogue, K candidates, M interests,
-N rows of all users, user after user.
+The rules of a list, in the words of `model.evaluation`: an interest appends its best hits, as many
+as its quota, and skips what the query excludes and what earlier interests appended. The item
+offered to the network in a step is the best hit that is neither excluded nor offered before.
+
+Shapes: B queries of the batch, W of them, F hits, V catalogue, K places of a list, M interests.
 """
 
 from typing import NamedTuple
@@ -10,145 +13,149 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.kernels.jit import Integer, Real, compiled, inner
-from service.recall.types import Floats, Ints
+from service.recall.query_batch import QueryBatch, Ragged
+from service.recall.types import Candidates, Floats, Ints
 
 POPULAR = -1  # the "interest" of a back-filled item
+NO_ITEM = -1
 
 
-class CandidateList(NamedTuple):
-    """One user's candidates, best first."""
+class CandidateLists(NamedTuple):
+    """The lists and offers of a batch; compiled code and methods write into the arrays."""
 
-    rows: Ints
-    scores: Floats
-    interests: Ints
-
-
-class ListArrays(NamedTuple):
-    """What everybody has so far, and must not get. Filled up to `sizes_B`."""
-
+    scores_BK: Floats  # of list b, the first sizes_B[b] are filled; so of the next two
     rows_BK: Ints
-    scores_BK: Floats
     interests_BK: Ints
     sizes_B: Ints
-    excluded_N: Ints
-    offsets_B: Ints  # where everyone's excluded rows end, and a 0 before
-    offered_BM: Ints  # appended to a history in each step
+    offered_BM: Ints  # the item offered in each step, NO_ITEM before that
+    excluded: Ragged
+    marks_V: NDArray[np.bool_]  # scratch: all False between calls
 
-
-class CandidateLists:
-    """Lists that grow; each knows what it must not hold."""
-
-    def __init__(
-        self, catalogue: int, excluded_N: Ints, offsets_B: Ints, longest: int, steps: int
-    ) -> None:
-        """`longest` is the length of the longest list."""
-        users = len(offsets_B) - 1
-        self.arrays = ListArrays(
-            rows_BK=np.empty((users, longest), dtype=np.int64),
-            scores_BK=np.empty((users, longest), dtype=np.float32),
-            interests_BK=np.empty((users, longest), dtype=np.int8),
-            sizes_B=np.zeros(users, dtype=np.int64),
-            excluded_N=excluded_N,
-            offsets_B=offsets_B,
-            offered_BM=np.full((users, steps), -1),
+    @classmethod
+    def empty(cls, batch: QueryBatch, catalogue: int, max_interests: int) -> "CandidateLists":
+        """Empty lists for a batch of queries over a catalogue of this many items."""
+        shape = len(batch.k_B), int(batch.k_B.max())
+        return cls(
+            scores_BK=np.empty(shape, dtype=np.float32),
+            rows_BK=np.empty(shape, dtype=np.int64),
+            interests_BK=np.empty(shape, dtype=np.int8),
+            sizes_B=np.zeros(shape[0], dtype=np.int64),
+            offered_BM=np.full((shape[0], max_interests), NO_ITEM),
+            excluded=batch.excluded,
+            marks_V=np.zeros(catalogue, dtype=np.bool_),
         )
-        self._marks_V = np.zeros(catalogue, dtype=np.bool_)
 
-    @property
-    def sizes_B(self) -> Ints:
-        """How many candidates each user has so far."""
-        return self.arrays.sizes_B
-
-    def take(
-        self, users_W: Ints, rows_WF: Ints, scores_WF: Floats, quotas_W: Ints, interest: int
+    def append_best(
+        self, queries_W: Ints, scores_WF: Floats, rows_WF: Ints, quotas_W: Ints, interest: int
     ) -> None:
-        """Append each user's best hits, up to the quota, that are neither excluded nor given."""
-        _take(self.arrays, self._marks_V, users_W, rows_WF, scores_WF, quotas_W, interest)
+        """Append to each list its query's best hits that are neither excluded nor listed yet.
 
-    def offer(self, users_W: Ints, rows_WF: Ints, step: int) -> Ints:
-        """Each user's best hit that is neither excluded nor offered before; it is offered now.
-
-        The best of all where none is left.
+        Hits come best first; at most `quotas_W` of them are appended.
         """
-        _offer(self.arrays, self._marks_V, users_W, rows_WF, step)
-        offered_W: Ints = self.arrays.offered_BM[users_W, step]
-        return offered_W
+        _append_best(self, queries_W, scores_WF, rows_WF, quotas_W, interest)
 
-    def finish(self) -> list[CandidateList]:
-        """The lists, in the order of what was taken."""
-        rows_BK, scores_BK, interests_BK, sizes_B = self.arrays[:4]
+    def offer_best(self, queries_W: Ints, rows_WF: Ints, step: int) -> Ints:
+        """Offer each query's best hit that is neither excluded nor offered before; the items W.
+
+        If no hit is left, the best of all is offered.
+        """
+        _offer_best(self, queries_W, rows_WF, step)
+        offers_W: Ints = self.offered_BM[queries_W, step]
+        return offers_W
+
+    def candidates(self, batch: QueryBatch) -> list[Candidates]:
+        """The answers to the queries of the batch, in order."""
+        facts = zip(
+            self.sizes_B.tolist(), batch.unknown_B.tolist(), batch.cold_B.tolist(), strict=True
+        )
         return [
-            CandidateList(rows_BK[user, :size], scores_BK[user, :size], interests_BK[user, :size])
-            for user, size in enumerate(sizes_B.tolist())
+            Candidates(
+                self.scores_BK[query, :size],
+                self.rows_BK[query, :size],
+                self.interests_BK[query, :size],
+                unknown,
+                cold,
+            )
+            for query, (size, unknown, cold) in enumerate(facts)
         ]
 
 
 @inner
-def give(lists: ListArrays, user: Integer, row: Integer, score: Real, interest: Integer) -> None:
-    """Append one, unless the list is full: compiled code would write behind it."""
-    size = lists.sizes_B[user]
+def append(
+    lists: CandidateLists, query: Integer, score: Real, row: Integer, interest: Integer
+) -> None:
+    """Append one candidate, unless the list is full: compiled code does not check bounds."""
+    size = lists.sizes_B[query]
     if size == lists.rows_BK.shape[1]:
         return
-    lists.rows_BK[user, size] = row
-    lists.scores_BK[user, size] = score
-    lists.interests_BK[user, size] = interest
-    lists.sizes_B[user] = size + 1
+    lists.scores_BK[query, size] = score
+    lists.rows_BK[query, size] = row
+    lists.interests_BK[query, size] = interest
+    lists.sizes_B[query] = size + 1
 
 
 @inner
-def offered_before(lists: ListArrays, user: Integer, row: Integer, step: Integer) -> bool:
-    """Whether it was appended to the history in a step before."""
+def was_offered(lists: CandidateLists, query: Integer, row: Integer, step: Integer) -> bool:
+    """Returns whether the item was offered in a step before this one."""
     for earlier in range(step):  # noqa: SIM110 — any() takes longer to compile
-        if lists.offered_BM[user, earlier] == row:
+        if lists.offered_BM[query, earlier] == row:
             return True
     return False
 
 
 @compiled
-def _take(
-    lists: ListArrays,
-    marks_V: NDArray[np.bool_],
-    users_W: Ints,
-    rows_WF: Ints,
+def _append_best(
+    lists: CandidateLists,
+    queries_W: Ints,
     scores_WF: Floats,
+    rows_WF: Ints,
     quotas_W: Ints,
     interest: Integer,
 ) -> None:
-    for at in range(len(users_W)):
-        user, left = users_W[at], quotas_W[at]
-        _mark(lists, user, marks_V, True)
+    for at in range(len(queries_W)):
+        query, left = queries_W[at], quotas_W[at]
+        _mark_excluded(lists, query, True)
+        _mark_listed(lists, query, True)
         for hit in range(rows_WF.shape[1]):
             if left == 0:
                 break
             row = rows_WF[at, hit]
-            if not marks_V[row]:
-                give(lists, user, row, scores_WF[at, hit], interest)
-                marks_V[row] = True
+            if not lists.marks_V[row]:
+                append(lists, query, scores_WF[at, hit], row, interest)
+                lists.marks_V[row] = True
                 left -= 1
-        _mark(lists, user, marks_V, False)
-
-
-@inner
-def _mark(lists: ListArrays, user: Integer, marks_V: NDArray[np.bool_], mark: bool) -> None:
-    """What the user must not get, or must not get again."""
-    for excluded in range(lists.offsets_B[user], lists.offsets_B[user + 1]):
-        marks_V[lists.excluded_N[excluded]] = mark
-    for given in range(lists.sizes_B[user]):
-        marks_V[lists.rows_BK[user, given]] = mark
+        _mark_excluded(lists, query, False)
+        _mark_listed(lists, query, False)
 
 
 @compiled
-def _offer(
-    lists: ListArrays, marks_V: NDArray[np.bool_], users_W: Ints, rows_WF: Ints, step: Integer
-) -> None:
-    for at in range(len(users_W)):
-        user = users_W[at]
-        begin, end = lists.offsets_B[user], lists.offsets_B[user + 1]
-        marks_V[lists.excluded_N[begin:end]] = True
+def _offer_best(lists: CandidateLists, queries_W: Ints, rows_WF: Ints, step: Integer) -> None:
+    for at in range(len(queries_W)):
+        query = queries_W[at]
+        _mark_excluded(lists, query, True)
         offered = rows_WF[at, 0]
         for row in rows_WF[at]:
-            if not marks_V[row] and not offered_before(lists, user, row, step):
+            if not lists.marks_V[row] and not was_offered(lists, query, row, step):
                 offered = row
                 break
-        lists.offered_BM[user, step] = offered
-        marks_V[lists.excluded_N[begin:end]] = False
+        lists.offered_BM[query, step] = offered
+        _mark_excluded(lists, query, False)
+
+
+@inner
+def _mark_excluded(lists: CandidateLists, query: Integer, mark: bool) -> None:
+    """Set the marks of what the query excludes.
+
+    A hit is then checked by one look at its mark, however many items are excluded. Marks are taken
+    back item by item, so that nothing of the size of the catalogue is cleared for a query.
+    """
+    excluded = lists.excluded
+    for at in range(excluded.offsets_B[query], excluded.offsets_B[query + 1]):
+        lists.marks_V[excluded.rows_N[at]] = mark
+
+
+@inner
+def _mark_listed(lists: CandidateLists, query: Integer, mark: bool) -> None:
+    """Set the marks of the candidates that the list already holds."""
+    for at in range(lists.sizes_B[query]):
+        lists.marks_V[lists.rows_BK[query, at]] = mark

@@ -1,9 +1,15 @@
-"""Item ids → rows, by one compiled call for all ids of a batch.
+"""Item ids to catalogue rows: all ids of a batch by one compiled call.
 
-Ids are read as they come over the local socket, in msgpack: no text of Python's is made of them.
-In a dictionary of Python's a look-up waits for memory three or four times, and ten million texts
-and numbers in it have more than a gigabyte; here ids stand one after another, and a hash table has
-16 to 32 bytes for each.
+**The hash table.** A Python dictionary of ten million ids needs more than a gigabyte, and a look-up
+waits for memory three or four times. Here the UTF-8 bytes of all ids stand in one array, and a hash
+table with open addressing has 8 bytes a slot and 2 to 4 slots an id. A slot holds the upper half of
+an id's hash and its row + 1; 0 is a free slot. A look-up begins at the slot that the lower bits of
+the hash name and goes on to the next slot until it finds the id or a free slot. Bytes are compared
+only if the halves of the hashes are equal, so that a miss seldom leaves the table.
+
+**The ids of a query** come as msgpack, in the bytes in which front ends received them: an array
+header, then for each id a header with its length and the UTF-8 bytes. They are hashed where they
+stand; no Python string is made of them.
 
 Shapes: V catalogue, T slots of the hash table, N bytes or rows, B queries.
 """
@@ -19,154 +25,169 @@ from service.recall.query_batch import Ragged, offsets_of
 from service.recall.types import Ids, Ints, pack_ids
 
 Bytes = NDArray[np.uint8]
+Hash = np.uint64
 
-# FNV-1a, and a last step that lets all bits depend on all bytes.
-START, PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
-HALF, HIGH, LOW = np.uint64(32), np.uint64(0xFFFFFFFF00000000), np.uint64(0xFFFFFFFF)
-FREE, ONE = np.uint64(0), np.uint64(1)
+# 64-bit FNV-1a, and a last step that lets the lower bits depend on the upper ones.
+FNV_OFFSET, FNV_PRIME = Hash(0xCBF29CE484222325), Hash(0x100000001B3)
+HALF, UPPER_HALF, LOWER_HALF = Hash(32), Hash(0xFFFFFFFF00000000), Hash(0xFFFFFFFF)
+FREE, ONE = Hash(0), Hash(1)
 
 
 class PackedStrings(NamedTuple):
-    """One after another."""
+    """Strings as UTF-8, one after another."""
 
     bytes_N: Bytes
-    ends_T: Ints  # where each ends, and a 0 before
+    offsets_V: Ints  # V + 1 of them: string v is bytes_N[offsets_V[v] : offsets_V[v + 1]]
 
     @classmethod
-    def of(cls, texts: Sequence[bytes]) -> Self:
-        """These."""
-        return cls(np.frombuffer(b"".join(texts), np.uint8), offsets_of(map(len, texts)))
+    def of(cls, strings: Sequence[bytes]) -> Self:
+        """Packs these strings."""
+        return cls(np.frombuffer(b"".join(strings), np.uint8), offsets_of(map(len, strings)))
 
-    def text(self, which: int) -> bytes:
-        """One of them."""
-        return self.bytes_N[self.ends_T[which] : self.ends_T[which + 1]].tobytes()
+    def string(self, number: int) -> bytes:
+        """Returns one of the strings."""
+        return self.bytes_N[self.offsets_V[number] : self.offsets_V[number + 1]].tobytes()
+
+
+class KnownItems(NamedTuple):
+    """The catalogue rows of a batch's ids."""
+
+    newest: Ragged  # of each history the newest known items, oldest first
+    excluded: Ragged  # of each query all known items, of its history and of its `exclude`
+    unknown_B: Ints  # items of each history that the catalogue does not hold
 
 
 class ItemIds(NamedTuple):
-    """A catalogue's ids, row by row, and where to find each."""
+    """The ids of a catalogue, row by row, and the hash table from id to row."""
 
     ids: PackedStrings
-    slots_T: NDArray[np.uint64]  # upper half of an id's hash, and its row + 1; 0: free
+    slots_T: NDArray[Hash]
 
     @classmethod
     def of(cls, item_ids: Sequence[str]) -> Self:
-        """These ids; they differ."""
-        slots = 1 << (2 * len(item_ids)).bit_length()  # half of them stay free, or more
+        """A table of these ids, which must differ from each other."""
+        slots = 1 << (2 * len(item_ids)).bit_length()  # at least half of them stay free
         ids = PackedStrings.of([item.encode() for item in item_ids])
-        vocabulary = cls(ids, np.zeros(slots, dtype=np.uint64))
-        _fill(vocabulary)
-        return vocabulary
+        table = cls(ids, np.zeros(slots, dtype=Hash))
+        _fill(table)
+        return table
 
     def ids_of(self, rows: Iterable[int]) -> list[str]:
-        """The ids of these rows."""
-        return [self.ids.text(row).decode() for row in rows]
+        """Returns the ids of these rows."""
+        return [self.ids.string(row).decode() for row in rows]
 
-    def read(
-        self, id_lists: Sequence[tuple[Ids, Ids]], max_history: int
-    ) -> tuple[Ragged, Ragged, Ints]:
-        """Of everyone's history, and what else must not be returned: the newest known items of the
-        history, `max_history` at the most; all known items of both; how many of the history are
-        unknown, B.
+    def look_up(self, queries: Sequence[tuple[Ids, Ids]], max_history: int) -> KnownItems:
+        """Returns the rows of the ids in each query's history and `exclude`.
+
+        `newest` keeps at most `max_history` items of a history. Duplicates stay. Bytes that are not
+        a msgpack array of strings give some rows or none, and never touch another query's.
         """
-        parts = [pack_ids(part) for pair in id_lists for part in pair]
-        given, ends_2B, users = b"".join(parts), offsets_of(map(len, parts)), len(id_lists)
-        newest = Ragged(np.empty(users * max_history, np.int64), np.zeros(users + 1, np.int64))
-        excluded = Ragged(np.empty(len(given), np.int64), np.zeros(users + 1, np.int64))
-        unknown_B = np.zeros(users, dtype=np.int64)
-        given_N = np.frombuffer(given, np.uint8)
-        _read(self, given_N, ends_2B, max_history, newest, excluded, unknown_B)
-        return newest.cut(), excluded.cut(), unknown_B
+        parts = [pack_ids(part) for query in queries for part in query]
+        packed, offsets_2B, count = b"".join(parts), offsets_of(map(len, parts)), len(queries)
+        # An id takes at least a byte, so there are no more ids than bytes.
+        newest = Ragged(np.empty(count * max_history, np.int64), np.zeros(count + 1, np.int64))
+        excluded = Ragged(np.empty(len(packed), np.int64), np.zeros(count + 1, np.int64))
+        unknown_B = np.zeros(count, dtype=np.int64)
+        packed_N = np.frombuffer(packed, np.uint8)
+        _look_up(self, packed_N, offsets_2B, max_history, newest, excluded, unknown_B)
+        return KnownItems(newest.trimmed(), excluded.trimmed(), unknown_B)
 
 
 @compiled
-def _fill(vocabulary: ItemIds) -> None:
-    ids, slots_T = vocabulary.ids, vocabulary.slots_T
-    for row in range(len(ids.ends_T) - 1):
-        hashed = _hash(ids.bytes_N, ids.ends_T[row], ids.ends_T[row + 1])
-        slot = hashed & np.uint64(len(slots_T) - 1)
+def _fill(table: ItemIds) -> None:
+    ids, slots_T = table.ids, table.slots_T
+    for row in range(len(ids.offsets_V) - 1):
+        hashed = _hash(ids.bytes_N, ids.offsets_V[row], ids.offsets_V[row + 1])
+        slot = hashed & Hash(len(slots_T) - 1)
         while slots_T[slot] != FREE:
-            slot = (slot + ONE) & np.uint64(len(slots_T) - 1)
-        slots_T[slot] = (hashed & HIGH) | np.uint64(row + 1)
+            slot = (slot + ONE) & Hash(len(slots_T) - 1)
+        slots_T[slot] = (hashed & UPPER_HALF) | Hash(row + 1)
 
 
 @compiled
-def _read(
-    vocabulary: ItemIds,
-    given_N: Bytes,
-    ends_2B: Ints,
+def _look_up(
+    table: ItemIds,
+    packed_N: Bytes,
+    offsets_2B: Ints,
     max_history: Integer,
     newest: Ragged,
     excluded: Ragged,
     unknown_B: Ints,
 ) -> None:
-    """See `ItemIds.read`. What is no msgpack harms nobody else, whose part ends elsewhere."""
-    for user in range(len(unknown_B)):
-        begin = end = excluded.offsets_B[user]
+    """See `ItemIds.look_up`. Part 2 b of `packed_N` is the history of query b, the next `exclude`.
+
+    Reading never goes beyond the end of a part, so that malformed bytes harm no other query.
+    """
+    for query in range(len(unknown_B)):
+        begin = end = excluded.offsets_B[query]
         for part in range(2):
-            stop = ends_2B[2 * user + part + 1]
-            count, at = _head(given_N, ends_2B[2 * user + part], stop)
+            stop = offsets_2B[2 * query + part + 1]
+            count, at = _header(packed_N, offsets_2B[2 * query + part], stop)
             for _ in range(count):
                 if at == stop:
                     break
-                length, start = _head(given_N, at, stop)
+                length, start = _header(packed_N, at, stop)
                 at = min(start + length, stop)
-                row = _row(vocabulary, given_N, start, at)
+                row = _row_of(table, packed_N, start, at)
                 if row >= 0:
                     excluded.rows_N[end] = row
                     end += 1
                 elif part == 0:
-                    unknown_B[user] += 1
+                    unknown_B[query] += 1
             if part == 0:
-                written = newest.offsets_B[user]
-                for slot in range(max(begin, end - max_history), end):
-                    newest.rows_N[written] = excluded.rows_N[slot]
+                written = newest.offsets_B[query]
+                for item in range(max(begin, end - max_history), end):
+                    newest.rows_N[written] = excluded.rows_N[item]
                     written += 1
-                newest.offsets_B[user + 1] = written
-        excluded.offsets_B[user + 1] = end
+                newest.offsets_B[query + 1] = written
+        excluded.offsets_B[query + 1] = end
 
 
 @inner
-def _head(given_N: Bytes, at: Integer, stop: Integer) -> tuple[Integer, Integer]:
-    """The length of a text or an array in msgpack, and where its content begins.
+def _header(packed_N: Bytes, at: Integer, stop: Integer) -> tuple[Integer, Integer]:
+    """Returns the length that a msgpack header of an array or a string gives, and where it ends.
 
-    Anything else gets some length, but nothing is read behind `stop`.
+    A short length is part of the first byte: 0x90 to 0x9F are arrays of up to 15 elements, 0xA0 to
+    0xBF strings of up to 31 bytes. Else the first byte is 0xD9 (string), 0xDA (string) and 0xDC
+    (array), or 0xDB (string) and 0xDD (array), and a big-endian length of 1, 2 or 4 bytes follows.
+    Any other byte gives an arbitrary length, but nothing at or behind `stop` is read.
     """
     if at >= stop:
         return 0, at
-    first, at = np.int64(given_N[at]), at + 1
+    first, at = np.int64(packed_N[at]), at + 1
     if first < 0xC0:
         return first & (0x0F if first < 0xA0 else 0x1F), at
     length = np.int64(0)
     for _ in range(1 if first == 0xD9 else 4 if first in (0xDB, 0xDD) else 2):
         if at < stop:
-            length, at = length << 8 | np.int64(given_N[at]), at + 1
+            length, at = length << 8 | np.int64(packed_N[at]), at + 1
     return length, at
 
 
 @pasted
-def _row(vocabulary: ItemIds, given_N: Bytes, start: Integer, end: Integer) -> Integer:
-    """The row of an id, -1 where the catalogue does not hold it."""
-    ids, slots_T = vocabulary.ids, vocabulary.slots_T
-    hashed = _hash(given_N, start, end)
-    slot = hashed & np.uint64(len(slots_T) - 1)
+def _row_of(table: ItemIds, packed_N: Bytes, start: Integer, end: Integer) -> Integer:
+    """Returns the row of the id between two positions, -1 if the catalogue does not hold it."""
+    ids, slots_T = table.ids, table.slots_T
+    hashed = _hash(packed_N, start, end)
+    slot = hashed & Hash(len(slots_T) - 1)
     while slots_T[slot] != FREE:
-        if (slots_T[slot] ^ hashed) & HIGH == FREE:
-            row = np.int64(slots_T[slot] & LOW) - 1
-            begin = ids.ends_T[row]
-            same = ids.ends_T[row + 1] - begin == end - start
+        if (slots_T[slot] ^ hashed) & UPPER_HALF == FREE:
+            row = np.int64(slots_T[slot] & LOWER_HALF) - 1
+            begin = ids.offsets_V[row]
+            same = ids.offsets_V[row + 1] - begin == end - start
             byte = 0
             while same and byte < end - start:
-                same = ids.bytes_N[begin + byte] == given_N[start + byte]
+                same = ids.bytes_N[begin + byte] == packed_N[start + byte]
                 byte += 1
             if same:
                 return row
-        slot = (slot + ONE) & np.uint64(len(slots_T) - 1)
+        slot = (slot + ONE) & Hash(len(slots_T) - 1)
     return -1
 
 
 @inner
-def _hash(texts_N: Bytes, start: Integer, end: Integer) -> np.uint64:
-    hashed = START
+def _hash(bytes_N: Bytes, start: Integer, end: Integer) -> Hash:
+    hashed = FNV_OFFSET
     for at in range(start, end):
-        hashed = (hashed ^ np.uint64(texts_N[at])) * PRIME
+        hashed = (hashed ^ Hash(bytes_N[at])) * FNV_PRIME
     return hashed ^ (hashed >> HALF)

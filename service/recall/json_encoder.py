@@ -1,8 +1,10 @@
-"""Candidates as the JSON that answers hold, written where they are found.
+"""Candidates to the JSON text of an answer, by one compiled call a query.
 
-Front ends need neither ids nor numbers this way: at 10 million items that is most of their memory.
+The encoder copies bytes that are JSON already (each item's quoted id, the text between the fields)
+and writes the digits of the scores itself. It runs in the engine process, so that front ends hold
+no ids: for ten million items those would be most of a front end's memory.
 
-Shapes: V catalogue, K candidates, N bytes.
+Shapes: V catalogue, K candidates, N bytes, X texts.
 """
 
 from collections.abc import Sequence
@@ -12,99 +14,108 @@ from numpy.typing import NDArray
 from pydantic_core import to_json
 
 from index.kernels.jit import Integer, compiled, inner
-from service.recall.candidate_lists import POPULAR, CandidateList
-from service.recall.types import Floats, Ints
+from service.recall.candidate_lists import POPULAR
+from service.recall.types import Candidates, Floats, Ints
 
 Bytes = NDArray[np.uint8]
 
-DECIMALS = 6  # of scores
+DECIMALS = 6  # of a score
 UNITS, TEN = np.uint64(10**DECIMALS), np.uint64(10)
-MOST = np.float32(1e12)  # of a score that is written
-NUMBER = 24  # bytes that the longest one takes
+MAX_SCORE = np.float32(1e12)  # any other score, NaN included, is written as null
+MAX_SCORE_BYTES = 24  # sign, digits, point, decimals
+MAX_INTERESTS = 9
 
-HEAD = b'{"item_id":'
-WORDS = [b',"score":', b"null"]
-WORDS += [b',"interest":%d},\n%b' % (interest, HEAD) for interest in range(POPULAR, 9)]
-SCORE, NULL, BACKFILL = range(3)  # words: before a score; in place of one; behind one of POPULAR
+# The texts between ids and scores. The last ones end a candidate and begin the next.
+BEGIN = b'{"item_id":'
+TEXTS = [b',"score":', b"null"]
+TEXTS += [b',"interest":%d},\n%b' % (number, BEGIN) for number in range(POPULAR, MAX_INTERESTS)]
+SCORE, NULL, FIRST_INTEREST = range(3)  # positions in TEXTS; the first interest is POPULAR
+TEXT_BYTES = 32
 ZERO, MINUS, POINT = map(np.uint8, b"0-.")
 
 
 class JsonEncoder:
-    """Knows how every item's id is written."""
+    """Writes candidates as JSON; holds the JSON form of every item's id."""
 
     def __init__(self, item_ids: Sequence[str]) -> None:
-        """The ids, row by row."""
-        texts, self._ends_V = bytearray(), np.zeros(len(item_ids) + 1, dtype=np.int64)
+        """Takes the ids of the catalogue, row by row."""
+        ids, self._offsets_V = bytearray(), np.zeros(len(item_ids) + 1, dtype=np.int64)
         for row, item in enumerate(item_ids):
-            texts += to_json(item)
-            self._ends_V[row + 1] = len(texts)
-        self._texts_N = np.array(texts)
-        self._words_WN = np.array([list(word.ljust(32)) for word in WORDS], dtype=np.uint8)
-        self._lengths_W = np.array([len(word) for word in WORDS])
+            ids += to_json(item)
+            self._offsets_V[row + 1] = len(ids)
+        self._ids_N = np.array(ids)
+        padded = [list(text.ljust(TEXT_BYTES)) for text in TEXTS]
+        self._texts_XN = np.array(padded, dtype=np.uint8)
+        self._lengths_X = np.array([len(text) for text in TEXTS])
 
-    def encode(self, found: CandidateList) -> bytes:
-        """A JSON array of `service.http.schemas.Candidate`, one to a line, in between a comma.
+    def encode(self, found: Candidates) -> bytes:
+        """Returns a JSON array of `service.http.schemas.Candidate`, one a line.
 
         Scores are rounded to six decimals.
         """
-        ids, words = (self._texts_N, self._ends_V), (self._words_WN, self._lengths_W)
-        written_N = _encode(*ids, *words, found.rows, found.scores, found.interests)
-        return b"[" + (HEAD + written_N.tobytes())[: -len(HEAD) - 2] + b"]"
+        ids, texts = (self._ids_N, self._offsets_V), (self._texts_XN, self._lengths_X)
+        written_N = _encode(*ids, *texts, found.scores, found.rows, found.interests)
+        return b"[" + (BEGIN + written_N.tobytes())[: -len(b",\n" + BEGIN)] + b"]"
 
 
 @compiled
 def _encode(
-    texts_N: Bytes,
-    ends_V: Ints,
-    words_WN: Bytes,
-    lengths_W: Ints,
-    rows_K: Ints,
+    ids_N: Bytes,
+    offsets_V: Ints,
+    texts_XN: Bytes,
+    lengths_X: Ints,
     scores_K: Floats,
+    rows_K: Ints,
     interests_K: Ints,
 ) -> Bytes:
-    """All candidates, and the beginning of one more."""
-    room = len(rows_K) * (NUMBER + 2 * words_WN.shape[1])
+    """Returns the text of all candidates but BEGIN of the first, and BEGIN behind the last."""
+    size = len(rows_K) * (MAX_SCORE_BYTES + 2 * TEXT_BYTES)
     for row in rows_K:
-        room += ends_V[row + 1] - ends_V[row]
-    out_N = np.empty(room, dtype=np.uint8)
+        size += offsets_V[row + 1] - offsets_V[row]
+    out_N = np.empty(size, dtype=np.uint8)
     at: Integer = 0
-    for place in range(len(rows_K)):
-        row = rows_K[place]
-        at = _put(out_N, at, texts_N[ends_V[row] : ends_V[row + 1]])
-        at = _put(out_N, at, words_WN[SCORE, : lengths_W[SCORE]])
-        if abs(scores_K[place]) < MOST:
-            at = _put_score(out_N, at, scores_K[place])
+    for rank in range(len(rows_K)):
+        row = rows_K[rank]
+        at = _write(out_N, at, ids_N[offsets_V[row] : offsets_V[row + 1]])
+        at = _write(out_N, at, texts_XN[SCORE, : lengths_X[SCORE]])
+        if abs(scores_K[rank]) < MAX_SCORE:
+            at = _write_score(out_N, at, scores_K[rank])
         else:
-            at = _put(out_N, at, words_WN[NULL, : lengths_W[NULL]])
-        word = BACKFILL + interests_K[place] - POPULAR
-        at = _put(out_N, at, words_WN[word, : lengths_W[word]])
+            at = _write(out_N, at, texts_XN[NULL, : lengths_X[NULL]])
+        interest = FIRST_INTEREST + interests_K[rank] - POPULAR
+        at = _write(out_N, at, texts_XN[interest, : lengths_X[interest]])
     return out_N[:at]
 
 
 @inner
-def _put(out_N: Bytes, at: Integer, text_N: Bytes) -> Integer:
-    """Write; where it ends."""
-    for place in range(len(text_N)):
-        out_N[at + place] = text_N[place]
+def _write(out_N: Bytes, at: Integer, text_N: Bytes) -> Integer:
+    """Write a text at a position; returns where it ends."""
+    for byte in range(len(text_N)):
+        out_N[at + byte] = text_N[byte]
     return at + len(text_N)
 
 
 @inner
-def _put_score(out_N: Bytes, at: Integer, score: np.float32) -> Integer:
+def _write_score(out_N: Bytes, at: Integer, score: np.float32) -> Integer:
+    """Write a score in fixed-point notation; returns where it ends.
+
+    The score becomes a whole number of millionths, whose digits are written from the last to the
+    first. Unsigned integers divide faster than signed ones.
+    """
     if score < 0:
         out_N[at] = MINUS
         at += 1
-    units = np.uint64(np.rint(np.float64(abs(score)) * UNITS))  # unsigned ones divide faster
+    units = np.uint64(np.rint(np.float64(abs(score)) * UNITS))
     whole, rest = units // UNITS, np.uint32(units % UNITS)
     digits, power = 1, TEN
     while whole >= power:
         digits, power = digits + 1, power * TEN
-    for place in range(at + digits - 1, at - 1, -1):
-        out_N[place] = ZERO + np.uint8(whole % TEN)
+    for position in range(at + digits - 1, at - 1, -1):
+        out_N[position] = ZERO + np.uint8(whole % TEN)
         whole //= TEN
     at += digits
     out_N[at] = POINT
-    for place in range(at + DECIMALS, at, -1):
-        out_N[place] = ZERO + np.uint8(rest % np.uint32(10))
+    for position in range(at + DECIMALS, at, -1):
+        out_N[position] = ZERO + np.uint8(rest % np.uint32(10))
         rest //= np.uint32(10)
     return at + DECIMALS + 1

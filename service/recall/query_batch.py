@@ -1,10 +1,10 @@
-"""Queries in rows of the tables, one user after another, as arrays: no loop over single items.
+"""A batch of queries as arrays: item rows in place of ids, and no Python loop over single items.
 
-Shapes: B queries that run together, W those of them who have a history, M interests, N rows of all
-lists.
+Shapes: B queries of the batch, W of them with a history ("warm"), M interests, L length of a
+padded list, N rows of all lists.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -15,59 +15,85 @@ from service.recall.types import Ints
 
 
 class Ragged(NamedTuple):
-    """Lists of unlike lengths, one after another."""
+    """Lists of different lengths in one array, one list after another."""
 
     rows_N: Ints
-    offsets_B: Ints  # where each list ends, and a 0 before
+    offsets_B: Ints  # B + 1 of them: list b is rows_N[offsets_B[b] : offsets_B[b + 1]]
 
     @property
     def lengths_B(self) -> Ints:
-        """Of each list."""
+        """The length of each list."""
         lengths_B: Ints = self.offsets_B[1:] - self.offsets_B[:-1]
         return lengths_B
 
-    def cut(self) -> "Ragged":
-        """Without the room behind the last list."""
+    def trimmed(self) -> "Ragged":
+        """The same lists without the unused space behind the last one."""
         return Ragged(self.rows_N[: self.offsets_B[-1]], self.offsets_B)
 
-    def padded(self, users_W: Ints, width: int, padding: int) -> Ints:
-        """These users' lists, W `width`."""
-        slots_L = np.arange(width)
-        inside_WL = slots_L < self.lengths_B[users_W, None]
+    def padded(self, lists_W: Ints, width: int, padding: int) -> Ints:
+        """The selected lists as a matrix W `width`; a list must not be longer than `width`."""
+        positions_L = np.arange(width)
+        inside_WL = positions_L < self.lengths_B[lists_W, None]
         rows_WL = np.full(inside_WL.shape, padding)
-        rows_WL[inside_WL] = self.rows_N[(self.offsets_B[users_W, None] + slots_L)[inside_WL]]
+        rows_WL[inside_WL] = self.rows_N[(self.offsets_B[lists_W, None] + positions_L)[inside_WL]]
         return rows_WL
 
 
-class QueryBatch(NamedTuple):
-    """Queries in rows."""
+class Step(NamedTuple):
+    """A step of the rollout: one interest of each query, and the candidates wanted from it."""
 
-    users_B: Ints  # of the user table, -1: unknown
-    newest: Ragged  # known items of everyone's history, as many as the network reads
-    excluded: Ragged  # what must not be returned
+    interest: int  # its number, from 0
+    last: bool  # no interest follows, so no item is offered
+    queries_W: Ints  # the queries that take part: indices into the batch
+    quotas_W: Ints  # candidates wanted from this interest
+    max_hits: int  # hits that hold every query's quota, whatever is excluded, listed or offered
+
+
+class QueryBatch(NamedTuple):
+    """Queries that run in one pass."""
+
+    users_B: Ints  # rows of the user table; -1: unknown user
+    newest: Ragged  # the newest known items of each history, as many as the network reads
+    excluded: Ragged  # what a list must not hold: known items of the history and of `exclude`
     k_B: Ints
-    quotas_MB: Ints  # candidates of each interest: k in all, 0 of those that nobody wants
+    quotas_MB: Ints  # candidates wanted from each interest: k in all
     unknown_B: Ints  # items of the history that the catalogue does not hold
 
     @property
     def cold_B(self) -> NDArray[np.bool_]:
-        """Who has no history."""
+        """Which queries have no known item in their history."""
         cold_B: NDArray[np.bool_] = self.newest.lengths_B == 0
         return cold_B
 
-    def quotas_MW(self, users_W: Ints) -> Ints:
-        """These users' quotas, of as many interests as one of them wants."""
-        quotas_MW = self.quotas_MB.take(users_W, axis=1)
+    @property
+    def warm_W(self) -> Ints:
+        """The other queries: their indices."""
+        return np.flatnonzero(~self.cold_B)
+
+    def quotas_MW(self, queries_W: Ints) -> Ints:
+        """The quotas of these queries, without trailing interests that none of them wants."""
+        quotas_MW = self.quotas_MB.take(queries_W, axis=1)
         while len(quotas_MW) > 1 and not quotas_MW[-1].any():
             quotas_MW = quotas_MW[:-1]
         return quotas_MW
 
+    def steps(self) -> Iterator[Step]:
+        """The steps of the rollout of all warm queries; none if every query is cold."""
+        warm_W = self.warm_W
+        if not len(warm_W):
+            return
+        quotas_MW = self.quotas_MW(warm_W)
+        others_W = self.excluded.lengths_B[warm_W] + len(quotas_MW)
+        max_hits = int((self.k_B[warm_W] + others_W).max())
+        for interest, quotas_W in enumerate(quotas_MW):
+            yield Step(interest, interest == len(quotas_MW) - 1, warm_W, quotas_W, max_hits)
+
 
 def offsets_of(lengths: Iterable[int]) -> Ints:
-    """Where lists of these lengths end, and a 0 before."""
+    """Where lists of these lengths begin in one array, and where the last one ends."""
     return np.array([0, *lengths]).cumsum()
 
 
 def quota_table(quotas: Iterable[Sequence[int]]) -> Ints:
-    """Everyone's quotas, 0 where one has fewer: M B."""
+    """The quotas of each query as a matrix M B; 0 for interests that a query does not want."""
     return np.array(list(zip_longest(*quotas, fillvalue=0)))

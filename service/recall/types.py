@@ -3,7 +3,9 @@
 Front-end processes import this module, so it loads neither torch nor numba.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +21,6 @@ DegradedReason = Literal["no_history", "unknown_items", "store_unavailable"]
 
 StageSeconds = dict[str, float]
 """Seconds that a batch spent in each stage: "model", "search", "merge", and "encode" for JSON."""
-
 Ids = Sequence[str] | bytes
 """Ids of items, or their msgpack array, in which form they come from the front ends."""
 
@@ -39,11 +40,26 @@ class Query:
 class Candidates:
     """The answer to one query, best first."""
 
-    rows: Ints  # of the catalogue
     scores: Floats
+    rows: Ints  # of the catalogue
     interests: Ints  # the interest that recalled each item; -1: popular back-fill
     unknown_items: int  # items of the history that the catalogue does not hold
     cold: bool  # the history has no known item: popular items only
+
+
+class StageTimes:
+    """A stopwatch for the stages of a batch."""
+
+    def __init__(self, *stages: str) -> None:
+        """These stages count 0 seconds if the batch does not pass through them."""
+        self.seconds: StageSeconds = dict.fromkeys(stages, 0.0)
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Add the time inside the `with` block to the stage."""
+        started = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True)

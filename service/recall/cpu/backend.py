@@ -1,62 +1,87 @@
-"""Generation on a CPU: the compiled network, and whole scores or an index.
+"""Generation on a CPU: the compiled network, and a search of the catalogue for each interest.
 
-Shapes: V catalogue, D width, W users of a batch who run together.
+Shapes: W queries with a history, D width, F hits.
 """
 
-import time
-from collections.abc import Callable
-from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from index.search import ItemIndex
 from model.artifact.bundle import Artifact
 from service.recall.candidate_lists import CandidateLists
-from service.recall.cpu.exact_search import ExactCatalogue, ExactSearcher
-from service.recall.cpu.index_searcher import IndexSearcher
+from service.recall.cpu.exact_search import ExactSearcher
 from service.recall.cpu.transformer import Transformer
-from service.recall.query_batch import QueryBatch
-from service.recall.types import Floats, Ints, StageSeconds
+from service.recall.query_batch import QueryBatch, Step
+from service.recall.types import Floats, Ints, StageTimes
 
-BATCH = 16  # larger ones are hardly cheaper a user, and keep others waiting
-BATCH_OF_LISTS = 32  # where users share lists: a third cheaper than 16
-HitsOf = Callable[[CandidateLists, QueryBatch, Ints], IndexSearcher | ExactSearcher]
-"""The searches of those users of a batch who are named."""
+PREFERRED_BATCH = 16  # a larger one costs hardly less a query, and lets others wait longer
+PREFERRED_BATCH_IVF = 32  # queries share inverted lists: a third cheaper than 16
+
+
+class Searcher(Protocol):
+    """A way to search the catalogue on a CPU."""
+
+    def search(
+        self, interests_WD: Floats, step: Step, lists: CandidateLists, times: StageTimes
+    ) -> Ints:
+        """Append each query's quota of hits to its list; returns the items W to offer.
+
+        In the last step nothing is offered, and the items mean nothing.
+        """
 
 
 class CpuBackend:
     """See `service.recall.recaller.Backend`."""
 
-    max_users_per_pass = 64  # so many users' states and scores fit into the caches
+    max_users_per_pass = 64  # their states and scores fit into the caches of a CPU
 
     def __init__(self, artifact: Artifact, index: ItemIndex) -> None:
-        """With as many threads as torch uses now."""
-        self.preferred_batch = BATCH_OF_LISTS if index.kind == "ivf" else BATCH
+        """The network computes with as many threads as torch uses now."""
+        self.preferred_batch = PREFERRED_BATCH_IVF if index.kind == "ivf" else PREFERRED_BATCH
+        self._catalogue = len(artifact.items)
+        self._max_interests = artifact.manifest.model.max_interests
         self._network = Transformer(artifact.model)
-        self._hits = _hits_of(index, artifact.model.items.weight.numpy())
+        self._searcher: Searcher = (
+            ExactSearcher(artifact.model.items.weight.numpy())
+            if index.kind == "dense"
+            else IndexSearcher(index)
+        )
 
-    def generate(self, lists: CandidateLists, batch: QueryBatch, users_W: Ints) -> StageSeconds:
+    def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
         """See `service.recall.recaller.Backend`."""
-        started = time.perf_counter()
-        hits = self._hits(lists, batch, users_W)
+        lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
+        offers_W: Ints | None = None
+        for step in batch.steps():
+            with times.measure("model"):
+                interests_WD = (
+                    self._prefill(batch) if offers_W is None else self._network.step(offers_W)
+                )
+            offers_W = self._searcher.search(interests_WD, step, lists, times)
+        return lists
+
+    def _prefill(self, batch: QueryBatch) -> Floats:
+        """The first interests of the queries with a history; all others hold no items."""
         items_S, offsets_B = batch.newest
-        offsets_W = np.concatenate(
-            [offsets_B[:1], offsets_B[users_W + 1]]
-        )  # all others have no items
-        interest_WD = self._network.prefill(items_S, offsets_W, batch.users_B[users_W])
-        for _ in range(hits.steps - 1):
-            interest_WD = self._network.step(hits.search(interest_WD))
-        hits.search(interest_WD)
-        hits.refill()
-        seconds = time.perf_counter() - started
-        return {
-            "model": seconds - hits.search_seconds - hits.merge_seconds,
-            "search": hits.search_seconds,
-        }
+        offsets_W = np.concatenate([offsets_B[:1], offsets_B[batch.warm_W + 1]])
+        return self._network.prefill(items_S, offsets_W, batch.users_B[batch.warm_W])
 
 
-def _hits_of(index: ItemIndex, vectors_VD: Floats) -> HitsOf:
-    """The search that the export chose; whole scores need no index."""
-    if index.kind == "dense":
-        return partial(ExactSearcher, ExactCatalogue(vectors_VD))
-    return partial(IndexSearcher, index)
+class IndexSearcher:
+    """Search by an index of `index/`, which is asked for more hits than are wanted.
+
+    An index does not know what a query excludes; the excluded hits are skipped afterwards.
+    """
+
+    def __init__(self, index: ItemIndex) -> None:
+        self._index = index
+
+    def search(
+        self, interests_WD: Floats, step: Step, lists: CandidateLists, times: StageTimes
+    ) -> Ints:
+        """See `Searcher`."""
+        with times.measure("search"):
+            rows_WF, scores_WF = self._index.search(interests_WD, step.max_hits)
+        with times.measure("merge"):
+            lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+            return lists.offer_best(step.queries_W, rows_WF, step.interest)

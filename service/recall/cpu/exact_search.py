@@ -1,93 +1,253 @@
-"""Search of a small catalogue by one matrix product a step, where everything excluded is left out.
+"""Exact search for the steps of a rollout: 8-bit scores of the whole catalogue, then a re-score.
 
-Whether it pays is measured at export (`service.contest`): an index of the kind `dense` says so.
+**Scores with a bound.** Vectors and interests are rounded to 8-bit integers, whose products a CPU
+computes four to eight times as fast as those of floats (`index.kernels.int8_gemm`). The error of a
+score is bounded: with q' and v' for what q and v were rounded to,
 
-An index is asked for more hits than are wanted, because it cannot know what a user has seen; here
-the excluded items' scores are taken away first, and no more than the quota is looked for.
+    |q·v - q'·v'| ≤ |q - q'| |v'| + |q| |v - v'|
 
-The product is of 8-bit integers. It leaves out what cannot be a hit, whatever the rounding; the few
-items that are left are scored again.
+An item can only be among the best n if its 8-bit score is at least the n-th best minus twice that
+bound (`slack`). One or two per cent of a catalogue are left; their inner products are computed in
+floats, so that the hits are exactly those of sorting all scores. Vectors are rotated at random
+before they are rounded, which leaves inner products as they are: no vector then has a single large
+component that would make the integer steps wide for all others.
 
-Shapes: W users of a batch who run together, D width, M interests.
+**Selection.** The n-th best score is not found by sorting, but by counting how many scores reach a
+threshold while the range of the threshold is halved (`index.kernels.topk`).
+
+**No over-fetch.** An index must return more hits than are wanted, because it does not know what a
+query excludes. Here the scores of excluded and listed items are overwritten by the lowest one, and
+the selection then looks for the quota only.
+
+Shapes: W queries of a step, V catalogue, P the same padded to whole blocks, D width, E the same
+padded to a multiple of four, K hits.
 """
 
-import time
+from typing import NamedTuple
 
-from index.kernels.jit import Integer, compiled
-from index.kernels.topk import Room
-from service.recall.candidate_lists import CandidateLists, ListArrays
-from service.recall.cpu.scores import Int8Catalogue, Int8Scores, quantise_catalogue, score
-from service.recall.cpu.selection import SearchStep, select
-from service.recall.query_batch import QueryBatch
-from service.recall.types import Floats, Ints
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from index.kernels.int8_gemm import addresses, multiply, whole_steps
+from index.kernels.int8_layout import (
+    FOUR,
+    LOW,
+    Blocks,
+    Short,
+    blocks_of,
+    levels,
+    shift_of,
+    steps_of,
+)
+from index.kernels.jit import Integer, Real, compiled, inner, pasted
+from index.kernels.topk import Room, best_of, candidates, dot, limit_of, row_of, score_of
+from service.recall.candidate_lists import CandidateLists, append, was_offered
+from service.recall.query_batch import Step
+from service.recall.types import Floats, Ints, StageTimes
+
+SUM_ERROR = 1e-5  # relative error of an inner product that is summed in floats
+NO_OFFER = -1
 
 
-class ExactCatalogue:
-    """A catalogue, and room for the searches of a batch, used again: fresh memory costs more."""
+class Int8Catalogue(NamedTuple):
+    """Item vectors, and their 8-bit form."""
 
-    def __init__(self, vectors_VD: Floats) -> None:
-        self.coarse = quantise_catalogue(vectors_VD)
-        self.room = Room.of(len(self.coarse.blocks.start_P))
-        self._scored = Int8Scores.room(1, self.coarse)
+    vectors_VD: Floats
+    rotation_DD: Floats
+    blocks: Blocks
+    step: float  # the value of one integer step
+    max_error: float  # the largest |v - v'|
+    max_length: float  # the largest |v'|, in steps
+    levels: int  # of a component of an interest, to either side of zero
+    shift: int  # bits by which products are shifted to the right, to fit into 16
 
-    def scored(self, users: int) -> Int8Scores:
-        """For so many at least."""
-        if len(self._scored.slack_W) < users:
-            self._scored = Int8Scores.room(users, self.coarse)
-        return self._scored
+
+class Int8Scores(NamedTuple):
+    """The 8-bit form of the interests of a step, and the scores; memory that is used again."""
+
+    interests_WE: NDArray[np.uint8]  # rotated
+    scores_WP: Short  # `LOW` for padding, and for what must not be found
+    slack_W: Ints  # twice the bound of the error, in units of `scores_WP`
+
+    @staticmethod
+    def room(queries: int, catalogue: Int8Catalogue) -> "Int8Scores":
+        """Memory for this many queries."""
+        items, width = len(catalogue.blocks.start_P), catalogue.blocks.items_NQ64.shape[1] * FOUR
+        return Int8Scores(
+            np.zeros((queries, width), np.uint8),
+            np.empty((queries, items), np.int16),
+            np.empty(queries, np.int64),
+        )
 
 
 class ExactSearcher:
-    """The hits of every step of a rollout: candidates, and the next token."""
+    """Exact search of a catalogue; see `service.recall.cpu.backend.Searcher`."""
 
-    def __init__(
-        self, dense: ExactCatalogue, lists: CandidateLists, batch: QueryBatch, users_W: Ints
-    ) -> None:
-        self._coarse, self._room = dense.coarse, dense.room
-        self._scored = dense.scored(len(users_W))
-        self._lists = lists.arrays
-        self._users_W = users_W
-        self._quotas_MW = batch.quotas_MW(users_W)
-        self.steps = len(self._quotas_MW)
-        self._step = 0
-        self.search_seconds = self.merge_seconds = 0.0
+    def __init__(self, vectors_VD: Floats) -> None:
+        self._catalogue = quantise(vectors_VD)
+        self._scores = Int8Scores.room(1, self._catalogue)
+        self._room = Room.of(len(self._catalogue.blocks.start_P))
 
-    def search(self, interest_WD: Floats) -> Ints:
-        """Give everyone the hits of the next step; its tokens W."""
-        started = time.perf_counter()
-        step, last = self._step, self._step == self.steps - 1
-        _search(
-            self._coarse,
-            self._scored,
-            self._room,
-            interest_WD,
-            self._lists,
-            self._users_W,
-            self._quotas_MW[step],
-            step,
-            last,
-        )
-        self._step += 1
-        self.search_seconds += time.perf_counter() - started
-        tokens_W: Ints = self._lists.offered_BM[self._users_W, step]
-        return tokens_W
+    def search(
+        self, interests_WD: Floats, step: Step, lists: CandidateLists, times: StageTimes
+    ) -> Ints:
+        """See `service.recall.cpu.backend.Searcher`."""
+        if len(self._scores.slack_W) < len(interests_WD):
+            self._scores = Int8Scores.room(len(interests_WD), self._catalogue)
+        with times.measure("search"):
+            _search(self._catalogue, self._scores, self._room, interests_WD, step, lists)
+        offers_W: Ints = lists.offered_BM[step.queries_W, step.interest]
+        return offers_W
 
-    def refill(self) -> None:
-        """Nothing is left for those who are short: a search finds as many as there are."""
+
+def quantise(vectors_VD: Floats) -> Int8Catalogue:
+    """Round vectors of any lengths to 8 bits."""
+    rotation_DD = _rotation(vectors_VD.shape[1])
+    rotated_VD = (torch.from_numpy(vectors_VD) @ rotation_DD).numpy()
+    steps_VD, step = steps_of(rotated_VD)
+    max_error = np.linalg.norm(rotated_VD - steps_VD * np.float32(step), axis=1).max()
+    max_length = float(np.linalg.norm(steps_VD, axis=1).max())
+    return Int8Catalogue(
+        vectors_VD,
+        rotation_DD.numpy(),
+        blocks_of(steps_VD.astype(np.int8)),
+        step,
+        float(max_error),
+        max_length,
+        levels(),
+        shift_of(max_length, len(rotation_DD)),
+    )
+
+
+def _rotation(width: int) -> Tensor:
+    """A random rotation D D, the same one every time."""
+    drawn_DD = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
+    rotation_DD: Tensor = torch.linalg.qr(drawn_DD).Q.contiguous()
+    return rotation_DD
 
 
 @compiled
 def _search(
-    coarse: Int8Catalogue,
-    scored: Int8Scores,
+    catalogue: Int8Catalogue,
+    scores: Int8Scores,
     room: Room,
-    interest_WD: Floats,
-    lists: ListArrays,
-    users_W: Ints,
-    quotas_W: Ints,
-    step: Integer,
-    last: bool,
+    interests_WD: Floats,
+    step: Step,
+    lists: CandidateLists,
 ) -> None:
-    score(coarse, interest_WD, scored)
-    asked = SearchStep(scored, interest_WD, coarse.vectors_VD, step, last)
-    select(asked, lists, users_W, quotas_W, room)
+    """Score the catalogue for all queries of a step, then extend the lists one by one."""
+    _score(catalogue, interests_WD, scores)
+    for at in range(len(interests_WD)):
+        scores_P, slack, interest_D = scores.scores_WP[at], scores.slack_W[at], interests_WD[at]
+        query, quota = step.queries_W[at], step.quotas_W[at]
+        offer = _select(
+            catalogue.vectors_VD, interest_D, scores_P, slack, room, step, lists, query, quota
+        )
+        lists.offered_BM[query, step.interest] = max(offer, 0)
+
+
+@pasted
+def _score(catalogue: Int8Catalogue, interests_WD: Floats, scores: Int8Scores) -> None:
+    """Compute the 8-bit scores of all items, and how much less than in truth they may be."""
+    queries = len(interests_WD)
+    for query in range(queries):
+        interest_D, interest_E = interests_WD[query], scores.interests_WE[query]
+        scores.slack_W[query] = _quantise_interest(catalogue, interest_D, interest_E)
+    interests_WE, scores_WP = scores.interests_WE[:queries], scores.scores_WP[:queries]
+    multiply(catalogue.blocks, addresses(interests_WE), addresses(scores_WP), catalogue.shift)
+    for query in range(queries):
+        scores_WP[query, len(catalogue.vectors_VD) :] = LOW
+
+
+@pasted
+def _quantise_interest(
+    catalogue: Int8Catalogue, interest_D: Floats, interest_E: NDArray[np.uint8]
+) -> Integer:
+    """Rotate an interest and round it to 8 bits; returns the slack of its scores."""
+    rotated_D, zero = np.empty(len(interest_D), dtype=np.float32), catalogue.levels + 1
+    np.dot(interest_D, catalogue.rotation_DD, rotated_D)
+    step = whole_steps(rotated_D, catalogue.levels, interest_E)
+    rest = square = 0.0
+    for component in range(len(rotated_D)):
+        value = rotated_D[component]
+        rest += (value - (interest_E[component] - zero) * step) ** 2
+        square += value**2
+    item_length = catalogue.max_length * catalogue.step
+    item_error = catalogue.max_error + SUM_ERROR * item_length
+    error = np.sqrt(rest) * item_length + np.sqrt(square) * item_error
+    unit = np.float64(step) * catalogue.step * (1 << catalogue.shift)
+    return np.int64(2 * error / unit) + 2  # the shift rounds down, and so does this
+
+
+@pasted
+def _select(
+    vectors_VD: Floats,
+    interest_D: Floats,
+    scores_P: Short,
+    slack: Integer,
+    room: Room,
+    step: Step,
+    lists: CandidateLists,
+    query: Integer,
+    quota: Integer,
+) -> Integer:
+    """Append a query's best hits to its list; returns the item to offer, NO_OFFER in the last step.
+
+    A listed item may be offered, so the best of those is looked for before their scores go.
+    """
+    excluded = lists.excluded
+    for at in range(excluded.offsets_B[query], excluded.offsets_B[query + 1]):
+        scores_P[excluded.rows_N[at]] = LOW
+    offer: Integer = NO_OFFER
+    offer_score: Real = np.float32(0)
+    if not step.last:
+        offer, offer_score = _best_listed(
+            vectors_VD, interest_D, scores_P, slack, step, lists, query
+        )
+    for listed in range(lists.sizes_B[query]):
+        scores_P[lists.rows_BK[query, listed]] = LOW
+    # One hit more than were offered before: one of them is then new.
+    wanted = max(quota, 0 if step.last else step.interest + 1)
+    found = candidates(scores_P, wanted, slack, room)
+    found_K = best_of(interest_D, vectors_VD, room.places_P[:found], wanted, room)
+    for rank in range(len(found_K)):
+        score, row = score_of(found_K[rank]), row_of(found_K[rank])
+        if rank < quota:
+            append(lists, query, score, row, step.interest)
+        new = not step.last and not was_offered(lists, query, row, step.interest)
+        if new and (offer == NO_OFFER or score > offer_score):
+            offer, offer_score = row, score
+    return offer
+
+
+@inner
+def _best_listed(
+    vectors_VD: Floats,
+    interest_D: Floats,
+    scores_P: Short,
+    slack: Integer,
+    step: Step,
+    lists: CandidateLists,
+    query: Integer,
+) -> tuple[Integer, Real]:
+    """Returns the best listed item that was not offered and its score; NO_OFFER if there is none.
+
+    As in the search, 8-bit scores leave few items, whose inner products decide.
+    """
+    best = LOW
+    for listed in range(lists.sizes_B[query]):
+        row = lists.rows_BK[query, listed]
+        if not was_offered(lists, query, row, step.interest):
+            best = max(best, scores_P[row])
+    limit = limit_of(best, slack)
+    offer: Integer = NO_OFFER
+    offer_score: Real = np.float32(0)
+    for listed in range(lists.sizes_B[query]):
+        row = lists.rows_BK[query, listed]
+        if scores_P[row] >= limit and not was_offered(lists, query, row, step.interest):
+            score = dot(interest_D, vectors_VD[row])
+            if offer == NO_OFFER or score > offer_score:
+                offer, offer_score = row, score
+    return offer, offer_score

@@ -1,7 +1,8 @@
-"""How many rows a matrix product should take at once on this processor: measured at start.
+"""The number of rows that a matrix product should take at once, measured when the service starts.
 
-OpenBLAS has kernels for small products on some processors, and packs the whole weight for a dozen
-rows on others, which are then faster one by one. Measured in docs/results/bench.md.
+A batch of tokens times a weight can be one product or several over chunks of the tokens. On some
+processors OpenBLAS has kernels for small products; on others it copies ("packs") the whole weight
+even for a dozen rows, so that chunks of one row are faster. See docs/results/bench.md.
 
 Shapes: N rows, D width, F width of the feed-forward layer.
 """
@@ -14,31 +15,36 @@ import numpy as np
 from index.kernels.jit import Integer, compiled
 from service.recall.types import Floats
 
-FEW = (1, 4, 8, 12, 24)  # rows that a piece may have
-MANY = (24, 48, 96, 192)  # rows from which on one piece may be faster
-TRIALS, TIMES = 5, 10
+SMALL_CHUNKS = (1, 4, 8, 12, 24)  # rows of a chunk
+WHOLE_BATCHES = (24, 48, 96, 192)  # rows of a batch from which on one product may be faster
+TRIALS, REPEATS = 5, 10
+NEVER = 1 << 62
 
 
 class GemmChunking(NamedTuple):
-    """What is fast here."""
+    """The faster way on this machine: chunks for small batches, one product for large ones."""
 
-    few: int  # rows of a piece
-    many: int  # from so many on all rows are one piece
+    small: int  # rows of a chunk
+    whole_from: int  # batches of this many rows are multiplied at once
 
-    def rows_of(self, count: int) -> int:
-        """How many of so many rows to take at once."""
-        return count if count >= self.many else self.few
+    def rows_for(self, count: int) -> int:
+        """Returns the rows of a chunk for a batch of this many rows."""
+        return count if count >= self.whole_from else self.small
 
 
-def measured(weight_DF: Floats) -> GemmChunking:
-    """For products with weights of about this size."""
-    few = min(FEW, key=lambda rows: _seconds(weight_DF, FEW[-1], rows))
-    whole = (n for n in MANY if _seconds(weight_DF, n, n) <= _seconds(weight_DF, n, few))
-    return GemmChunking(few, next(whole, 1 << 62))
+def measure_chunking(weight_DF: Floats) -> GemmChunking:
+    """Returns the fastest chunking for products with weights of about this size."""
+    small = min(SMALL_CHUNKS, key=lambda rows: _seconds(weight_DF, SMALL_CHUNKS[-1], rows))
+    whole = (
+        count
+        for count in WHOLE_BATCHES
+        if _seconds(weight_DF, count, count) <= _seconds(weight_DF, count, small)
+    )
+    return GemmChunking(small, next(whole, NEVER))
 
 
 def _seconds(weight_DF: Floats, count: int, rows: int) -> float:
-    """The least that so many products of so many rows take, some rows at once."""
+    """Returns the shortest time of several products of `count` rows in chunks of `rows`."""
     x_ND = np.ones((count, len(weight_DF)), dtype=np.float32)
     out_NF = np.empty((count, weight_DF.shape[1]), dtype=np.float32)
     best = float("inf")
@@ -51,6 +57,6 @@ def _seconds(weight_DF: Floats, count: int, rows: int) -> float:
 
 @compiled
 def _multiply(x_ND: Floats, weight_DF: Floats, rows: Integer, out_NF: Floats) -> None:
-    for _ in range(TIMES):
+    for _ in range(REPEATS):
         for first in range(0, len(x_ND), rows):
             np.dot(x_ND[first : first + rows], weight_DF, out_NF[first : first + rows])

@@ -1,30 +1,80 @@
-"""The arithmetic of a decoder layer on a CPU, over histories of unlike length without any padding.
+"""The arithmetic of one decoder layer on a CPU; `model.network.block` is the same in torch.
 
-Matrix products run over pieces of a batch's tokens (`gemm_chunking`), everything else
-token by token; `model.network.block` says what is computed.
+**Histories are not padded.** The tokens of all histories of a batch stand one after another, so
+that a matrix product computes nothing but real tokens, however different the lengths are.
+Attention, convolution and normalisation run token by token; a record for each says which tokens it
+sees.
 
-Shapes: B batch, S tokens of all histories (one history after another), A tokens that a history can
-be continued by, N any tokens, T tokens of a history, D width, E = 2 D (key, value), F width of the
-feed-forward layer, H heads, d = D / H, C taps.
+**The KV cache** of a layer has two parts. The prefill writes the inputs, keys and values of all
+history tokens, in the same order. Each step appends one offered item to every history; these tokens
+stand in arrays of their own, a row a step, because there is no space between two histories.
+
+Shapes: B queries, S tokens of all histories, A steps (offered items a history), N any tokens, T
+tokens that one token sees, D width, E = 2 D (keys, then values), F width of the feed-forward layer,
+H heads, d = D / H, C taps of the convolution.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from index.kernels.jit import Integer, Real, inner, pasted
 from index.kernels.topk import dot
-from service.recall.cpu.vector_kernels import ONE, ZERO, add, gelu, normalise
-from service.recall.types import Floats, Ints
+from service.recall.types import Floats
+
+Tokens = NDArray[np.void]
+"""Records of `TOKEN`."""
+
+Token = Any
+"""One of them: neither numpy's nor mypy's types know the fields of a record."""
+
+TOKEN = np.dtype(
+    [
+        ("query", np.int64),  # of the batch
+        ("begin", np.int64),  # the slot of the first item of its history
+        ("end", np.int64),  # behind the last history item that the token sees
+        ("offers", np.int64),  # offered items that it sees, itself included; 0 in a history
+    ]
+)
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+MIN_LENGTH = np.float32(1e-12)  # of a vector, so that it can be divided by
+
+# The error function in float32 is a quotient of two polynomials in z², highest power first.
+ROOT_HALF = np.float32(0.5**0.5)
+ERF_LIMIT = np.float32(4)  # beyond it the error function is 1 in float32
+ERF_NUMERATOR = np.array(
+    [
+        -2.72614225801306e-10,
+        2.77068142495902e-08,
+        -2.10102402082508e-06,
+        -5.69250639462346e-05,
+        -7.34990630326855e-04,
+        -2.95459980854025e-03,
+        -1.60960333262415e-02,
+    ],
+    dtype=np.float32,
+)
+ERF_DENOMINATOR = np.array(
+    [
+        -1.45660718464996e-05,
+        -2.13374055278905e-04,
+        -1.68282697438203e-03,
+        -7.37332916720468e-03,
+        -1.42647390514189e-02,
+    ],
+    dtype=np.float32,
+)
 
 
 class LayerWeights(NamedTuple):
-    """A layer as it is served; or all layers, with one dimension more in front."""
+    """The weights of a layer; or of all layers, with a first dimension for the layer."""
 
-    query_DD: Floats  # scaled by attention's d ** -0.5
+    query_DD: Floats  # with attention's factor d ** -0.5 in it
     query_bias_D: Floats
-    keys_DE: Floats  # and values
-    keys_bias_E: Floats
+    key_value_DE: Floats
+    key_value_bias_E: Floats
     distance_HT: Floats  # attention's bias by distance
     local_CD: Floats  # taps of the convolution, oldest first
     out_DD: Floats
@@ -37,21 +87,18 @@ class LayerWeights(NamedTuple):
 
 
 class KVCache(NamedTuple):
-    """What later tokens need of a layer: its inputs, and keys and values of them.
+    """The KV cache of a layer; or of all layers, with a first dimension for the layer."""
 
-    Or of all layers, with one dimension more in front.
-    """
-
-    inputs_SD: Floats
-    keys_SE: Floats
-    own_inputs_ABD: Floats  # the same of what histories were continued by
-    own_keys_ABE: Floats
+    inputs_SD: Floats  # of the layer: the convolution reads them
+    key_values_SE: Floats
+    offer_inputs_ABD: Floats
+    offer_key_values_ABE: Floats
 
 
 class Workspace(NamedTuple):
-    """Memory to compute in, used again and again."""
+    """Memory for intermediate results, used again: fresh pages cost more than the work."""
 
-    tokens_N4: Ints
+    tokens_N: Tokens
     newest_BD: Floats
     query_ND: Floats
     attended_ND: Floats
@@ -61,22 +108,13 @@ class Workspace(NamedTuple):
 
 
 @inner
-def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_NE: Floats) -> None:
-    """A linear layer, so many rows at once."""
-    for first in range(0, len(x_ND), rows):
-        np.dot(x_ND[first : first + rows], weight_DE, out_NE[first : first + rows])
-    for token in range(len(out_NE)):
-        add(out_NE[token], ONE, bias_E)
-
-
-@inner
-def weights_of(layers: LayerWeights, depth: Integer) -> LayerWeights:
-    """A layer's weights, out of those of all."""
+def weights_at(layers: LayerWeights, depth: Integer) -> LayerWeights:
+    """Returns one layer's weights."""
     return LayerWeights(
         layers.query_DD[depth],
         layers.query_bias_D[depth],
-        layers.keys_DE[depth],
-        layers.keys_bias_E[depth],
+        layers.key_value_DE[depth],
+        layers.key_value_bias_E[depth],
         layers.distance_HT[depth],
         layers.local_CD[depth],
         layers.out_DD[depth],
@@ -90,73 +128,76 @@ def weights_of(layers: LayerWeights, depth: Integer) -> LayerWeights:
 
 
 @inner
-def memory_of(layers: KVCache, depth: Integer) -> KVCache:
-    """A layer's memory, out of that of all."""
+def cache_at(layers: KVCache, depth: Integer) -> KVCache:
+    """Returns one layer's cache."""
     return KVCache(
         layers.inputs_SD[depth],
-        layers.keys_SE[depth],
-        layers.own_inputs_ABD[depth],
-        layers.own_keys_ABE[depth],
+        layers.key_values_SE[depth],
+        layers.offer_inputs_ABD[depth],
+        layers.offer_key_values_ABE[depth],
     )
 
 
 @inner
-def at_tokens(memory: KVCache, count: Integer, taken: Integer) -> tuple[Floats, Floats]:
-    """Inputs and keys of so many tokens: of histories, or of what they were continued by then."""
-    if taken < 0:
-        return memory.inputs_SD[:count], memory.keys_SE[:count]
-    return memory.own_inputs_ABD[taken, :count], memory.own_keys_ABE[taken, :count]
+def set_token(token: Token, query: Integer, begin: Integer, end: Integer, offers: Integer) -> None:
+    """Fill a record; see `TOKEN`."""
+    token["query"], token["begin"], token["end"], token["offers"] = query, begin, end, offers
 
 
 @inner
-def set_token(token_4: Ints, user: Integer, begin: Integer, end: Integer, own: Integer) -> None:
-    """What `mix` is told of a token: its user, the slots where its history begins and ends, and how
-    many tokens continue the history; it is the last of all these itself."""
-    token_4[0], token_4[1], token_4[2], token_4[3] = user, begin, end, own
+def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_NE: Floats) -> None:
+    """A linear layer; each matrix product takes this many rows (`gemm_chunking`)."""
+    for first in range(0, len(x_ND), rows):
+        np.dot(x_ND[first : first + rows], weight_DE, out_NE[first : first + rows])
+    for token in range(len(out_NE)):
+        add(out_NE[token], ONE, bias_E)
 
 
-@pasted
-def mix(
+@inner
+def run_layer(
     weights: LayerWeights,
-    memory: KVCache,
-    space: Workspace,
+    cache: KVCache,
+    workspace: Workspace,
     eps: Real,
     rows: Integer,
-    tokens_N4: Ints,
+    tokens_N: Tokens,
     x_ND: Floats,
     out_ND: Floats,
 ) -> None:
-    """A layer's outputs for some tokens, whose inputs are given, so many rows at once."""
+    """Compute a layer's outputs for some tokens, a chunk of `rows` tokens after another.
+
+    The cache must hold the keys and values of all that they see.
+    """
     for first in range(0, len(x_ND), rows):
-        part = slice(first, first + rows)
-        _mix(weights, memory, space, eps, tokens_N4[part], x_ND[part], out_ND[part])
+        chunk = slice(first, first + rows)
+        _run_chunk(weights, cache, workspace, eps, tokens_N[chunk], x_ND[chunk], out_ND[chunk])
 
 
 @pasted
-def _mix(
+def _run_chunk(
     weights: LayerWeights,
-    memory: KVCache,
-    space: Workspace,
+    cache: KVCache,
+    workspace: Workspace,
     eps: Real,
-    tokens_N4: Ints,
+    tokens_N: Tokens,
     x_ND: Floats,
     out_ND: Floats,
 ) -> None:
     count, norms_4D = len(x_ND), weights.norms_4D
-    query_ND, attended_ND = space.query_ND[:count], space.attended_ND[:count]
-    mixed_ND, fed_NF = space.mixed_ND[:count], space.fed_NF[:count]
+    query_ND, attended_ND = workspace.query_ND[:count], workspace.attended_ND[:count]
+    mixed_ND, fed_NF = workspace.mixed_ND[:count], workspace.fed_NF[:count]
     affine(x_ND, weights.query_DD, weights.query_bias_D, count, query_ND)
     for at in range(count):
-        known_SE, own_ABE = memory.keys_SE, memory.own_keys_ABE
-        distance_HT, logits_T = weights.distance_HT, space.logits_T
+        known_SE, offers_ABE = cache.key_values_SE, cache.offer_key_values_ABE
+        distance_HT, logits_T = weights.distance_HT, workspace.logits_T
         _attend(
-            tokens_N4[at], query_ND[at], known_SE, own_ABE, distance_HT, logits_T, attended_ND[at]
+            tokens_N[at], query_ND[at], known_SE, offers_ABE, distance_HT, logits_T, attended_ND[at]
         )
     affine(attended_ND, weights.out_DD, weights.out_bias_D, count, mixed_ND)
     for at in range(count):
         add(mixed_ND[at], ONE, x_ND[at])
-        inputs_SD, own_ABD = memory.inputs_SD, memory.own_inputs_ABD
-        _convolve(tokens_N4[at], inputs_SD, own_ABD, weights.local_CD, mixed_ND[at])
+        inputs_SD, offers_ABD = cache.inputs_SD, cache.offer_inputs_ABD
+        _convolve(tokens_N[at], inputs_SD, offers_ABD, weights.local_CD, mixed_ND[at])
         normalise(mixed_ND[at], norms_4D[:2], eps)
     np.dot(mixed_ND, weights.up_DF, fed_NF)
     for at in range(count):
@@ -169,18 +210,18 @@ def _mix(
 
 @inner
 def _attend(
-    token_4: Ints,
+    token: Token,
     query_D: Floats,
     known_SE: Floats,
-    own_ABE: Floats,
+    offers_ABE: Floats,
     distance_HT: Floats,
     logits_T: Floats,
     out_D: Floats,
 ) -> None:
-    """What a token sees of those before it and of itself."""
-    user, begin, own = token_4[0], token_4[1], token_4[3]
-    known = token_4[2] - begin
-    seen = known + own
+    """Attention of one token over the history before it, the offers before it, and itself."""
+    query, begin, offers = token["query"], token["begin"], token["offers"]
+    known = token["end"] - begin
+    seen = known + offers
     width = len(out_D)
     head_width = width // len(distance_HT)
     for head in range(len(distance_HT)):
@@ -188,8 +229,8 @@ def _attend(
         query_d, out_d = query_D[first : first + head_width], out_D[first : first + head_width]
         for at in range(known):
             logits_T[at] = dot(query_d, known_SE[begin + at, first : first + head_width])
-        for at in range(own):
-            key_d = own_ABE[at, user, first : first + head_width]
+        for at in range(offers):
+            key_d = offers_ABE[at, query, first : first + head_width]
             logits_T[known + at] = dot(query_d, key_d)
         top = -np.float32(np.inf)
         for at in range(seen):
@@ -201,24 +242,73 @@ def _attend(
             total += logits_T[at]
         for at in range(head_width):
             out_d[at] = ZERO
-        first += width
+        first += width  # values stand behind keys
         for at in range(known):
             add(out_d, logits_T[at] / total, known_SE[begin + at, first : first + head_width])
-        for at in range(own):
-            value_d = own_ABE[at, user, first : first + head_width]
+        for at in range(offers):
+            value_d = offers_ABE[at, query, first : first + head_width]
             add(out_d, logits_T[known + at] / total, value_d)
 
 
 @inner
 def _convolve(
-    token_4: Ints, inputs_SD: Floats, own_ABD: Floats, local_CD: Floats, out_D: Floats
+    token: Token, inputs_SD: Floats, offers_ABD: Floats, local_CD: Floats, out_D: Floats
 ) -> None:
-    """Add the convolution of a token and of those just before it."""
-    user, begin, own = token_4[0], token_4[1], token_4[3]
-    taps, known = len(local_CD), token_4[2] - begin
-    for back in range(min(taps, known + own)):
-        at = known + own - 1 - back
-        x_D = inputs_SD[begin + at] if at < known else own_ABD[at - known, user]
+    """Add the causal convolution over the token and those just before it."""
+    query, begin, offers = token["query"], token["begin"], token["offers"]
+    taps, known = len(local_CD), token["end"] - begin
+    for back in range(min(taps, known + offers)):
+        at = known + offers - 1 - back
+        x_D = inputs_SD[begin + at] if at < known else offers_ABD[at - known, query]
         tap_D = local_CD[taps - 1 - back]
         for component in range(len(out_D)):
             out_D[component] += x_D[component] * tap_D[component]
+
+
+@inner
+def normalise(x_D: Floats, norm_2D: Floats, eps: Real) -> None:
+    """Layer normalisation, in place; `norm_2D` is its scale and its shift."""
+    width = len(x_D)
+    total = square = ZERO
+    for at in range(width):
+        total += x_D[at]
+    mean = total / np.float32(width)
+    for at in range(width):
+        square += (x_D[at] - mean) * (x_D[at] - mean)
+    factor = ONE / np.sqrt(square / np.float32(width) + np.float32(eps))
+    for at in range(width):
+        x_D[at] = (x_D[at] - mean) * factor * norm_2D[0, at] + norm_2D[1, at]
+
+
+@inner
+def length_of(x_D: Floats) -> Real:
+    """Returns the length of a vector, at least MIN_LENGTH."""
+    length: Real = max(np.sqrt(dot(x_D, x_D)), MIN_LENGTH)
+    return length
+
+
+@inner
+def add(sum_D: Floats, factor: Real, x_D: Floats) -> None:
+    """Add a multiple of a vector to another."""
+    for at in range(len(sum_D)):
+        sum_D[at] += factor * x_D[at]
+
+
+@inner
+def gelu(x_F: Floats, bias_F: Floats) -> None:
+    """GELU of x + bias, in place.
+
+    The error function is evaluated by Horner's rule, with the coefficients that Eigen and XLA use
+    for float32. The C library's `erf` is a call a number, which the compiler can't vectorise.
+    """
+    for at in range(len(x_F)):
+        x = x_F[at] + bias_F[at]
+        z = min(max(x * ROOT_HALF, -ERF_LIMIT), ERF_LIMIT)
+        square = z * z
+        above = ERF_NUMERATOR[0]
+        for power in range(1, 7):
+            above = above * square + ERF_NUMERATOR[power]
+        below = ERF_DENOMINATOR[0]
+        for power in range(1, 5):
+            below = below * square + ERF_DENOMINATOR[power]
+        x_F[at] = HALF * x * (ONE + z * above / below)

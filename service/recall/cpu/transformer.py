@@ -1,206 +1,310 @@
-"""`model.network.gpt.GPT` as a CPU serves it: compiled, unpadded, in memory used again.
+"""`model.network.gpt.GPT` as a CPU serves it: compiled, unpadded, in memory that is used again.
 
-Between a thousand small steps torch and ONNX Runtime spent as long as in them; here a step is one
-call. Measured in docs/results/bench.md.
+A rollout is a `prefill`, which reads the histories, and a `step` for each further interest, which
+appends an offered item to every history. Each is one call of compiled code: with torch or ONNX
+Runtime, the overhead of a thousand small operations took as long as their arithmetic
+(docs/results/bench.md).
 
-Shapes: see `service.recall.cpu.layer_kernels`.
+Shapes: V catalogue, I longest history, Z layers; else see `service.recall.cpu.layer_kernels`.
 """
 
+from typing import NamedTuple
+
 import numpy as np
-import scipy.linalg.cython_blas  # noqa: F401 — numba multiplies with it; see `Transformer.__init__`
+import scipy.linalg.cython_blas  # noqa: F401 — numba's matrix product; see `Transformer.__init__`
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 
-from index.kernels.jit import Integer, Real, compiled, inner, pasted
+from index.kernels.jit import Integer, Real, compiled, inner
+from model.network.block import Block
+from model.network.config import GPTConfig
 from model.network.gpt import GPT, HISTORY, OFFER
-from service.recall.cpu.gemm_chunking import measured
+from service.recall.cpu.gemm_chunking import measure_chunking
 from service.recall.cpu.layer_kernels import (
+    ONE,
+    TOKEN,
     KVCache,
+    LayerWeights,
+    Tokens,
     Workspace,
+    add,
     affine,
-    at_tokens,
-    memory_of,
-    mix,
+    cache_at,
+    length_of,
+    normalise,
+    run_layer,
     set_token,
-    weights_of,
+    weights_at,
 )
-from service.recall.cpu.vector_kernels import ONE, add, length_of, normalise
-from service.recall.cpu.weights import NetworkWeights, served_weights
 from service.recall.types import Floats, Ints
 
-PREFILL = -1  # in place of the number of steps before
+
+class Embedding(NamedTuple):
+    """The tables that turn tokens into vectors."""
+
+    items_VD: Floats
+    segments_2D: Floats
+    positions_ID: Floats  # without rows if attention knows distances instead
+    norm_2D: Floats  # scale and shift
+    max_history: int
+    unit: bool  # item vectors count by their direction alone
+
+
+class NetworkWeights(NamedTuple):
+    """The weights of the network."""
+
+    embedding: Embedding
+    layers: LayerWeights  # of all layers
+    eps: float  # of layer normalisation
+    interest_length: float  # 0: interests keep their own length
 
 
 class Transformer:
-    """Interests of a batch: `prefill`, then a `step` for each further one."""
+    """Generates the interests of a batch: `prefill`, then a `step` for each further interest.
+
+    It holds one batch at a time, in a KV cache that grows with the largest batch.
+    """
 
     def __init__(self, model: GPT) -> None:
-        """Of a model in evaluation mode on the CPU. Products take as many threads as torch now."""
-        # Limits what is loaded by now: the import above, else only numba's first product loads it.
+        """Takes a model in evaluation mode on the CPU.
+
+        Matrix products use as many threads as torch does now.
+        """
+        # The limit holds for libraries that are loaded by now: without the import of scipy's BLAS
+        # above, numba would load it later, with its first product.
         threadpool_limits(torch.get_num_threads(), user_api="blas")
         self._model, self._config = model, model.config
-        self._served = served_weights(model)
-        self._pieces = measured(self._served.layers.up_DF[0])
-        self._tokens = self._users = self._taken = 0
-        self._make_room(1, 1)
-        self._ends_B: Ints
+        self._weights = network_weights(model)
+        self._chunking = measure_chunking(self._weights.layers.up_DF[0])
+        self._max_tokens = self._max_queries = self._steps = 0
+        self._reserve(1, 1)
+        self._offsets_B: Ints
         self._user_BD: Floats
 
     def prefill(self, items_S: Ints, offsets_B: Ints, users_B: Ints) -> Floats:
-        """First interests B D of histories, each of 1 to `max_history` items: rows of the table.
+        """Read histories of 1 to `max_history` item rows each; returns the first interests B D.
 
-        `offsets_B` has a 0 before the first end. Users are rows of the user table, -1 if unknown.
+        History b is items_S[offsets_B[b] : offsets_B[b + 1]]. Users are rows of the user table, -1
+        if unknown.
         """
-        self._make_room(len(items_S), len(users_B))
-        self._ends_B, self._taken = offsets_B, 0
+        self._reserve(len(items_S), len(users_B))
+        self._offsets_B, self._steps = offsets_B, 0
         if self._config.user_rank:
             self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
         else:
             self._user_BD = np.zeros((len(users_B), self._config.dim), dtype=np.float32)
-        return self._run(items_S, PREFILL)
-
-    def step(self, items_B: Ints) -> Floats:
-        """The next interests B D, after one more item of each history."""
-        self._taken += 1
-        return self._run(items_B, self._taken - 1)
-
-    def _run(self, items_N: Ints, taken: int) -> Floats:
         interest_BD = np.empty_like(self._user_BD)
-        rows, rows_newest = map(self._pieces.rows_of, (len(items_N), len(interest_BD)))
-        _run(
-            self._served,
-            self._memory,
-            self._space,
+        _prefill(
+            self._weights,
+            self._cache,
+            self._workspace,
+            (self._chunking.rows_for(len(items_S)), self._chunking.rows_for(len(users_B))),
             self._user_BD,
-            items_N,
-            self._ends_B,
-            taken,
-            rows,
-            rows_newest,
+            items_S,
+            offsets_B,
             interest_BD,
         )
         return interest_BD
 
-    def _make_room(self, tokens: int, users: int) -> None:
-        """For so many; half as much again, so that a slightly larger batch needs no new memory."""
-        if tokens <= self._tokens and users <= self._users:
+    def step(self, items_B: Ints) -> Floats:
+        """Append one offered item to each history; returns the next interests B D."""
+        interest_BD = np.empty_like(self._user_BD)
+        _step(
+            self._weights,
+            self._cache,
+            self._workspace,
+            self._chunking.rows_for(len(items_B)),
+            self._user_BD,
+            items_B,
+            self._offsets_B,
+            self._steps,
+            interest_BD,
+        )
+        self._steps += 1
+        return interest_BD
+
+    def _reserve(self, tokens: int, queries: int) -> None:
+        """Make the cache and the workspace large enough, with half as much again to grow into."""
+        if tokens <= self._max_tokens and queries <= self._max_queries:
             return
-        self._tokens = tokens = max(self._tokens, tokens * 3 // 2)
-        self._users = users = max(self._users, users * 3 // 2)
+        self._max_tokens = tokens = max(self._max_tokens, tokens * 3 // 2)
+        self._max_queries = queries = max(self._max_queries, queries * 3 // 2)
         width, fed, steps = self._config.dim, self._config.feed_forward, self._config.max_interests
         layers = self._config.layers
-        self._memory = KVCache(
+        self._cache = KVCache(
             _floats(layers, tokens, width),
             _floats(layers, tokens, 2 * width),
-            _floats(layers, steps, users, width),
-            _floats(layers, steps, users, 2 * width),
+            _floats(layers, steps, queries, width),
+            _floats(layers, steps, queries, 2 * width),
         )
-        most = max(tokens, users)
-        self._space = Workspace(
-            np.empty((most, 4), dtype=np.int64),
-            _floats(most, width),
-            _floats(most, width),
-            _floats(most, width),
-            _floats(most, width),
-            _floats(most, fed),
+        rows = max(tokens, queries)
+        self._workspace = Workspace(
+            np.empty(rows, dtype=TOKEN),
+            _floats(rows, width),
+            _floats(rows, width),
+            _floats(rows, width),
+            _floats(rows, width),
+            _floats(rows, fed),
             _floats(self._config.max_history + steps),
         )
 
 
-def _floats(*shape: int) -> Floats:
-    return np.empty(shape, dtype=np.float32)
+@compiled
+def _prefill(
+    weights: NetworkWeights,
+    cache: KVCache,
+    workspace: Workspace,
+    chunks: tuple[Integer, Integer],
+    user_BD: Floats,
+    items_S: Ints,
+    offsets_B: Ints,
+    interest_BD: Floats,
+) -> None:
+    """Compute the interests behind the histories, and fill the cache with what further steps read.
+
+    `chunks`: rows of a matrix product over all tokens, and over one token a query.
+    """
+    tokens_S, last = workspace.tokens_N[: len(items_S)], len(weights.layers.query_DD) - 1
+    for query in range(len(user_BD)):
+        begin = offsets_B[query]
+        for at in range(begin, offsets_B[query + 1]):
+            set_token(tokens_S[at], query, begin, at + 1, 0)
+    x_SD = cache_at(cache, 0).inputs_SD[: len(items_S)]
+    _embed(weights, user_BD, offsets_B, items_S, tokens_S, HISTORY, x_SD)
+    for depth in range(last + 1):
+        layer, own = weights_at(weights.layers, depth), cache_at(cache, depth)
+        x_SD, key_values_SE = own.inputs_SD[: len(items_S)], own.key_values_SE[: len(items_S)]
+        affine(x_SD, layer.key_value_DE, layer.key_value_bias_E, chunks[0], key_values_SE)
+        if depth < last:
+            out_SD = cache_at(cache, depth + 1).inputs_SD[: len(items_S)]
+            run_layer(layer, own, workspace, weights.eps, chunks[0], tokens_S, x_SD, out_SD)
+    # The last layer's outputs are wanted for the newest token of each history only.
+    tokens_B, newest_BD = workspace.tokens_N[: len(user_BD)], workspace.newest_BD[: len(user_BD)]
+    for query in range(len(user_BD)):
+        begin, end = offsets_B[query], offsets_B[query + 1]
+        set_token(tokens_B[query], query, begin, end, 0)
+        newest_BD[query] = x_SD[end - 1]
+    run_layer(layer, own, workspace, weights.eps, chunks[1], tokens_B, newest_BD, interest_BD)
+    _scale(interest_BD, weights.interest_length)
 
 
 @compiled
-def _run(
-    served: NetworkWeights,
-    memory: KVCache,
-    space: Workspace,
+def _step(
+    weights: NetworkWeights,
+    cache: KVCache,
+    workspace: Workspace,
+    chunk: Integer,
     user_BD: Floats,
-    items_N: Ints,
+    items_B: Ints,
     offsets_B: Ints,
-    taken: Integer,
-    rows: Integer,
-    rows_newest: Integer,
+    step: Integer,
     interest_BD: Floats,
 ) -> None:
-    """A step after so many others, or a prefill (PREFILL), with so many tokens at once.
-
-    Both in one, because each would take as long to compile.
-    """
-    count, users, last = len(items_N), len(user_BD), len(served.layers.query_DD) - 1
-    tokens_N4 = space.tokens_N4[:count]
-    for user in range(users):
-        begin, end = offsets_B[user], offsets_B[user + 1]
-        if taken != PREFILL:
-            set_token(tokens_N4[user], user, begin, end, taken + 1)
-            continue
-        for at in range(begin, end):
-            set_token(tokens_N4[at], user, begin, at + 1, 0)
-    segment = HISTORY if taken == PREFILL else OFFER
-    x_ND, _ = at_tokens(memory_of(memory, 0), count, taken)
-    _embed(served, user_BD, offsets_B, items_N, tokens_N4, segment, x_ND)
+    """Compute the interests behind one more offered item each, the one of this step (from 0)."""
+    tokens_B, last = workspace.tokens_N[: len(items_B)], len(weights.layers.query_DD) - 1
+    for query in range(len(items_B)):
+        set_token(tokens_B[query], query, offsets_B[query], offsets_B[query + 1], step + 1)
+    x_BD = cache_at(cache, 0).offer_inputs_ABD[step, : len(items_B)]
+    _embed(weights, user_BD, offsets_B, items_B, tokens_B, OFFER, x_BD)
     for depth in range(last + 1):
-        weights, own = weights_of(served.layers, depth), memory_of(memory, depth)
-        x_ND, keys_NE = at_tokens(own, count, taken)
-        affine(x_ND, weights.keys_DE, weights.keys_bias_E, rows, keys_NE)
-        out_ND, at_once = interest_BD, rows_newest
+        layer, own = weights_at(weights.layers, depth), cache_at(cache, depth)
+        x_BD = own.offer_inputs_ABD[step, : len(items_B)]
+        key_values_BE = own.offer_key_values_ABE[step, : len(items_B)]
+        affine(x_BD, layer.key_value_DE, layer.key_value_bias_E, chunk, key_values_BE)
+        out_BD = interest_BD
         if depth < last:
-            out_ND, _ = at_tokens(memory_of(memory, depth + 1), count, taken)
-            at_once = rows
-        elif taken == PREFILL:  # no more than the newest tokens are asked for
-            x_ND, tokens_N4 = _newest(offsets_B, tokens_N4, x_ND, space)
-        mix(weights, own, space, served.eps, at_once, tokens_N4, x_ND, out_ND)
-    scale_to(interest_BD, served.scale)
+            out_BD = cache_at(cache, depth + 1).offer_inputs_ABD[step, : len(items_B)]
+        run_layer(layer, own, workspace, weights.eps, chunk, tokens_B, x_BD, out_BD)
+    _scale(interest_BD, weights.interest_length)
 
 
 @inner
-def _newest(
-    offsets_B: Ints, tokens_N4: Ints, x_SD: Floats, space: Workspace
-) -> tuple[Floats, Ints]:
-    """Inputs of everyone's newest tokens, and these."""
-    newest_BD = space.newest_BD[: len(offsets_B) - 1]
-    for user in range(len(newest_BD)):
-        end = offsets_B[user + 1]
-        set_token(tokens_N4[user], user, offsets_B[user], end, 0)
-        for place in range(x_SD.shape[1]):
-            newest_BD[user, place] = x_SD[end - 1, place]
-    return newest_BD, tokens_N4[: len(newest_BD)]
-
-
-@pasted
 def _embed(
-    served: NetworkWeights,
+    weights: NetworkWeights,
     user_BD: Floats,
     offsets_B: Ints,
     items_N: Ints,
-    tokens_N4: Ints,
+    tokens_N: Tokens,
     segment: Integer,
     out_ND: Floats,
 ) -> None:
-    """As `GPT.embed`."""
-    embedding = served.embedding
-    positions = len(embedding.positions_LD)
+    """The input of the first layer; see `GPT.embed`."""
+    embedding = weights.embedding
+    positions = len(embedding.positions_ID)
     segment_D = embedding.segments_2D[segment]
     for at in range(len(items_N)):
-        item_D, out_D = embedding.items_VD[items_N[at]], out_ND[at]
-        user, end, own = tokens_N4[at, 0], tokens_N4[at, 2], tokens_N4[at, 3]
-        user_D = user_BD[user]
+        item_D, out_D, token = embedding.items_VD[items_N[at]], out_ND[at], tokens_N[at]
+        user_D = user_BD[token["query"]]
         length = length_of(item_D) if embedding.unit else ONE
-        for place in range(len(out_D)):
-            out_D[place] = item_D[place] / length + segment_D[place] + user_D[place]
+        for component in range(len(out_D)):
+            out_D[component] = item_D[component] / length + segment_D[component] + user_D[component]
         if positions:
-            known = embedding.history - 1 - (offsets_B[user + 1] - end)
-            position_D = embedding.positions_LD[min(known + own, positions - 1)]
-            add(out_D, ONE, position_D)
-        normalise(out_D, embedding.norm_2D, served.eps)
+            # The last item of a history stands at max_history - 1, offers behind it.
+            behind = offsets_B[token["query"] + 1] - token["end"]
+            position = embedding.max_history - 1 - behind + token["offers"]
+            add(out_D, ONE, embedding.positions_ID[min(position, positions - 1)])
+        normalise(out_D, embedding.norm_2D, weights.eps)
 
 
 @inner
-def scale_to(vectors_ND: Floats, length: Real) -> None:
-    """Give all this length; 0: as they are."""
+def _scale(vectors_ND: Floats, length: Real) -> None:
+    """Give all vectors this length; 0 leaves them as they are."""
     if length > 0:
         for at in range(len(vectors_ND)):
             factor = np.float32(length) / length_of(vectors_ND[at])
-            for place in range(vectors_ND.shape[1]):
-                vectors_ND[at, place] *= factor
+            for component in range(vectors_ND.shape[1]):
+                vectors_ND[at, component] *= factor
+
+
+def network_weights(model: GPT) -> NetworkWeights:
+    """The weights of a model on the CPU, in the layout of the compiled code.
+
+    The item table is not copied: for a large catalogue it is a file mapped into memory.
+    """
+    config, norm = model.config, torch.stack([model.norm.weight, model.norm.bias])
+    absolute = config.positions == "absolute"
+    positions = model.positions.weight if absolute else torch.zeros(0, config.dim)
+    embedding = Embedding(
+        model.items.weight.numpy(),
+        _array(model.segments.weight),
+        _array(positions),
+        _array(norm),
+        config.max_history,
+        config.cosine,
+    )
+    interest_length = float(model.log_scale.exp()) if config.cosine else 0.0
+    by_layer = [_layer_weights(block, config) for block in model.layers]
+    layers = LayerWeights(*map(np.stack, zip(*by_layer, strict=True)))
+    return NetworkWeights(embedding, layers, model.norm.eps, interest_length)
+
+
+def _layer_weights(block: Block, config: GPTConfig) -> LayerWeights:
+    factor = (config.dim // config.heads) ** -0.5
+    distances = torch.arange(config.max_history + config.max_interests)
+    distance_HT = block.bias(distances, torch.ones(len(distances), dtype=torch.bool))
+    norms = block.attention_norm, block.feed_forward_norm
+    local_CD = getattr(block, "local_weight", torch.zeros(0, config.dim))
+    return LayerWeights(
+        _array(block.query.weight.t() * factor),
+        _array(block.query.bias * factor),
+        _array(block.key_value.weight.t()),
+        _array(block.key_value.bias),
+        _array(distance_HT.expand(config.heads, -1)),
+        _array(local_CD),
+        _array(block.out.weight.t()),
+        _array(block.out.bias),
+        _array(torch.stack([part for norm in norms for part in (norm.weight, norm.bias)])),
+        _array(block.up.weight.t()),
+        _array(block.up.bias),
+        _array(block.down.weight.t()),
+        _array(block.down.bias),
+    )
+
+
+def _array(tensor: Tensor) -> Floats:
+    return tensor.detach().contiguous().numpy()
+
+
+def _floats(*shape: int) -> Floats:
+    return np.empty(shape, dtype=np.float32)

@@ -8,7 +8,6 @@ W users of a batch who run together.
 """
 
 import logging
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -23,7 +22,7 @@ from service.recall.candidate_lists import CandidateLists
 from service.recall.gpu.choice import Approximate, fastest_search
 from service.recall.gpu.search import CLOSED, HITS
 from service.recall.query_batch import QueryBatch
-from service.recall.types import Ints, StageSeconds
+from service.recall.types import Floats, Ints, StageTimes
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +65,8 @@ class GpuBackend:
         self._rollout = Rollout(artifact.model.to(self._device), devices, approximate)
         self._longest = artifact.manifest.model.max_history
         self._usual = artifact.manifest.recall.interests
+        self._catalogue = len(artifact.items)
+        self._max_interests = artifact.manifest.model.max_interests
         self._graphs: dict[Size, Graph] = {}
         self._seen = Counter[Size]()
         self._recording = self._rollout.recordable and self._device.type == "cuda"
@@ -77,20 +78,27 @@ class GpuBackend:
                 size //= 2
 
     @torch.inference_mode()
-    def generate(self, lists: CandidateLists, queries: QueryBatch, users_W: Ints) -> StageSeconds:
+    def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
         """See `service.recall.recaller.Backend`. Searches count as part of the model."""
-        started = time.perf_counter()
-        quotas_MW = queries.quotas_MW(users_W)
-        size = size_of(queries, users_W, max(len(quotas_MW), self._usual))
-        batch = batch_of(queries, users_W, size, self._longest)
+        lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
+        steps = list(batch.steps())
+        if not steps:
+            return lists
+        with times.measure("model"):
+            size = size_of(batch, max(len(steps), self._usual))
+            scores_MBF, rows_MBF = self._hits(device_batch(batch, size, self._longest), size)
+        with times.measure("merge"):
+            warm = slice(len(batch.warm_W))
+            for step in steps:
+                scores_WF, rows_WF = scores_MBF[step.interest, warm], rows_MBF[step.interest, warm]
+                lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+        return lists
+
+    def _hits(self, batch: DeviceBatch, size: Size) -> tuple[Floats, Ints]:
+        """Scores and rows of the hits of every step, M B F each, back from the device."""
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
             rows, scores = self._run(batch, size)
-        rows_MBF, scores_MBF = rows.cpu().numpy(), scores.cpu().numpy()
-        back = time.perf_counter()
-        for step, quotas_W in enumerate(quotas_MW):
-            users = slice(len(users_W))
-            lists.take(users_W, rows_MBF[step, users], scores_MBF[step, users], quotas_W, step)
-        return {"model": back - started, "search": 0.0}
+        return scores.cpu().numpy(), rows.cpu().numpy()
 
     def _run(self, batch: DeviceBatch, size: Size) -> Found:
         self._seen[size] += 1
@@ -172,27 +180,28 @@ class Graph:
         return self._found
 
 
-def size_of(queries: QueryBatch, users_W: Ints, steps: int) -> Size:
+def size_of(queries: QueryBatch, steps: int) -> Size:
     """The recorded size where one is large enough, else the next powers of two."""
+    warm_W = queries.warm_W
     return Size(
-        batch=_power(len(users_W)),
-        closed=max(CLOSED, _power(int(queries.excluded.lengths_B[users_W].max()))),
-        most=max(HITS, _power(int(queries.k_B[users_W].max()))),
+        batch=_power(len(warm_W)),
+        closed=max(CLOSED, _power(int(queries.excluded.lengths_B[warm_W].max()))),
+        most=max(HITS, _power(int(queries.k_B[warm_W].max()))),
         steps=steps,
     )
 
 
-def batch_of(queries: QueryBatch, users_W: Ints, size: Size, longest: int) -> DeviceBatch:
-    """Tensors on the CPU: those users, and padding."""
-    batch, warm = padding(size, longest), slice(len(users_W))
+def device_batch(queries: QueryBatch, size: Size, longest: int) -> DeviceBatch:
+    """Tensors on the CPU: the queries with a history, and padding."""
+    batch, warm_W = padding(size, longest), queries.warm_W
     parts = [
-        queries.newest.padded(users_W, longest, 0),
-        queries.newest.lengths_B[users_W],
-        queries.users_B[users_W],
-        queries.excluded.padded(users_W, size.closed, -1),
+        queries.newest.padded(warm_W, longest, 0),
+        queries.newest.lengths_B[warm_W],
+        queries.users_B[warm_W],
+        queries.excluded.padded(warm_W, size.closed, -1),
     ]
     for whole, part in zip(batch, parts, strict=True):
-        whole[warm] = torch.from_numpy(part)
+        whole[: len(warm_W)] = torch.from_numpy(part)
     return batch
 
 

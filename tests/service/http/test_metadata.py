@@ -6,17 +6,16 @@ import pytest
 
 from service.http.metadata import ItemMetadata
 from service.http.schemas import RecallResponse
-from service.recall.candidate_lists import CandidateList
 from service.recall.json_encoder import JsonEncoder
-from service.recall.types import EncodedCandidates
+from service.recall.types import Candidates, EncodedCandidates
 
 IDS = ["a", 'quote "', "ü\n", "x" * 256]
 METADATA = pl.DataFrame({"title": ["A", None, "Ü", "},\n{"]})
 
 
-def candidates(rows: list[int], interests: list[int]) -> CandidateList:
+def candidates(rows: list[int], interests: list[int]) -> Candidates:
     scores = np.array([0.1, -1234.56789, float("nan"), -1.5e-7][: len(rows)], dtype=np.float32)
-    return CandidateList(np.array(rows, int), scores, np.array(interests, np.int8))
+    return Candidates(scores, np.array(rows, int), np.array(interests, np.int8), 0, False)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
 
 def test_scores_have_six_decimals() -> None:
     scores = np.array([0, 2, 0.0000004, 0.9999996, 10, 123456.75, 99999997952, 1e12, -np.inf])
-    found = CandidateList(np.zeros(9, int), scores.astype(np.float32), np.zeros(9, np.int8))
+    found = Candidates(scores.astype(np.float32), np.zeros(9, int), np.zeros(9, np.int8), 0, False)
     lines = JsonEncoder(IDS).encode(found).decode().splitlines()
     assert [line.split(":")[2].split(",")[0] for line in lines] == [
         "0.000000",

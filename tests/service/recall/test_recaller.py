@@ -18,14 +18,7 @@ from model.network.gpt import GPT
 from service.offline import export_bundle, service_recall
 from service.recall import candidate_lists, item_ids, json_encoder
 from service.recall.candidate_lists import POPULAR
-from service.recall.cpu import (
-    exact_search,
-    layer_kernels,
-    scores,
-    selection,
-    transformer,
-    vector_kernels,
-)
+from service.recall.cpu import exact_search, gemm_chunking, layer_kernels, transformer
 from service.recall.gpu.backend import GpuBackend
 from service.recall.recaller import Recaller
 from service.recall.types import Candidates, Query
@@ -200,7 +193,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(
         raise RuntimeError("search failed")
 
     with monkeypatch.context() as patch:
-        patch.setattr("service.recall.candidate_lists.CandidateLists.finish", broken)
+        patch.setattr("service.recall.candidate_lists.CandidateLists.candidates", broken)
         with pytest.raises(RuntimeError, match="search failed"):
             recaller.recall([Query("u1", dataset.item_ids[:30], exclude=expected, k=10)])
     assert recaller.ids_of(one(recaller, query)) == expected
@@ -228,8 +221,7 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
         modules = (
             *(int8_gemm, topk, ivf_search),
             *(item_ids, json_encoder, candidate_lists),
-            *(exact_search, selection, scores),
-            *(vector_kernels, layer_kernels, transformer),
+            *(exact_search, gemm_chunking, layer_kernels, transformer),
         )
         functions = [one for module in modules for one in vars(module).values()]
         return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))

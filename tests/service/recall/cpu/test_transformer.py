@@ -8,9 +8,9 @@ import tiny
 import torch
 
 from index.kernels.jit import compiled
-from service.recall.cpu.gemm_chunking import GemmChunking, measured
+from service.recall.cpu.gemm_chunking import GemmChunking, measure_chunking
+from service.recall.cpu.layer_kernels import gelu
 from service.recall.cpu.transformer import Transformer
-from service.recall.cpu.vector_kernels import gelu
 
 VARIANTS: list[dict[str, object]] = [
     {},
@@ -51,18 +51,20 @@ def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) ->
 
 
 @pytest.mark.parametrize(
-    "pieces", [GemmChunking(1, 99), GemmChunking(5, 99), GemmChunking(4, 12)], ids=str
+    "chunking", [GemmChunking(1, 99), GemmChunking(5, 99), GemmChunking(4, 12)], ids=str
 )
 @torch.no_grad()
 def test_how_many_rows_a_product_takes_changes_nothing(
-    pieces: GemmChunking, monkeypatch: pytest.MonkeyPatch
+    chunking: GemmChunking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
     items_S, offsets_B, users_B = rng.integers(0, 40, 23), np.array([0, 1, 9, 14, 23]), np.arange(4)
     model = tiny.gpt()
-    monkeypatch.setattr("service.recall.cpu.transformer.measured", lambda _: GemmChunking(23, 23))
+    monkeypatch.setattr(
+        "service.recall.cpu.transformer.measure_chunking", lambda _: GemmChunking(23, 23)
+    )
     whole = Transformer(model)
-    monkeypatch.setattr("service.recall.cpu.transformer.measured", lambda _: pieces)
+    monkeypatch.setattr("service.recall.cpu.transformer.measure_chunking", lambda _: chunking)
     served = Transformer(model)
     for network in (whole, served):
         network.prefill(items_S, offsets_B, users_B)
@@ -71,10 +73,10 @@ def test_how_many_rows_a_product_takes_changes_nothing(
 
 
 @torch.no_grad()
-def test_pieces_are_measured() -> None:
-    pieces = measured(np.ones((16, 32), dtype=np.float32))
-    assert 1 <= pieces.few <= pieces.rows_of(1 << 20)
-    assert pieces.rows_of(1) == pieces.few
+def test_the_chunking_is_measured() -> None:
+    chunking = measure_chunking(np.ones((16, 32), dtype=np.float32))
+    assert 1 <= chunking.small <= chunking.rows_for(1 << 20)
+    assert chunking.rows_for(1) == chunking.small
 
 
 def test_gelu_is_that_of_the_error_function() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import ragged
+from tiny import query_batch
 from torch.nn import functional as F
 
 from model.artifact.bundle import find_bundle, load_artifact
@@ -19,14 +19,13 @@ from service.recall.gpu.backend import (
     GpuBackend,
     Rollout,
     Size,
-    batch_of,
+    device_batch,
     padding,
     size_of,
 )
 from service.recall.gpu.choice import Approximate, by_lists, fastest, fastest_search
 from service.recall.gpu.faiss_search import FaissFlat, FaissLists
 from service.recall.gpu.search import Search, Shards, WholeScores
-from service.recall.query_batch import QueryBatch, quota_table
 from service.recall.recaller import Recaller
 from service.recall.types import Query
 
@@ -208,29 +207,23 @@ def test_a_rollout_waits_for_no_value_and_takes_none_from_the_host(
     assert of_groups._coarse_PD.dtype == torch.float16
 
 
-def queries_of(histories: list[list[int]], closed: list[list[int]], k: int) -> QueryBatch:
-    users_B, k_B = np.arange(len(closed)), np.full(len(closed), k)
-    quotas_MB = quota_table([(k,)] * len(closed))
-    return QueryBatch(users_B, ragged(histories), ragged(closed), k_B, quotas_MB, 0 * k_B)
-
-
 def test_batches_are_padded_to_few_sizes() -> None:
     def size(users: int, closed: int, k: int) -> Size:
         many = [[0] * closed] * users
-        return size_of(queries_of(many, many, k), np.arange(users), 1)
+        return size_of(query_batch(many, [[k]] * users), 1)
 
     assert size(1, 1, 1) == size(1, 64, 128) == (1, 64, 128, 1)
     assert size(5, 65, 129) == (8, 128, 256, 1)
 
 
 def test_a_batch_holds_those_who_run_and_padding() -> None:
-    some = queries_of([[7, 8], [], [9, 10, 11]], [[7, 8, 1], [2], [9]], k=5)
-    history_BL, lengths_B, users_B, closed_BC = batch_of(
-        some, np.array([0, 2]), Size(4, closed=4, most=128, steps=1), longest=3
+    some = query_batch([[7, 8, 1], [2], [9]], [[5]] * 3, [[7, 8], [], [9, 10, 11]])
+    history_BL, lengths_B, users_B, closed_BC = device_batch(
+        some._replace(users_B=np.array([4, 5, 6])), Size(4, closed=4, most=128, steps=1), longest=3
     )
     assert history_BL.tolist() == [[7, 8, 0], [9, 10, 11], [0, 0, 0], [0, 0, 0]]
     assert lengths_B.tolist() == [2, 3, 1, 1]
-    assert users_B.tolist() == [0, 2, -1, -1]
+    assert users_B.tolist() == [4, 6, -1, -1]
     assert closed_BC.tolist() == [[7, 8, 1, -1], [9, -1, -1, -1], [-1] * 4, [-1] * 4]
 
 
