@@ -11,6 +11,7 @@ import pytest
 
 from cli.config import parse
 from cli.main import COMMANDS, command_class
+from loadtest.readme_table import BEGIN, END, table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -87,3 +88,29 @@ def test_named_files_exist(page: Path) -> None:
     folders = "cli|deploy|docs|index|loadtest|model|service|tests"
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)", page.read_text(encoding="utf-8")):
         assert (ROOT / path).exists(), path
+
+
+def test_tree_in_readme_is_the_tree_on_disk() -> None:
+    """A phrase for each folder, but for those below tests/ and deploy/ and hidden ones."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"## The tree\n\n```\n(.*?)```", text, re.DOTALL)
+    shown: list[str] = []
+    above: list[str] = []
+    for indent, name, phrase in re.findall(r"^( *)(\S+/)(.*)$", block, re.MULTILINE):
+        assert phrase.strip(), f"{name} has no phrase"
+        above = [*above[: len(indent) // 2], name]
+        shown.append("".join(above).rstrip("/"))
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    folders = {
+        str(folder)
+        for file in listed.stdout.splitlines()
+        for folder in Path(file).parents
+        if folder.parts and not folder.parts[0].startswith(".")
+    }
+    assert sorted(shown) == sorted(f for f in folders if not re.match("(tests|deploy)/", f))
+
+
+def test_readme_stays_short_and_its_table_is_written_from_the_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 250
+    assert f"{BEGIN}\n{table()}\n{END}" in text
