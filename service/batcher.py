@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
-from service.history.store import HistoryStore, StoreUnavailable
+from service.history.store import HistoryStore, ReadProblem, StoreUnavailable
 from service.http.schemas import RecallRequest
 from service.observability.metrics import Metrics
 from service.recall.types import BatchResult, Query
@@ -142,18 +142,21 @@ class Engine:
         while True:
             batch = await self._unread.take(self._settings.max_batch)
             started = time.perf_counter()
-            found: Sequence[Sequence[str]] | None = None
+            found: Sequence[Sequence[str] | ReadProblem] = [ReadProblem.UNAVAILABLE] * len(batch)
             if self._absence is None or self._absence.done():
                 try:
                     found = await self._store.read([w.request.user_id for w in batch])
                 except Exception as error:  # whatever it is, it must not end the engine
-                    bug = not isinstance(error, StoreUnavailable)
-                    log.warning("store failed, popular items are given: %s", error, exc_info=bug)
+                    if not isinstance(error, StoreUnavailable):  # that one the store has logged
+                        log.exception("histories were not read because of a bug")
                     self._absence = asyncio.create_task(self._until_store_is_back())
             seconds = time.perf_counter() - started
             self._metrics.stage_seconds["store"].observe(seconds)
-            for waiting, history in zip(batch, found or [()] * len(batch), strict=True):
-                waiting.store_failed = found is None
+            for waiting, history in zip(batch, found, strict=True):
+                if isinstance(history, ReadProblem):
+                    self._metrics.unreadable_histories.inc(history.value)
+                    waiting.store_failed = history is ReadProblem.UNAVAILABLE
+                    history = ()
                 self._set_history(waiting, history, seconds)
 
     def _set_history(self, waiting: Waiting, history: Sequence[str], seconds: float) -> None:
@@ -167,7 +170,6 @@ class Engine:
             await asyncio.sleep(STORE_PAUSE)
             with suppress(Exception):
                 await self._store.ping()
-                log.info("the store is back")
                 return
 
     async def _run(self) -> None:

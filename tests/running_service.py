@@ -28,7 +28,7 @@ class Service:
         self._wait()
 
     def _wait(self) -> None:
-        for _ in range(600):
+        for _ in range(3000):  # five minutes: a start compiles, and other tests may run beside it
             if self.process.poll() is not None:
                 raise AssertionError(f"the service ended: {self.log.read_text()}")
             try:
@@ -45,7 +45,8 @@ class Service:
         return found
 
     def ready(self) -> int:
-        return self.client.get("/readyz").status_code
+        """The status of readiness with the store."""
+        return self.client.get("/readyz?strict=1").status_code
 
     def stop(self, with_signal: int = signal.SIGTERM) -> int:
         self.client.close()

@@ -5,9 +5,9 @@ language can write it with LPUSH and LTRIM.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from enum import Enum
 from itertools import islice
 from typing import Any, Self
 
@@ -15,12 +15,11 @@ import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from service.history.embedded import EmbeddedStore
+from service.history.health import Health, words_of
 from service.history.redis_reader import RedisReader
-
-log = logging.getLogger(__name__)
 
 LOAD_CHUNK = 500
 """Users whose histories one pipeline stores."""
@@ -28,6 +27,15 @@ LOAD_CHUNK = 500
 
 class StoreUnavailable(Exception):
     """The store did not answer in time, or refused; the message says which."""
+
+
+class ReadProblem(Enum):
+    """The reason for which the history of a user could not be read."""
+
+    WRONG_TYPE = "wrong_type"
+    """The user's key is not a list. Other users are not affected."""
+    UNAVAILABLE = "unavailable"
+    """The store cannot answer, or refuses to."""
 
 
 class HistoryStore:
@@ -47,6 +55,8 @@ class HistoryStore:
         self._seconds = seconds
         self._reader = reader
         self._embedded = embedded
+        self._reading = Health("reading histories")
+        self._writing = Health("writing histories")
 
     @classmethod
     def open(cls, url: str, limit: int = 1000, connections: int = 8, timeout_ms: int = 200) -> Self:
@@ -76,21 +86,13 @@ class HistoryStore:
         # The client closes the pool when it is closed.
         return cls(aioredis.Redis.from_pool(pool), limit, seconds, reader)
 
-    async def read(self, users: Sequence[str]) -> list[list[str]]:
-        """Returns the history of each user, empty if there is none.
+    async def read(self, users: Sequence[str]) -> list[list[str] | ReadProblem]:
+        """Returns the history of each user, empty if there is none, or why it cannot be read.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable if no history can be read.
         """
-        keys = [_key(user) for user in users]
-        async with self._talking():
-            if self._reader:
-                found = await self._reader.read(keys, self._limit)
-            else:
-                pipeline = self._client.pipeline()
-                for key in keys:
-                    pipeline.lrange(key, 0, self._limit - 1)
-                found = await pipeline.execute(raise_on_error=False)
-        return [_oldest_first(items) for items in found]
+        replies = await self._first_items([_key(user) for user in users], self._limit)
+        return [self._history(reply) for reply in replies]
 
     async def append(self, events: Sequence[tuple[str, str]]) -> None:
         """Appends (user, item) events to the users' histories, in order.
@@ -104,7 +106,7 @@ class HistoryStore:
             pipeline.lpush(_key(user), item)
         for user in dict.fromkeys(user for user, _ in events):
             pipeline.ltrim(_key(user), 0, self._limit - 1)
-        async with self._talking():
+        async with self._talking(self._writing):
             await pipeline.execute()
             await self._keep()
 
@@ -118,7 +120,7 @@ class HistoryStore:
         stored = 0
         iterator = iter(histories)
         while chunk := list(islice(iterator, LOAD_CHUNK)):
-            async with self._talking():
+            async with self._talking(self._writing):
                 known = [False] * len(chunk) if overwrite else await self._known(chunk)
                 pipeline = self._client.pipeline()
                 for (user, items), has_one in zip(chunk, known, strict=True):
@@ -128,14 +130,17 @@ class HistoryStore:
                     pipeline.rpush(_key(user), *items[: -self._limit - 1 : -1])
                     stored += 1
                 await pipeline.execute()
-        async with self._talking():
+        async with self._talking(self._writing):
             await self._keep()
         return stored
 
     async def ping(self) -> None:
-        """Raises StoreUnavailable if the store does not answer."""
-        async with self._talking():
-            await self._client.exists("h:")  # the embedded store has no PING
+        """Raises StoreUnavailable if histories cannot be read.
+
+        It reads the history of a user who cannot exist, because a store may answer PING and
+        nevertheless refuse to read: without permission, as a replica that was cut off, …
+        """
+        await self._first_items([_key("")], 1)
 
     async def close(self) -> None:
         """Closes the connections, and the file."""
@@ -155,29 +160,60 @@ class HistoryStore:
         if self._embedded:
             await self._embedded.keep()
 
+    async def _first_items(self, keys: Sequence[str], count: int) -> list[Any]:
+        """Returns the first items of each list, or the error with which Redis answered.
+
+        Raises StoreUnavailable if every list has such an error that concerns more than its key.
+        """
+        async with self._talking(self._reading):
+            if self._reader:
+                replies = await self._reader.read(keys, count)
+            else:
+                pipeline = self._client.pipeline()
+                for key in keys:
+                    pipeline.lrange(key, 0, count - 1)
+                replies = await pipeline.execute(raise_on_error=False)
+            if replies and all(_refuses(reply) for reply in replies):
+                raise replies[0]
+        return replies
+
+    def _history(self, reply: Any) -> list[str] | ReadProblem:
+        """Returns the history in one reply. Bytes that are no text are replaced."""
+        if not isinstance(reply, Exception):
+            return [item.decode(errors="replace") for item in reversed(reply)]
+        if _refuses(reply):
+            words = words_of(reply)
+            self._reading.complain(words.partition(":")[0], f"refused for some users: {words}")
+            return ReadProblem.UNAVAILABLE
+        self._reading.complain("wrong type", "a user's key is not a list, taken as no history")
+        return ReadProblem.WRONG_TYPE
+
     @asynccontextmanager
-    async def _talking(self) -> AsyncIterator[None]:
-        """Turns every way in which a store fails into StoreUnavailable."""
+    async def _talking(self, health: Health) -> AsyncIterator[None]:
+        """Turns every way in which a store fails into StoreUnavailable, and keeps the health."""
         try:
             async with asyncio.timeout(self._seconds):
                 yield
         except TimeoutError:
-            raise StoreUnavailable(f"no answer within {self._seconds} s") from None
+            words = f"TimeoutError: no answer within {self._seconds} s"
         except (RedisError, OSError) as error:
-            # redis-py puts the command, which holds ids of users, before the words of the server.
-            words = str(error).rpartition("caused error: ")[2]
-            raise StoreUnavailable(f"{type(error).__name__}: {words}") from None
+            words = words_of(error)
+        else:
+            health.succeeded()
+            return
+        health.failed(words)
+        raise StoreUnavailable(words)
 
 
 def _key(user: str) -> str:
     return f"h:{user}"
 
 
-def _oldest_first(found: Any) -> list[str]:
-    """Returns the history in one reply. Bytes that are no text are replaced."""
-    if isinstance(found, ResponseError):
-        log.warning("a history in the store is not a list: it is taken as empty")
-        return []
-    if isinstance(found, Exception):
-        raise StoreUnavailable(f"{type(found).__name__}: {found}")
-    return [item.decode(errors="replace") for item in reversed(found)]
+def _refuses(reply: Any) -> bool:
+    """Returns whether a reply is an error that concerns the store and not this key alone.
+
+    A key of another type is the one error that says nothing of the store. All others do: missing
+    permission or password, a replica that was cut off, a script that runs for long, a node of a
+    cluster that has other keys, a server that still loads its data, …
+    """
+    return isinstance(reply, Exception) and "WRONGTYPE" not in str(reply)

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version as package_version
 from typing import Any
 
 from fastapi import FastAPI, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batcher import Engine, Worker
 from service.errors import ServiceError
-from service.history.store import HistoryStore
+from service.history.store import HistoryStore, StoreUnavailable
 from service.http.metadata import ServedBundle
 from service.http.middleware import Observed
 from service.http.problems import Problem, error_responses
@@ -53,6 +54,8 @@ class RecallApp(FastAPI):
         await serve(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "HEAD":  # the answer to GET, whose body the server leaves out
+            scope = {**scope, "method": "GET"}
         direct = self.direct.get((scope["method"], scope["path"]))
         await (direct or super().__call__)(scope, receive, send)
 
@@ -76,6 +79,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await worker.start()
         engine.start()
+        with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
+            await store.ping()
         log.info("ready to serve", extra={"version": bundle.version})
         yield
         await engine.drain()
@@ -98,6 +103,7 @@ def create_app(
 def _route(app: RecallApp, routes: Routes) -> None:
     app.add_exception_handler(ServiceError, routes.on_service_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, routes.on_http_error)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, routes.on_invalid_query)  # type: ignore[arg-type]
     for path, operation, request, response, summary in (
         ("/recall", routes.recall, RecallRequest, RecallResponse, "Candidates for a user"),
         (
@@ -117,9 +123,10 @@ def _route(app: RecallApp, routes: Routes) -> None:
             openapi_extra=_request_body(request),
         )(operation)
         app.direct["POST", path] = routes.direct(operation)
-    unready = error_responses(503)
-    app.get("/healthz", summary="Liveness", responses=unready)(routes.healthz)
-    app.get("/readyz", response_model=Ready, summary="Readiness", responses=unready)(routes.readyz)
+    app.get("/healthz", summary="Liveness", responses=error_responses(503))(routes.healthz)
+    app.get(
+        "/readyz", response_model=Ready, summary="Readiness", responses=error_responses(422, 503)
+    )(routes.readyz)
     app.get("/metrics", summary="Prometheus metrics", response_class=Response)(routes.metrics)
 
 

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.batcher import Engine
 from service.errors import (
     ClientGone,
+    FieldError,
     Invalid,
     NotReady,
     ServiceError,
@@ -25,7 +27,7 @@ from service.errors import (
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.metadata import ServedBundle
 from service.http.problems import problem_response, service_error_response, validation_error
-from service.http.schemas import BatchRequest, EventsRequest, RecallRequest
+from service.http.schemas import BatchRequest, EventsRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
 from service.settings import ServeSettings
 from service.waiting import Answer
@@ -37,6 +39,8 @@ BODY_SECONDS = 10.0
 WATCH_AFTER_SECONDS = 0.05
 """Time after which the service begins to watch whether the client leaves: most answers are sent
 earlier, and a task for each of them would cost more than it saves."""
+PROBE_SECONDS = 0.2
+"""Time for which a probe that is not strict waits for the store."""
 
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
@@ -59,6 +63,7 @@ class Routes:
         self._store = store
         self._metrics = metrics
         self._version = to_json(bundle.version)
+        self._logged_problem = ""
 
     def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
         """Returns the operation as an ASGI application of its own, which answers its errors."""
@@ -105,7 +110,6 @@ class Routes:
         try:
             await self._store.append(kept)
         except StoreUnavailable as error:
-            log.warning("events not stored: %s", error)
             raise StoreFailed("the events could not be stored: send them again") from error
         for event in events:
             self._metrics.event(event.type)
@@ -117,21 +121,44 @@ class Routes:
             raise NotReady("the engine has stopped: restart the service")
         return _json(b'{"alive":true}')
 
-    async def readyz(self) -> Response:
-        """Answers 200 if recalls are answered in full: with the store, and not draining."""
-        if problem := await self._missing():
-            raise NotReady(problem)
-        return _json(to_json({"ready": True, "version": self._bundle.version}))
+    async def readyz(
+        self, strict: Annotated[bool, Query(description="whether the store counts")] = False
+    ) -> Response:
+        """Answers 200 if this process can answer recalls: it has loaded and is not draining.
+
+        The body tells whether the store of histories is available. With `strict=1` an unavailable
+        store is answered 503. A load balancer should ask without it: recalls are answered without
+        a store too, and a moment without Redis must not take every replica out of rotation.
+        """
+        self._check_ready()
+        available = await self._store_answers(None if strict else PROBE_SECONDS)
+        if strict and not available:
+            raise NotReady(
+                "the store of histories is unavailable, and the log says why; recalls that bring "
+                "a history are answered in full"
+            )
+        ready = Ready(
+            ready=True,
+            version=self._bundle.version,
+            store="available" if available else "unavailable",
+        )
+        return _json(to_json(ready))
 
     async def metrics(self) -> Response:
         """Answers with the metrics of all processes of the service, for Prometheus."""
-        self._metrics.ready = not await self._missing()
+        self._metrics.ready = not self._process_problem() and await self._store_answers()
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
 
     async def on_service_error(self, request: Request, error: ServiceError) -> Response:
         """Answers with the problem document of the error."""
         self._metrics.failure(type(error).__name__)
         return service_error_response(error, request.state.request_id)
+
+    async def on_invalid_query(self, request: Request, error: RequestValidationError) -> Response:
+        """Answers a request whose query has a value that the operation does not take."""
+        fields = [FieldError(str(p["loc"][-1]), p["msg"]) for p in error.errors()]
+        detail = "; ".join(f"{field.where}: {field.problem}" for field in fields)
+        return await self.on_service_error(request, Invalid(detail, fields))
 
     async def on_http_error(self, request: Request, error: HTTPException) -> Response:
         """Answers a request for an unknown path or method."""
@@ -142,15 +169,31 @@ class Routes:
             error.status_code, detail, request.state.request_id, headers=headers
         )
 
-    async def _missing(self) -> str:
-        """Returns why the service cannot answer in full; empty if it can."""
-        if self._engine.draining or not self._engine.alive():
-            return "the service is starting or going down"
-        try:
-            await self._store.ping()
-        except StoreUnavailable:
-            return "the store of histories does not answer; recalls with a history still work"
+    def _check_ready(self) -> None:
+        """Raises NotReady if this process cannot answer recalls, and logs when that changes."""
+        problem = self._process_problem()
+        if problem != self._logged_problem:
+            self._logged_problem = problem
+            log.warning("not ready: %s", problem) if problem else log.info("ready again")
+        if problem:
+            raise NotReady(problem)
+
+    def _process_problem(self) -> str:
+        """Returns why this process cannot answer recalls; empty if it can."""
+        if self._engine.draining:
+            return "the service is draining: ask another instance"
+        if not self._engine.alive():
+            return "the engine has not started, or has stopped"
         return ""
+
+    async def _store_answers(self, seconds: float | None = None) -> bool:
+        """Returns whether histories can be read, and within this time. The store logs why not."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._store.ping()
+        except (StoreUnavailable, TimeoutError):
+            return False
+        return True
 
     async def _body(self, request: Request, kind: type[B]) -> B:
         """Reads and checks a body of bounded size."""

@@ -1,7 +1,7 @@
 """The bodies of requests and answers. Every size is bounded; an unknown field is an error."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -127,7 +127,10 @@ class EventsResponse(BaseModel):
 
 
 class Ready(BaseModel):
-    """The service can answer in full."""
+    """This process can answer recalls."""
 
     ready: bool
-    version: str
+    version: str = Field(description="version of the bundle that is served")
+    store: Literal["available", "unavailable"] = Field(
+        description="unavailable: recalls of stored histories return popular items"
+    )

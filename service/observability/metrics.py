@@ -39,6 +39,7 @@ ROUTES = ("/recall", "/recall/batch", "/events", "/healthz", "/readyz", "/metric
 STATUSES = ("200", "400", "404", "405", "408", "413", "422", "429", "500", "503", "504", "other")
 EVENT_TYPES = ("click", "view", "like", "purchase", "impression", "other")
 FALLBACKS = get_args(DegradedReason)
+READ_PROBLEMS = ("wrong_type", "unavailable")
 FAILURES = (
     "ServiceError",
     "BadRequest",
@@ -69,6 +70,7 @@ class Metrics:
         self._failures = Counter(memory, FAILURES)
         self.fallbacks = Counter(memory, FALLBACKS)
         self.unknown_items = Counter(memory)
+        self.unreadable_histories = Counter(memory, READ_PROBLEMS)
         self._events = Counter(memory, EVENT_TYPES)
         self.queue_length = Gauge(memory)
         self.version = ""  # of the loaded bundle
@@ -110,6 +112,8 @@ class Metrics:
         yield _counter("recgpt_fallbacks", about, self.fallbacks, "reason")
         about = "Items of histories that the bundle does not hold"
         yield _counter("recgpt_unknown_items", about, self.unknown_items)
+        about = "Histories that could not be read; wrong_type: the user's key is not a list"
+        yield _counter("recgpt_unreadable_histories", about, self.unreadable_histories, "reason")
         yield _counter("recgpt_events", "Events acknowledged", self._events, "type")
         about = "Recalls that no batch has taken yet"
         yield GaugeMetricFamily("recgpt_queue_length", about, self.queue_length.total())

@@ -1,4 +1,5 @@
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -6,11 +7,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from redis_server import RedisServer
 
-from service.history.store import HistoryStore, StoreUnavailable
+from service.history.store import HistoryStore, ReadProblem, StoreUnavailable
 
 PATIENT = 10_000  # milliseconds: machines that run tests are busy
 
@@ -73,9 +75,13 @@ async def test_a_key_of_another_type_harms_nobody_else(
 ) -> None:
     await store._client.set("h:ann", "not a list")
     await store.append([("bob", "x")])
-    assert await store.read(["ann", "bob"]) == [[], ["x"]]
-    assert "not a list" in caplog.text
+    for _ in range(3):
+        assert await store.read(["ann", "bob"]) == [ReadProblem.WRONG_TYPE, ["x"]]
+        assert await store.read(["ann"]) == [ReadProblem.WRONG_TYPE]
+    await store.ping()
+    assert caplog.text.count("not a list") == 1
     assert "ann" not in caplog.text
+    assert "unavailable" not in caplog.text
 
 
 async def test_errors_name_no_user(store: HistoryStore) -> None:
@@ -132,6 +138,111 @@ async def test_a_redis_that_hangs_is_given_up(redis_server: RedisServer) -> None
     store._seconds = PATIENT / 1000
     assert await store.read(["bob"]) == [["b"]]  # not the late answer to the former question
     await store.close()
+
+
+class Trouble(NamedTuple):
+    """Commands that bring a Redis into trouble and out of it, and its words."""
+
+    begin: list[str]
+    end: list[str]
+    words: str
+
+
+TROUBLES = {
+    "no permission": Trouble(
+        ["ACL SETUSER default -lrange"], ["ACL SETUSER default +@all"], "NoPermissionError: "
+    ),
+    "no permission for this key": Trouble(
+        ["ACL SETUSER default resetkeys ~x:*"], ["ACL SETUSER default ~*"], "NoPermissionError: "
+    ),
+    "a replica that was cut off": Trouble(
+        ["CONFIG SET replica-serve-stale-data no", "REPLICAOF 127.0.0.1 1"],
+        ["REPLICAOF NO ONE", "CONFIG SET replica-serve-stale-data yes"],
+        "MasterDownError: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+async def test_errors_of_redis_are_not_taken_for_no_history(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """They are trouble with the store, told once in the words of Redis, until it is over."""
+    caplog.set_level(logging.INFO)
+    redis_server.flush()
+    trouble = TROUBLES[name]
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    await store.append([("ann", "a")])
+    try:
+        for command in trouble.begin:
+            redis_server.command(*command.split())
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match=trouble.words):
+                await store.read(["ann", "bob"])
+            with pytest.raises(StoreUnavailable, match=trouble.words):
+                await store.ping()
+    finally:
+        for command in trouble.end:
+            redis_server.command(*command.split())
+    assert caplog.text.count(trouble.words) == 1
+    assert "ann" not in caplog.text
+    assert await store.read(["ann", "bob"]) == [["a"], []]
+    assert caplog.text.count("available again") == 1
+    await store.close()
+
+
+async def test_a_long_script_is_trouble_with_the_store(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        store = HistoryStore.open(server.url, timeout_ms=PATIENT)
+        await store.append([("ann", "a")])
+        server.command("CONFIG", "SET", "busy-reply-threshold", "1")
+        words = ("redis-cli", "-u", server.url, "EVAL", "while true do end", "0")
+        script = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+
+        async def until_busy() -> None:
+            while True:
+                await store.ping()
+
+        with pytest.raises(StoreUnavailable, match="BUSY"):
+            await asyncio.wait_for(until_busy(), PATIENT / 1000)
+        with pytest.raises(StoreUnavailable, match="BUSY"):
+            await store.read(["ann"])
+        server.command("SCRIPT", "KILL")
+        script.wait(timeout=10)
+        assert await store.read(["ann"]) == [["a"]]
+        await store.close()
+
+
+async def test_keys_that_redis_refuses_harm_no_other_user(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_server.flush()
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    await store.append([("ann", "a"), ("bob", "b")])
+    redis_server.command("ACL", "SETUSER", "default", "resetkeys", "~h:a*")
+    try:
+        for _ in range(3):
+            found = await store.read(["ann", "bob"])
+            assert found == [["a"], ReadProblem.UNAVAILABLE]
+    finally:
+        redis_server.command("ACL", "SETUSER", "default", "~*")
+    assert caplog.text.count("refused for some users: NoPermissionError") == 1
+    await store.close()
+
+
+async def test_a_wrong_password_is_told_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path) as server:
+        server.command("CONFIG", "SET", "requirepass", "right-one")
+        url = server.url.replace("redis://", "redis://:wrong-one@")
+        store = HistoryStore.open(url, timeout_ms=PATIENT)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="password"):
+                await store.ping()
+        assert caplog.text.count("invalid username-password") == 1
+        assert "wrong-one" not in caplog.text
+        await store.close()
 
 
 async def test_connections_that_redis_closed_are_opened_again(redis_server: RedisServer) -> None:

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 def recaller(artifacts: Path) -> Recaller:
-    return Recaller.load(artifacts, "cpu")
+    recaller = Recaller.load(artifacts, "cpu")
+    recaller.warm_up()  # compiles, which on a busy machine may take longer than any deadline
+    return recaller
 
 
 @pytest.fixture(scope="module")
@@ -421,19 +423,55 @@ async def test_health_and_readiness(
     client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (await client.get("/healthz")).json() == {"alive": True}
-    ready = await client.get("/readyz")
-    assert ready.json() == {"ready": True, "version": recaller.version}
+    for query in ("", "?strict=1", "?strict=true"):
+        ready = await client.get(f"/readyz{query}")
+        expected = {"ready": True, "version": recaller.version, "store": "available"}
+        assert ready.json() == expected
 
     async def gone() -> None:
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(client.store, "ping", gone)  # type: ignore[attr-defined]
-    absent = await client.get("/readyz")
+    blink = await client.get("/readyz")
+    assert blink.status_code == 200
+    assert blink.json() == expected | {"store": "unavailable"}
+    absent = await client.get("/readyz?strict=1")
     assert absent.status_code == 503
     assert absent.headers["retry-after"] == "1"
     assert "store" in absent.json()["detail"]
     assert (await client.get("/healthz")).status_code == 200
     assert sample((await client.get("/metrics")).text, "recgpt_ready") == 0
+
+
+async def test_a_refusal_of_readiness_is_logged_once(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("service.batcher.Engine.alive", lambda _: False)
+    for _ in range(3):
+        refused = await client.get("/readyz")
+        assert refused.status_code == 503
+    monkeypatch.undo()
+    caplog.set_level(logging.INFO)
+    assert (await client.get("/readyz")).status_code == 200
+    told = [r.getMessage() for r in caplog.records if r.name == "service.http.routes"]
+    assert told == [f"not ready: {refused.json()['detail']}", "ready again"]
+
+
+async def test_an_odd_query_is_a_problem_document(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/readyz?strict=perhaps")
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"][0]["where"] == "strict"
+    assert "perhaps" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/readyz?strict=1", "/metrics"])
+async def test_head_is_answered_as_get_is(client: httpx.AsyncClient, path: str) -> None:
+    head, get = await client.head(path), await client.get(path)
+    assert head.status_code == get.status_code == 200
+    assert head.headers["content-type"] == get.headers["content-type"]
+    assert (await client.head("/recall")).headers["allow"] == "POST"
 
 
 async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
