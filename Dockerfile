@@ -47,7 +47,8 @@ RUN /opt/recgpt/bin/pip install --no-deps --prefix /code .
 
 FROM python:3.11-slim-bookworm
 RUN useradd --uid 10001 --user-group --no-log-init --no-create-home --home-dir /data recgpt \
- && install -d -o 10001 -g 10001 /data
+ && install -d -o 10001 -g 10001 /data \
+ && install -d -o 10001 -g 10001 -m 700 /var/cache/recgpt
 COPY --from=builder /opt/recgpt /opt/recgpt
 COPY --from=builder /code /opt/recgpt
 # /data may be a volume, and the rest read-only: what libraries want to write goes to /tmp.
@@ -56,11 +57,14 @@ COPY --from=builder /code /opt/recgpt
 ENV PATH=/opt/recgpt/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
-    HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib \
+    HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib XDG_CACHE_HOME=/var/cache \
     OMP_WAIT_POLICY=PASSIVE \
     RECGPT_ARTIFACTS=/data/artifacts RECGPT_HOST=0.0.0.0 RECGPT_PORT=8000
 WORKDIR /data
 USER 10001:10001
+# The compiled loops of the service, so that containers start without compiling. On a processor unlike
+# this one they are compiled once more, and kept where /var/cache/recgpt can be written.
+RUN python -m service.precompile
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=3s --start-period=60s --retries=3 \

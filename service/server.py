@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import faiss
 import torch
 
+from index.kernels.code_cache import log_compiled
 from service.http.app import create_app
 from service.http.metadata import ServedBundle
 from service.observability.logs import configure_logs
@@ -35,6 +36,7 @@ def serve(settings: ServeSettings) -> None:
     faiss.omp_set_num_threads(settings.threads)
     recaller = Recaller.load(settings.artifacts, settings.device)
     recaller.warm_up()
+    log_compiled()
     if "max_batch" not in settings.model_fields_set:
         settings = settings.model_copy(update={"max_batch": recaller.preferred_batch})
     freeze_loaded()

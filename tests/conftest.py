@@ -12,10 +12,17 @@ from model.network.gpt import GPT
 from service.offline import export_bundle
 
 
-def pytest_configure() -> None:
-    """One thread: tiny models gain nothing from more, and those spin where others use the cores."""
+def pytest_configure(config: pytest.Config) -> None:
+    """One thread: tiny models gain nothing from more, and those spin where others use the cores.
+
+    One folder of compiled code: processes that tests start do not compile again.
+    """
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+    if "RECGPT_CACHE_DIR" not in os.environ:
+        folder = config.cache.mkdir("compiled")
+        folder.chmod(0o700)
+        os.environ["RECGPT_CACHE_DIR"] = str(folder)
 
 
 @pytest.fixture(scope="session")

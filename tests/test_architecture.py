@@ -33,6 +33,7 @@ ROOMS = (
     "service.observability",
     "service.contest",
     "service.offline",
+    "service.precompile",
     "service.waiting",
     "service.batcher",
     "service.http",

@@ -1,8 +1,8 @@
 """Loops over single users and items, as machine code.
 
 numba compiles a function when it is first called, a second or less for each of ours, and again for
-arguments of other types: so they are called with arrays of one type and layout only. Nothing is
-kept on disk, because numba keeps it in pickles.
+arguments of other types: so they are called with arrays of one type and layout only. What was
+compiled is kept on disk, see `index.kernels.code_cache`.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 import numba
 import numpy as np
 
+from index.kernels.code_cache import LoopCache
+
 Integer = int | np.integer[Any]
 Real = float | np.floating[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -18,11 +20,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def compiled(function: Function) -> Function:
     """Compile it; it lets other threads run. Sums may be taken in any order."""
-    return _compiled(function)
+    dispatcher: Any = _compiled(function)
+    # As `cache=True` does, but that takes one folder for all programs of the process.
+    dispatcher._cache = LoopCache(function)
+    return cast(Function, dispatcher)
 
 
 def inner(function: Function) -> Function:
-    """Compile it for compiled functions only, without what Python would call it by."""
+    """Compile it for compiled functions only, without what Python would call it by.
+
+    Its machine code becomes a part of its callers', so it has no place on disk of its own.
+    """
     return _compiled(function, no_cpython_wrapper=True)
 
 

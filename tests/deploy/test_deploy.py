@@ -62,6 +62,15 @@ def expressions() -> list[str]:
     return rules + panels
 
 
+def test_the_image_holds_compiled_code_and_containers_can_add_theirs() -> None:
+    """The default folder of the cache, which its user owns: filled when the image is built."""
+    stage = STAGES_OF_BUILD[-1]
+    folder = "/var/cache/recgpt"
+    assert f"XDG_CACHE_HOME={folder.rpartition('/')[0]}" in stage
+    assert f"install -d -o 10001 -g 10001 -m 700 {folder}" in stage
+    assert stage.index("USER 10001") < stage.index("RUN python -m service.precompile")
+
+
 @pytest.mark.parametrize("expression", expressions())
 def test_rules_and_panels_ask_for_metrics_that_exist(expression: str) -> None:
     asked = set(re.findall(r"\brecgpt_\w+|\bup\b", expression))
@@ -136,7 +145,8 @@ def test_built_images_take_the_arguments_and_are_hardened(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", arguments(stage_of(service), "USER")[-1])
     writable = [v for v in service["volumes"] if not v.endswith(":ro")]
-    assert writable == (["recgpt:/data"] if name == "train" else [])
+    compiled = ["compiled:/var/cache/recgpt"]
+    assert writable == {"train": ["recgpt:/data", *compiled], "recall": compiled}.get(name, [])
 
 
 def test_dockerfile_ends_without_root_or_tools() -> None:
