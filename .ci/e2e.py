@@ -19,6 +19,8 @@ from compose import Failed, Project
 
 USER = "196"
 BUILD_AND_TRAIN_SECONDS = 45 * 60
+PROBES = {"/healthz": 200, "/readyz": 200, "/readyz?strict=1": 503}
+"""Status of each probe while Redis is stopped."""
 COMPLAINT = re.compile(
     r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL|FATAL)\b|\blevel=(error|fatal)\b"
 )
@@ -87,6 +89,26 @@ def check_events(project: Project) -> None:
         raise Failed(f"the recall did not change: {before}, {after}")
     if history(project)[0] != before[0]:
         raise Failed(f"{before[0]} is not the newest item in Redis: {history(project)[:3]}")
+
+
+def check_without_redis(project: Project) -> None:
+    """Without Redis the service stays ready and returns popular items; with it, full answers."""
+    service = project.url("recall", 8000)
+    project.compose("stop", "redis")
+    probes = {path: httpx.get(f"{service}{path}", timeout=10).status_code for path in PROBES}
+    body = {"user_id": USER, "k": 10}
+    answer = httpx.post(f"{service}/recall", json=body, timeout=10).json()
+    project.compose("start", "redis")
+    if probes != PROBES:
+        raise Failed(f"without Redis the probes answer {probes}, not {PROBES}")
+    if answer["degraded_reason"] != "store_unavailable" or len(answer["items"]) != 10:
+        raise Failed(f"without Redis the answer is {answer}")
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{service}/readyz?strict=1", timeout=10).status_code != 200:
+        if time.monotonic() > deadline:
+            raise Failed("Redis is back, and the service does not use it")
+        time.sleep(1)
+    recall(service)
 
 
 def check_confined(project: Project) -> None:
@@ -167,6 +189,7 @@ CHECKS: tuple[Callable[[Project], None], ...] = (
     check_started,
     check_recall,
     check_events,
+    check_without_redis,
     check_confined,
     check_prometheus,
     check_second_up,
