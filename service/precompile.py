@@ -16,9 +16,8 @@ import polars as pl
 from index.formats import Kind
 from index.kernels.code_cache import log_compiled
 from model.data.dataset import Dataset
-from model.network.block import GPTConfig
+from model.network.config import GPTConfig, RecallConfig
 from model.network.gpt import GPT
-from model.network.rollout import RecallConfig
 from service.offline import export_bundle
 from service.recall.recaller import Recaller
 
