@@ -66,7 +66,7 @@ def lists_search(lists: ListSearch, probed: int, hits: int) -> Search:
     """The search of so many lists."""
 
     def search(queries_BD: Vectors) -> Rows:
-        return lists.search(queries_BD, hits, probed)[0]
+        return lists.search(queries_BD, hits, probed)[1]
 
     return search
 

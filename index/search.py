@@ -50,8 +50,8 @@ class ItemIndex:
 
     def search(
         self, queries_BD: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k rows of highest inner product, best first, and their scores: B K each.
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The k highest inner products, best first, and the rows that they are of: B K each.
 
         An approximate index may miss some of them, as its card says; it gives k rows all the same.
         Where fewer than k rows exist, K is the catalogue's size.
@@ -59,12 +59,12 @@ class ItemIndex:
         k = min(k, self.items)
         if not self._lists:
             scores_BK, rows_BK = self._faiss.search(queries_BD, k)
-            return rows_BK, scores_BK
+            return scores_BK, rows_BK
         # The recall was measured at so many hits: more of them take more effort.
         told = widened(self._parameters, max(1.0, k / self._measured_hits))
-        rows_BK, scores_BK = self._lists.search(queries_BD, k, told["nprobe"])
+        scores_BK, rows_BK = self._lists.search(queries_BD, k, told["nprobe"])
         short_B = (rows_BK == MISSING).any(axis=1)
         if short_B.any():  # it ended with too few: callers rely on k rows
             everything = self._lists.search(queries_BD[short_B], k, told["lists"])
-            rows_BK[short_B], scores_BK[short_B] = everything
-        return rows_BK, scores_BK
+            scores_BK[short_B], rows_BK[short_B] = everything
+        return scores_BK, rows_BK

@@ -68,8 +68,8 @@ class ListSearch:
         """How many lists there are."""
         return len(self.lists.ends_L) - 1
 
-    def search(self, queries_BD: Vectors, k: int, probed: int) -> tuple[NDArray[np.int64], Vectors]:
-        """The best k rows and their scores in about so many lists each, best first: B K.
+    def search(self, queries_BD: Vectors, k: int, probed: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """The best k scores and their rows in about so many lists each, best first: B K.
 
         The row is MISSING where lists hold too few.
         """
@@ -80,15 +80,15 @@ class ListSearch:
         longest = int(self._probed.places_B[:queries].max(initial=0))
         if queries > 1 and queries * longest > MOST_PLACES:
             halves = np.array_split(queries_BD, 2)
-            rows, scores = zip(*(self.search(half, k, probed) for half in halves), strict=True)
-            return np.concatenate(rows), np.concatenate(scores)
+            scores, rows = zip(*(self.search(half, k, probed) for half in halves), strict=True)
+            return np.concatenate(scores), np.concatenate(rows)
         self._make_room(queries, longest)
         scores_BS = self._scores[: queries * longest].reshape(queries, longest)
         _score(self.lists, self._probed, scores_BS)
         rows_BK = np.full((queries, k), MISSING, dtype=np.int64)
         scores_BK = np.zeros((queries, k), dtype=np.float32)
-        _find(self.lists, queries_BD, self._probed, scores_BS, self._room, rows_BK, scores_BK)
-        return rows_BK, scores_BK
+        _find(self.lists, queries_BD, self._probed, scores_BS, self._room, scores_BK, rows_BK)
+        return scores_BK, rows_BK
 
     def _make_room(self, queries: int, places: int) -> None:
         """For so many queries that look at so many places each, and a little more."""
@@ -155,8 +155,8 @@ def _find(
     probed: Probed,
     scores_BS: Short,
     room: Room,
-    rows_BK: NDArray[np.int64],
     scores_BK: Vectors,
+    rows_BK: NDArray[np.int64],
 ) -> None:
     """Write everyone's best rows."""
     ends_L = np.empty(len(probed.wanted_L), dtype=np.int64)

@@ -106,7 +106,7 @@ def _compare(bundle: Path, queries_BD: Vectors, options: argparse.Namespace) -> 
     index, exact = ItemIndex.load(bundle, vectors_VD), exact_search(vectors_VD, HITS)
 
     def search(queries_BD: Vectors) -> NDArray[np.int64]:
-        return index.search(queries_BD, HITS)[0]
+        return index.search(queries_BD, HITS)[1]
 
     found: dict[str, Any] = {"per_second": {}, "exact_per_second": {}, "over_exact": {}}
     for threads in options.threads:

@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_search_is_exact(folder: Path) -> None:
-    rows, scores = ItemIndex.load(folder, VECTORS).search(QUERIES, 10)
+    scores, rows = ItemIndex.load(folder, VECTORS).search(QUERIES, 10)
     expected = np.argsort(-(QUERIES @ VECTORS.T), axis=1)[:, :10]
     assert rows.tolist() == expected.tolist()
     np.testing.assert_allclose(
@@ -29,7 +29,7 @@ def test_search_is_exact(folder: Path) -> None:
 
 
 def test_k_above_the_catalogue_gives_what_there_is(folder: Path) -> None:
-    rows, scores = ItemIndex.load(folder, VECTORS).search(QUERIES, 1000)
+    scores, rows = ItemIndex.load(folder, VECTORS).search(QUERIES, 1000)
     assert rows.shape == scores.shape == (7, 50)
     assert sorted(rows[0]) == list(range(50))
 
@@ -67,7 +67,7 @@ def test_an_approximate_index_reaches_the_recall_that_its_card_tells(tmp_path: P
     build_index(MANY, tmp_path, "ivf", target=0.9, queries_BD=QUERIES)
     card = json.loads((tmp_path / "index.json").read_text())
     assert (card["kind"], card["queries"]) == ("ivf", "given")
-    rows, scores = ItemIndex.load(tmp_path, MANY).search(QUERIES, card["measured_with"]["hits"])
+    scores, rows = ItemIndex.load(tmp_path, MANY).search(QUERIES, card["measured_with"]["hits"])
     exact = np.argsort(-(QUERIES @ MANY.T), axis=1)[:, : card["measured_with"]["hits"]]
     found = [len(set(r) & set(e)) for r, e in zip(rows.tolist(), exact.tolist(), strict=True)]
     assert sum(found) / exact.size == pytest.approx(card["recall"])
@@ -79,7 +79,7 @@ def test_an_approximate_index_reaches_the_recall_that_its_card_tells(tmp_path: P
 def test_an_approximate_index_gives_as_many_rows_as_asked_for(tmp_path: Path) -> None:
     build_index(MANY, tmp_path, "ivf", target=0.5, queries_BD=QUERIES)
     for k in (1, 700, 3000):
-        rows, _ = ItemIndex.load(tmp_path, MANY).search(QUERIES, k)
+        _, rows = ItemIndex.load(tmp_path, MANY).search(QUERIES, k)
         assert rows.shape == (7, k)
         assert rows.min() >= 0
         assert all(len(set(row)) == k for row in rows.tolist())
@@ -89,7 +89,7 @@ def test_equal_vectors_have_an_approximate_index_too(tmp_path: Path) -> None:
     """Some of its lists are empty, and a search of few lists finds nothing."""
     equal = np.repeat(MANY[:40], 75, axis=0)
     build_index(equal, tmp_path, "ivf", target=0.01, queries_BD=QUERIES)
-    rows, _ = ItemIndex.load(tmp_path, equal).search(QUERIES, 5)
+    _, rows = ItemIndex.load(tmp_path, equal).search(QUERIES, 5)
     assert rows.min() >= 0
 
 
@@ -107,7 +107,7 @@ def contest(dense: float, by_index: float) -> Contest:
     """One with a known end."""
 
     def run(vectors: Vectors, index: ItemIndex, queries: Vectors) -> tuple[Rates, Rates]:
-        assert index.search(queries, 5)[0].shape == (len(queries), 5)
+        assert index.search(queries, 5)[1].shape == (len(queries), 5)
         return {str(b): dense for b in BATCHES}, {str(b): by_index for b in BATCHES}
 
     return run
@@ -131,7 +131,7 @@ def test_whole_scores_are_chosen_where_they_are_faster(
     assert f"{loaded.kind}_per_second" == ("dense_per_second" if dense > 2 else other)
     if loaded.kind == "dense":
         exact = np.argsort(-(QUERIES @ MANY.T), axis=1)[:, :10]
-        assert loaded.search(QUERIES, 10)[0].tolist() == exact.tolist()
+        assert loaded.search(QUERIES, 10)[1].tolist() == exact.tolist()
 
 
 @pytest.mark.parametrize("kind", ["flat", "dense"])

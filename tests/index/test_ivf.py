@@ -29,7 +29,7 @@ def test_lists_hold_every_item_once() -> None:
 
 
 def test_all_lists_together_give_the_exact_hits(search: ListSearch) -> None:
-    rows_BK, scores_BK = search.search(QUERIES, K, LISTS)
+    scores_BK, rows_BK = search.search(QUERIES, K, LISTS)
     exact_BV = QUERIES @ VECTORS.T
     best_BK = np.argsort(-exact_BV, axis=1)[:, :K]
     found = [len({*ours} & {*best}) for ours, best in zip(rows_BK, best_BK, strict=True)]
@@ -39,9 +39,9 @@ def test_all_lists_together_give_the_exact_hits(search: ListSearch) -> None:
 
 
 def test_batches_of_any_size_find_the_same(search: ListSearch) -> None:
-    alone = [search.search(query[None], K, 5)[0][0].tolist() for query in QUERIES]
+    alone = [search.search(query[None], K, 5)[1][0].tolist() for query in QUERIES]
     for size in (40, 3, 17):
-        rows_BK, _ = search.search(QUERIES[:size], K, 5)
+        _, rows_BK = search.search(QUERIES[:size], K, 5)
         assert rows_BK.tolist() == alone[:size]
 
 
@@ -63,18 +63,18 @@ def test_lists_may_be_empty() -> None:
     equal = np.repeat(VECTORS[:40], 75, axis=0)
     search = ListSearch(lists_of(build("ivf", equal), equal))
     assert (np.diff(search.lists.ends_L) == 0).any()
-    rows_BK, _ = search.search(QUERIES, K, 1)
+    _, rows_BK = search.search(QUERIES, K, 1)
     assert (rows_BK == MISSING).all(axis=1).any()
-    assert (search.search(QUERIES, K, LISTS)[0] != MISSING).all()
-    assert search.search(QUERIES[:0], K, 1)[0].shape == (0, K)
+    assert (search.search(QUERIES, K, LISTS)[1] != MISSING).all()
+    assert search.search(QUERIES[:0], K, 1)[1].shape == (0, K)
 
 
 def test_long_lists_of_hits_are_in_order(search: ListSearch) -> None:
     """From a thousand on they are sorted in another way."""
-    rows_BK, scores_BK = search.search(QUERIES[:3], 1500, LISTS)
+    scores_BK, rows_BK = search.search(QUERIES[:3], 1500, LISTS)
     assert (np.diff(scores_BK) <= 0).all()
     assert [len(set(row)) for row in rows_BK.tolist()] == [1500] * 3
-    np.testing.assert_array_equal(rows_BK[:, :K], search.search(QUERIES[:3], K, LISTS)[0])
+    np.testing.assert_array_equal(rows_BK[:, :K], search.search(QUERIES[:3], K, LISTS)[1])
 
 
 def test_lists_of_other_vectors_are_refused() -> None:
@@ -86,7 +86,7 @@ def test_more_lists_find_more(search: ListSearch) -> None:
     best_BK = np.argsort(-(QUERIES @ VECTORS.T), axis=1)[:, :K]
     shares = []
     for probed in (1, 4, 16):
-        rows_BK, _ = search.search(QUERIES, K, probed)
+        _, rows_BK = search.search(QUERIES, K, probed)
         pairs = zip(rows_BK, best_BK, strict=True)
         shares.append(np.mean([len({*ours} & {*best}) / K for ours, best in pairs]))
     assert shares == sorted(shares)
@@ -94,9 +94,9 @@ def test_more_lists_find_more(search: ListSearch) -> None:
 
 
 def test_what_lists_do_not_hold_is_missing(search: ListSearch) -> None:
-    rows_BK, _ = search.search(QUERIES, 2000, 1)
+    _, rows_BK = search.search(QUERIES, 2000, 1)
     assert (rows_BK == MISSING).any(axis=1).all()
-    everything_BK, _ = search.search(QUERIES[:2], len(VECTORS), LISTS)
+    _, everything_BK = search.search(QUERIES[:2], len(VECTORS), LISTS)
     assert [sorted(row) for row in everything_BK.tolist()] == [[*range(len(VECTORS))]] * 2
 
 

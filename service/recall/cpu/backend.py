@@ -81,7 +81,7 @@ class IndexSearcher:
     ) -> Ints:
         """See `Searcher`."""
         with times.measure("search"):
-            rows_WF, scores_WF = self._index.search(interests_WD, step.max_hits)
+            scores_WF, rows_WF = self._index.search(interests_WD, step.max_hits)
         with times.measure("merge"):
             lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
             return lists.offer_best(step.queries_W, rows_WF, step.interest)
