@@ -1,12 +1,11 @@
-"""Micro-batching: what is ready when the worker gets free is the next batch, with no delay.
+"""Micro-batching: everything that is ready when the worker takes more is the next micro-batch.
 
     recall() ─► unread ─► store, one trip for all that wait ─► ready ─► worker ─► answers
 
-A worker in another process is told of recalls while it computes and makes its batches itself, so
-that it never waits for this process; this one keeps back what is more than the next batch.
-
-The store is read while the worker computes. The event loop never runs torch: the worker is a
-thread of this process, or another process.
+There is no timer: micro-batches are small under low load and large under high load. Histories are
+read while the worker computes, and the event loop itself never computes. The worker is the engine
+process, which is sent the next micro-batches while it computes, so that it never waits for this
+process; this process keeps back the rest, where a recall can still expire or be abandoned.
 """
 
 import asyncio
@@ -15,39 +14,115 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history.store import HistoryStore, ReadProblem, StoreUnavailable
-from service.http.schemas import RecallRequest
 from service.observability.metrics import Metrics
-from service.recall.types import BatchResult, Query
+from service.recall.types import BatchResult, DegradedReason, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
-from service.waiting import Answer, Queue, Waiting
 
 log = logging.getLogger(__name__)
 
-STORE_PAUSE = 0.5  # seconds between two looks whether a store that failed is back
+STORE_PAUSE = 0.5  # seconds between two attempts to reach a store that failed
 
 
 class Worker(Protocol):
-    """What computes a batch."""
+    """Computes micro-batches."""
 
-    ahead: int
-    """Recalls that it may still be busy with when it is asked for more."""
+    @property
+    def max_batch(self) -> int:
+        """The largest micro-batch that it takes."""
+
+    @property
+    def ahead(self) -> int:
+        """The number of unanswered recalls up to which it takes another micro-batch."""
 
     async def start(self) -> None:
-        """Batches are going to come; called on the event loop."""
+        """Prepares for micro-batches; called on the event loop."""
 
     async def recall(self, queries: Sequence[Query]) -> BatchResult:
-        """Answer in order. May raise anything."""
+        """Answers the queries, in order. May raise any exception."""
 
     async def close(self) -> None:
-        """Nothing more will be asked."""
+        """Releases what it holds; no further call comes."""
 
 
-class Engine:
-    """Answers recalls in batches. `start` and `drain` bracket its life."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The outcome of a recall."""
+
+    found: EncodedCandidates
+    degraded_reason: DegradedReason | None
+    seconds: StageSeconds
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A recall that waits for its answer."""
+
+    query: Query
+    answer: asyncio.Future[Answer]
+    since: float = field(default_factory=time.perf_counter)
+    store_failed: bool = False
+    seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
+
+    def set_history(self, history: Sequence[str]) -> None:
+        """Completes the query with the history that the store holds."""
+        given = self.query
+        self.query = Query(given.user_id, history, given.exclude, given.k, given.interests)
+
+    def resolve(self, found: EncodedCandidates, seconds: StageSeconds) -> Answer:
+        """Sets the answer, unless the caller has given up, and returns it."""
+        answer = Answer(found, self._reason(found), self.seconds | seconds)
+        if not self.answer.done():
+            self.answer.set_result(answer)
+        return answer
+
+    def fail(self, error: Exception) -> None:
+        """Sets an error in place of an answer, unless the caller has given up."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def _reason(self, found: EncodedCandidates) -> DegradedReason | None:
+        if not found.cold:
+            return None
+        if self.store_failed:
+            return "store_unavailable"
+        return "unknown_items" if found.unknown_items else "no_history"
+
+
+class Queue:
+    """Recalls, first come, first served, taken in batches. Any of them can leave at any time."""
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[Waiting, None] = OrderedDict()
+        self._filled = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, waiting: Waiting) -> None:
+        """Appends a recall, unless its caller has given up."""
+        if not waiting.answer.done():
+            self._waiting[waiting] = None
+            self._filled.set()
+
+    def drop(self, waiting: Waiting) -> None:
+        """Removes a recall if it is in this queue."""
+        self._waiting.pop(waiting, None)
+
+    async def take(self, limit: int) -> list[Waiting]:
+        """Removes and returns the oldest recalls, up to `limit`; waits while there is none."""
+        while not self._waiting:
+            self._filled.clear()
+            await self._filled.wait()
+        return [self._waiting.popitem(last=False)[0] for _ in range(min(limit, len(self)))]
+
+
+class Batcher:
+    """Answers recalls in micro-batches, from `start` until `drain`."""
 
     def __init__(
         self, worker: Worker, store: HistoryStore, metrics: Metrics, settings: ServeSettings
@@ -56,55 +131,52 @@ class Engine:
         self._store = store
         self._metrics = metrics
         self._settings = settings
-        self._unread = Queue()  # their histories are to be read
+        self._unread = Queue()  # recalls whose history has to be read
         self._ready = Queue()
         self._unanswered: OrderedDict[Waiting, None] = OrderedDict()  # oldest first
         self._deadline: asyncio.TimerHandle | None = None  # of the oldest
         self._running: list[asyncio.Task[None]] = []
         self._absence: asyncio.Task[None] | None = None  # runs while the store fails
         self._answering: set[asyncio.Task[None]] = set()
-        self._asked = 0  # recalls that the worker is busy with
-        self._fewer = asyncio.Event()  # set when an answer has come
+        self._outstanding = 0  # recalls that the worker has not answered yet
+        self._returned = asyncio.Event()  # set when the worker has returned a micro-batch
         self.draining = False
 
     def start(self) -> None:
-        """Begin to answer; call it on the event loop."""
+        """Begins to answer; to be called on the event loop."""
         self._running = [asyncio.create_task(self._read()), asyncio.create_task(self._run())]
 
-    async def recall(self, request: RecallRequest) -> Answer:
-        """Wait in the queues and be answered.
+    async def recall(self, query: Query, read_history: bool = False) -> Answer:
+        """Returns the answer to a query, whose history is read from the store if so asked.
 
-        Raises QueueFull, DeadlinePassed, NotReady, or ServiceError where the recall itself failed.
+        Raises QueueFull, DeadlinePassed, NotReady, or another ServiceError if the recall failed.
         """
         if self.draining:
             raise NotReady("the service is going down: ask another instance")
         if self.queue_length() >= self._settings.queue_limit:
             raise QueueFull("too many recalls are waiting: try again later")
         loop = asyncio.get_running_loop()
-        waiting = Waiting(request, loop.create_future())
+        waiting = Waiting(query, loop.create_future())
         self._unanswered[waiting] = None
         if not self._deadline:
             self._deadline = loop.call_later(self._settings.deadline_ms / 1000, self._expire)
-        if request.history is None:
-            self._unread.put(waiting)
-        else:
-            self._set_history(waiting, request.history, 0.0)
+        (self._unread if read_history else self._ready).put(waiting)
         self._metrics.queue_length.set(self.queue_length())
         try:
             return await waiting.answer
-        finally:  # whoever gave up makes room for another
+        finally:  # a caller that gave up makes room for another
             self._forget(waiting)
 
     def alive(self) -> bool:
-        """Whether it can still answer: false when a task of it has died of a bug."""
+        """Whether it can still answer: false once a bug has ended one of its tasks."""
         return bool(self._running) and not any(task.done() for task in self._running)
 
     def queue_length(self) -> int:
-        """Recalls that no batch has taken yet."""
+        """The number of recalls that are in no micro-batch yet."""
         return len(self._unread) + len(self._ready)
 
     async def drain(self) -> None:
-        """Answer what was accepted, accept nothing more, and stop."""
+        """Answers the recalls that were accepted, accepts no more, and stops."""
         self.draining = True
         if self._unanswered:
             await asyncio.wait([waiting.answer for waiting in self._unanswered])
@@ -123,7 +195,7 @@ class Engine:
         self._ready.drop(waiting)
 
     def _expire(self) -> None:
-        """Give up what is past its deadline, and look again when the next one may be."""
+        """Fails all recalls past their deadline, and sets the timer for the next one."""
         patience = self._settings.deadline_ms / 1000
         now = time.perf_counter()
         self._deadline = None
@@ -138,34 +210,31 @@ class Engine:
             waiting.fail(DeadlinePassed(f"{detail}: the service is overloaded"))
 
     async def _read(self) -> None:
-        """Histories from the store: one trip after another, each for all that wait by then."""
+        """Reads histories in one trip after another, each for all recalls that wait by then."""
         while True:
-            batch = await self._unread.take(self._settings.max_batch)
+            batch = await self._unread.take(self._worker.max_batch)
             started = time.perf_counter()
             found: Sequence[Sequence[str] | ReadProblem] = [ReadProblem.UNAVAILABLE] * len(batch)
             if self._absence is None or self._absence.done():
                 try:
-                    found = await self._store.read([w.request.user_id for w in batch])
-                except Exception as error:  # whatever it is, it must not end the engine
+                    found = await self._store.read([w.query.user_id for w in batch])
+                except Exception as error:  # no error of the store may end this task
                     if not isinstance(error, StoreUnavailable):  # that one the store has logged
                         log.exception("histories were not read because of a bug")
                     self._absence = asyncio.create_task(self._until_store_is_back())
             seconds = time.perf_counter() - started
             self._metrics.stage_seconds["store"].observe(seconds)
             for waiting, history in zip(batch, found, strict=True):
+                waiting.seconds["store"] = seconds
                 if isinstance(history, ReadProblem):
                     self._metrics.unreadable_histories.inc(history.value)
                     waiting.store_failed = history is ReadProblem.UNAVAILABLE
-                    history = ()
-                self._set_history(waiting, history, seconds)
-
-    def _set_history(self, waiting: Waiting, history: Sequence[str], seconds: float) -> None:
-        waiting.history = history
-        waiting.seconds["store"] = seconds
-        self._ready.put(waiting)
+                else:
+                    waiting.set_history(history)
+                self._ready.put(waiting)
 
     async def _until_store_is_back(self) -> None:
-        """Ask the store in place of the recalls, so that none but the first waits for it."""
+        """Probes the store in place of the recalls, so that only the first waits for it."""
         while True:
             await asyncio.sleep(STORE_PAUSE)
             with suppress(Exception):
@@ -173,17 +242,17 @@ class Engine:
                 return
 
     async def _run(self) -> None:
-        """What is ready goes to the worker as soon as it takes more."""
+        """Sends the recalls that are ready to the worker as soon as it takes more."""
         while True:
-            while self._asked > self._worker.ahead:
-                self._fewer.clear()
-                await self._fewer.wait()
-            batch = await self._ready.take(self._settings.max_batch)
+            while self._outstanding > self._worker.ahead:
+                self._returned.clear()
+                await self._returned.wait()
+            batch = await self._ready.take(self._worker.max_batch)
             now = time.perf_counter()
             for waiting in batch:
                 waiting.seconds["queue"] = now - waiting.since - waiting.seconds["store"]
             self._metrics.queue_length.set(self.queue_length())
-            self._asked += len(batch)
+            self._outstanding += len(batch)
             task = asyncio.create_task(self._answer_all(batch))
             self._answering.add(task)
             task.add_done_callback(self._answered)
@@ -192,18 +261,18 @@ class Engine:
         self._answering.discard(task)
         if not task.cancelled() and (bug := task.exception()):
             log.error("recalls were not answered because of a bug", exc_info=bug)
-            self._running.append(task)  # `alive` tells of it
+            self._running.append(task)  # `alive` reports it
 
     async def _answer_all(self, batch: Sequence[Waiting]) -> None:
         try:
             await self._answer(batch)
         finally:
-            self._asked -= len(batch)
-            self._fewer.set()
+            self._outstanding -= len(batch)
+            self._returned.set()
 
     async def _answer(self, batch: Sequence[Waiting]) -> None:
         try:
-            computed = await self._worker.recall([waiting.query() for waiting in batch])
+            computed = await self._worker.recall([waiting.query for waiting in batch])
         except Exception:
             log.exception("a batch of %d failed", len(batch))
             if len(batch) > 1:  # one bad query must not fail its neighbours

@@ -8,12 +8,9 @@ import faiss
 import torch
 
 from index.kernels.code_cache import log_compiled
-from service.http.app import create_app
-from service.http.metadata import ServedBundle
 from service.observability.logs import configure_logs
 from service.processes.engine_process import Hub
-from service.processes.engine_thread import Threaded
-from service.processes.frontend import end_well, freeze_loaded, http_server, open_store
+from service.processes.frontend import end_well, freeze_loaded, open_store
 from service.recall.recaller import Recaller
 from service.settings import ServeSettings
 
@@ -29,7 +26,7 @@ def serve(settings: ServeSettings) -> None:
     configure_logs(settings.log_level)
     end_well()
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
-        raise ValueError("--http-workers: an embedded store has one writer, so give 0 or 1")
+        raise ValueError("--http-workers: an embedded store has one writer, so give 1")
     _check(settings)
     # By default both use every core they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
@@ -41,15 +38,12 @@ def serve(settings: ServeSettings) -> None:
         settings = settings.model_copy(update={"max_batch": recaller.preferred_batch})
     freeze_loaded()
     with ExitStack() as stack:
-        listeners = _listen(settings.host, settings.port, max(1, settings.http_workers))
+        listeners = _listen(settings.host, settings.port, settings.http_workers)
         for listener in listeners:
             stack.enter_context(listener)
         where = {"host": settings.host, "port": listeners[0].getsockname()[1]}
         log.info("listening", extra=where)
-        if settings.http_workers:
-            Hub(settings, recaller, listeners).run()
-        else:
-            _serve_alone(settings, recaller, listeners[0])
+        Hub(settings, recaller, listeners).run()
 
 
 def _check(settings: ServeSettings) -> None:
@@ -58,13 +52,6 @@ def _check(settings: ServeSettings) -> None:
         listener.close()
     if not settings.store.startswith("embedded:"):  # opening that one reads its file
         open_store(settings)
-
-
-def _serve_alone(settings: ServeSettings, recaller: Recaller, listener: socket.socket) -> None:
-    """HTTP, model and index in this process."""
-    bundle = ServedBundle.load(recaller.bundle, recaller.version, recaller.max_interests)
-    app = create_app(settings, Threaded(recaller), bundle, open_store(settings))
-    http_server(settings, app).run(sockets=[listener])
 
 
 def _listen(host: str, port: int, count: int) -> list[socket.socket]:

@@ -20,9 +20,9 @@ class ServeSettings(BaseModel, frozen=True):
     )
     http_workers: int = Field(
         1,
-        ge=0,
+        ge=1,
         le=256,
-        description="processes for HTTP beside the model's; 0: one process for everything",
+        description="front-end processes, which speak HTTP; more only if cores are to spare",
     )
     threads: int = Field(
         1,

@@ -34,7 +34,6 @@ ROOMS = (
     "service.contest",
     "service.offline",
     "service.precompile",
-    "service.waiting",
     "service.batcher",
     "service.http",
     "service.processes",
@@ -83,7 +82,7 @@ def test_every_file_lies_in_a_room_and_no_room_is_empty() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_imports_go_down(path: Path) -> None:
-    if path.stem in ("__init__", "batcher", "waiting"):  # those two still take HTTP's request
+    if path.stem == "__init__":
         return
     room = room_of(named(path))
     assert room

@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.batcher import Engine, Worker
+from service.batcher import Batcher, Worker
 from service.errors import ServiceError
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.metadata import ServedBundle
@@ -73,17 +73,17 @@ def create_app(
     """
     metrics = metrics or Metrics()
     metrics.version = bundle.version
-    engine = Engine(worker, store, metrics, settings)
+    batcher = Batcher(worker, store, metrics, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await worker.start()
-        engine.start()
+        batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
             await store.ping()
         log.info("ready to serve", extra={"version": bundle.version})
         yield
-        await engine.drain()
+        await batcher.drain()
         await store.close()
         log.info("drained")
 
@@ -95,7 +95,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    _route(app, Routes(settings, bundle, engine, store, metrics))
+    _route(app, Routes(settings, bundle, batcher, store, metrics))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -1,11 +1,12 @@
-"""The operations of the HTTP API: they check a body, ask the engine or the store, and answer."""
+"""The operations of the HTTP API: they check a body, ask the batcher or the store, and answer."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Query, Request, Response
+from fastapi import Query as QueryParameter
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
@@ -13,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.batcher import Engine
+from service.batcher import Answer, Batcher
 from service.errors import (
     ClientGone,
     FieldError,
@@ -29,8 +30,8 @@ from service.http.metadata import ServedBundle
 from service.http.problems import problem_response, service_error_response, validation_error
 from service.http.schemas import BatchRequest, EventsRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
+from service.recall.types import Query
 from service.settings import ServeSettings
-from service.waiting import Answer
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +54,13 @@ class Routes:
         self,
         settings: ServeSettings,
         bundle: ServedBundle,
-        engine: Engine,
+        batcher: Batcher,
         store: HistoryStore,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._bundle = bundle
-        self._engine = engine
+        self._batcher = batcher
         self._store = store
         self._metrics = metrics
         self._version = to_json(bundle.version)
@@ -82,7 +83,7 @@ class Routes:
         """Generates several interests from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
         self._check_interests([body])
-        answer = await _while_connected(request, self._engine.recall(body))
+        answer = await _while_connected(request, self._recall(body))
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         return _json(self._result(request, body, answer), {"server-timing": timing})
 
@@ -117,12 +118,13 @@ class Routes:
 
     async def healthz(self) -> Response:
         """Answers 200 while the process works; restart it when it answers anything else."""
-        if not self._engine.alive():
-            raise NotReady("the engine has stopped: restart the service")
+        if not self._batcher.alive():
+            raise NotReady("a task of the service has ended: restart it")
         return _json(b'{"alive":true}')
 
     async def readyz(
-        self, strict: Annotated[bool, Query(description="whether the store counts")] = False
+        self,
+        strict: Annotated[bool, QueryParameter(description="whether the store counts")] = False,
     ) -> Response:
         """Answers 200 if this process can answer recalls: it has loaded and is not draining.
 
@@ -180,10 +182,10 @@ class Routes:
 
     def _process_problem(self) -> str:
         """Returns why this process cannot answer recalls; empty if it can."""
-        if self._engine.draining:
+        if self._batcher.draining:
             return "the service is draining: ask another instance"
-        if not self._engine.alive():
-            return "the engine has not started, or has stopped"
+        if not self._batcher.alive():
+            return "a task of the service has not started, or has ended"
         return ""
 
     async def _store_answers(self, seconds: float | None = None) -> bool:
@@ -218,9 +220,14 @@ class Routes:
                 raise TooLarge(f"the body has more than {limit} bytes: send less at once")
         return body
 
+    def _recall(self, body: RecallRequest) -> Coroutine[Any, Any, Answer]:
+        stored = body.history is None
+        query = Query(body.user_id, body.history or (), body.exclude, body.k, body.interests)
+        return self._batcher.recall(query, read_history=stored)
+
     async def _recall_all(self, requests: list[RecallRequest]) -> list[Answer]:
         """Returns all answers in order; if one fails, the others are cancelled."""
-        recalls = [asyncio.create_task(self._engine.recall(request)) for request in requests]
+        recalls = [asyncio.create_task(self._recall(request)) for request in requests]
         try:
             return await asyncio.gather(*recalls)
         finally:

@@ -12,10 +12,11 @@ from service.recall.types import BatchResult, Query
 class Remote:
     """Asks the engine's process, which makes batches of all that has come by then."""
 
-    def __init__(self, connection: socket.socket, ahead: int) -> None:
-        """`ahead`: see `service.batcher.Worker`."""
+    def __init__(self, connection: socket.socket, max_batch: int) -> None:
+        """`max_batch`: see `service.batcher.Worker`."""
         self._connection = connection
-        self.ahead = ahead
+        self.max_batch = max_batch
+        self.ahead = 2 * max_batch
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._listening: asyncio.Task[None]

@@ -88,7 +88,7 @@ def main() -> None:
     configure_logs(settings.log_level)
     bundle = ServedBundle.load(config.bundle, config.version, config.max_interests)
     freeze_loaded()
-    remote = Remote(socket.socket(fileno=config.connection), ahead=2 * settings.max_batch)
+    remote = Remote(socket.socket(fileno=config.connection), settings.max_batch)
     metrics = Metrics(CounterMemory(config.board, settings.http_workers, config.row))
     try:
         store = open_store(settings)

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from in_process_worker import Answers, InProcessWorker
 
-from service.batcher import STORE_PAUSE, Engine
+from service.batcher import STORE_PAUSE, Answer, Batcher
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history.store import HistoryStore, StoreUnavailable
-from service.http.schemas import RecallRequest
 from service.observability.metrics import Metrics
-from service.processes.engine_thread import Threaded
 from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
@@ -21,10 +20,8 @@ from service.settings import ServeSettings
 pytestmark = pytest.mark.anyio
 
 
-class Worker:
-    """Stands in for the Recaller where a test must hold it up, or make it fail."""
-
-    version = "v1"
+class Computing:
+    """Stands in for the Recaller if a test must hold it up, or make it fail."""
 
     def __init__(self, refuse: Callable[[Query], bool] = lambda query: False) -> None:
         self.batches: list[list[str]] = []
@@ -69,12 +66,13 @@ class Store:
 
 
 @asynccontextmanager
-async def engine(
-    worker: object, store: object, **settings: int
-) -> AsyncIterator[tuple[Engine, Metrics]]:
+async def batcher(
+    recaller: Answers, store: object, max_batch: int = 16, **settings: int
+) -> AsyncIterator[tuple[Batcher, Metrics]]:
     metrics = Metrics()
     chosen = ServeSettings(artifacts=Path("."), store="", **settings)
-    running = Engine(Threaded(worker), store, metrics, chosen)  # type: ignore[arg-type]
+    worker = InProcessWorker(recaller, max_batch)
+    running = Batcher(worker, store, metrics, chosen)  # type: ignore[arg-type]
     running.start()
     yield running, metrics
     await running.drain()
@@ -86,17 +84,22 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
-def users(count: int) -> list[RecallRequest]:
-    return [RecallRequest(user_id=f"u{i}") for i in range(count)]
+async def stored(running: Batcher, user: str, k: int = 100) -> Answer:
+    """Recalls for a user whose history is in the store."""
+    return await running.recall(Query(user, (), k=k), read_history=True)
+
+
+def users(count: int) -> list[str]:
+    return [f"u{i}" for i in range(count)]
 
 
 async def test_what_waits_becomes_one_batch_with_one_read() -> None:
-    worker, store = Worker(), Store()
-    async with engine(worker, store) as (running, metrics):
+    worker, store = Computing(), Store()
+    async with batcher(worker, store) as (running, metrics):
         worker.go.clear()
-        calls = [asyncio.create_task(running.recall(r)) for r in users(1)]
+        calls = [asyncio.create_task(stored(running, u)) for u in users(1)]
         await until(lambda: worker.batches)
-        calls += [asyncio.create_task(running.recall(r)) for r in users(9)[1:]]
+        calls += [asyncio.create_task(stored(running, u)) for u in users(9)[1:]]
         await until(lambda: running.queue_length() == 8)
         worker.go.set()
         answers = await asyncio.gather(*calls)
@@ -110,17 +113,18 @@ async def test_what_waits_becomes_one_batch_with_one_read() -> None:
 
 
 async def test_batches_are_bounded() -> None:
-    worker, store = Worker(), Store()
-    async with engine(worker, store, max_batch=4) as (running, _):
-        await asyncio.gather(*map(running.recall, users(10)))
+    worker, store = Computing(), Store()
+    async with batcher(worker, store, max_batch=4) as (running, _):
+        await asyncio.gather(*(stored(running, u) for u in users(10)))
     assert [len(batch) for batch in worker.batches] == [4, 4, 2]
 
 
 class Far:
     """Stands in for a worker in another process, which makes its batches itself."""
 
-    def __init__(self, ahead: int) -> None:
+    def __init__(self, ahead: int, max_batch: int = 16) -> None:
         self.ahead = ahead
+        self.max_batch = max_batch
         self.asked: list[list[str]] = []
         self.go = asyncio.Event()
         self.stages = dict[str, float]()
@@ -136,11 +140,11 @@ class Far:
 
 
 async def test_a_worker_that_collects_is_told_while_it_computes_but_not_of_everything() -> None:
-    far, metrics = Far(ahead=3), Metrics()
-    settings = ServeSettings(artifacts=Path("."), store="", max_batch=2)
-    running = Engine(far, Store(), metrics, settings)  # type: ignore[arg-type]
+    far, metrics = Far(ahead=3, max_batch=2), Metrics()
+    settings = ServeSettings(artifacts=Path("."), store="")
+    running = Batcher(far, Store(), metrics, settings)  # type: ignore[arg-type]
     running.start()
-    calls = [asyncio.create_task(running.recall(request)) for request in users(8)]
+    calls = [asyncio.create_task(stored(running, user)) for user in users(8)]
     await until(lambda: len(far.asked) == 2 and running.queue_length() == 4)
     await asyncio.sleep(0.02)
     assert far.asked == [["u0", "u1"], ["u2", "u3"]]  # four of them: more than three
@@ -157,11 +161,11 @@ async def test_a_bug_behind_an_answer_is_seen(caplog: pytest.LogCaptureFixture) 
     far.stages = {"unheard-of": 1.0}
     far.go.set()
     settings = ServeSettings(artifacts=Path("."), store="", deadline_ms=50)
-    running = Engine(far, Store(), Metrics(), settings)  # type: ignore[arg-type]
+    running = Batcher(far, Store(), Metrics(), settings)  # type: ignore[arg-type]
     running.start()
     assert running.alive()
     with pytest.raises(DeadlinePassed):
-        await running.recall(RecallRequest(user_id="ann"))
+        await stored(running, "ann")
     assert not running.alive()
     assert "KeyError: 'unheard-of'" in caplog.text
     await running.drain()
@@ -169,9 +173,9 @@ async def test_a_bug_behind_an_answer_is_seen(caplog: pytest.LogCaptureFixture) 
 
 async def test_a_history_in_the_request_needs_no_store() -> None:
     store = Store()
-    async with engine(Worker(), store) as (running, _):
-        given = RecallRequest(user_id="ann", history=["a", "b"])
-        empty = RecallRequest(user_id="bob", history=[])
+    async with batcher(Computing(), store) as (running, _):
+        given = Query("ann", ["a", "b"])
+        empty = Query("bob", [])
         answers = [await running.recall(given), await running.recall(empty)]
     assert store.reads == []
     assert [a.found.rows.tolist() for a in answers] == [[ord("a"), ord("b")], []]
@@ -182,31 +186,33 @@ async def test_a_history_in_the_request_needs_no_store() -> None:
 async def test_a_store_that_fails_degrades_only_those_who_need_it(failure: Exception) -> None:
     store = Store()
     store.failing = failure
-    async with engine(Worker(), store) as (running, metrics):
+    async with batcher(Computing(), store) as (running, metrics):
         needs, given = await asyncio.gather(
-            running.recall(RecallRequest(user_id="ann")),
-            running.recall(RecallRequest(user_id="bob", history=["b"])),
+            stored(running, "ann"),
+            running.recall(Query("bob", ["b"])),
         )
         assert needs.degraded_reason == "store_unavailable"
         assert given.degraded_reason is None
-        again = await running.recall(RecallRequest(user_id="ann"))
+        again = await stored(running, "ann")
         assert again.degraded_reason == "store_unavailable"
         await asyncio.sleep(2 * STORE_PAUSE)
-        await running.recall(RecallRequest(user_id="ann"))
+        await stored(running, "ann")
         assert len(store.reads) == 1  # no recall waits for a store that is known to fail
         assert running.alive()
         store.failing = None
         async with asyncio.timeout(10):
-            while (await running.recall(RecallRequest(user_id="ann"))).degraded_reason:
+            while (await stored(running, "ann")).degraded_reason:
                 await asyncio.sleep(0.01)
     labels = {"reason": "store_unavailable"}
     assert (metrics.registry.get_sample_value("recgpt_fallbacks_total", labels) or 0) >= 3
 
 
 async def test_one_bad_query_does_not_fail_its_neighbours() -> None:
-    worker = Worker(refuse=lambda query: query.user_id == "u3")
-    async with engine(worker, Store()) as (running, _):
-        outcomes = await asyncio.gather(*map(running.recall, users(6)), return_exceptions=True)
+    worker = Computing(refuse=lambda query: query.user_id == "u3")
+    async with batcher(worker, Store()) as (running, _):
+        outcomes = await asyncio.gather(
+            *(stored(running, u) for u in users(6)), return_exceptions=True
+        )
         assert running.alive()
     failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
     assert failed == [3]
@@ -214,31 +220,31 @@ async def test_one_bad_query_does_not_fail_its_neighbours() -> None:
 
 
 async def test_more_than_the_queue_holds_is_refused() -> None:
-    worker = Worker()
-    async with engine(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
+    worker = Computing()
+    async with batcher(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
         worker.go.clear()
-        calls = [asyncio.create_task(running.recall(r)) for r in users(1)]
+        calls = [asyncio.create_task(stored(running, u)) for u in users(1)]
         await until(lambda: worker.batches and not running.queue_length())
-        calls += [asyncio.create_task(running.recall(r)) for r in users(2)]
+        calls += [asyncio.create_task(stored(running, u)) for u in users(2)]
         await until(lambda: running.queue_length() == 2)
         with pytest.raises(QueueFull):
-            await running.recall(RecallRequest(user_id="late"))
+            await stored(running, "late")
         worker.go.set()
         assert len(await asyncio.gather(*calls)) == 3
 
 
 async def test_who_gave_up_makes_room_in_the_queue() -> None:
-    worker = Worker()
-    async with engine(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
+    worker = Computing()
+    async with batcher(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
         worker.go.clear()
-        calls = [asyncio.create_task(running.recall(r)) for r in users(1)]
+        calls = [asyncio.create_task(stored(running, u)) for u in users(1)]
         await until(lambda: worker.batches and not running.queue_length())
-        left = [asyncio.create_task(running.recall(r)) for r in users(2)]
+        left = [asyncio.create_task(stored(running, u)) for u in users(2)]
         await until(lambda: running.queue_length() == 2)
         for call in left:
             call.cancel()
         await until(lambda: running.queue_length() == 0)
-        calls.append(asyncio.create_task(running.recall(RecallRequest(user_id="late"))))
+        calls.append(asyncio.create_task(stored(running, "late")))
         await until(lambda: running.queue_length() == 1)
         worker.go.set()
         assert len(await asyncio.gather(*calls)) == 2
@@ -246,25 +252,27 @@ async def test_who_gave_up_makes_room_in_the_queue() -> None:
 
 
 async def test_who_waits_too_long_is_told_and_not_computed() -> None:
-    worker = Worker()
-    async with engine(worker, Store(), deadline_ms=50, max_batch=1) as (running, _):
+    worker = Computing()
+    async with batcher(worker, Store(), deadline_ms=50, max_batch=1) as (running, _):
         worker.go.clear()
-        outcomes = await asyncio.gather(*map(running.recall, users(4)), return_exceptions=True)
+        outcomes = await asyncio.gather(
+            *(stored(running, u) for u in users(4)), return_exceptions=True
+        )
         assert all(isinstance(outcome, DeadlinePassed) for outcome in outcomes)
         worker.go.set()
     assert worker.batches == [["u0"]]
 
 
 async def test_drain_answers_what_was_accepted() -> None:
-    worker = Worker()
-    async with engine(worker, Store(), max_batch=2) as (running, _):
+    worker = Computing()
+    async with batcher(worker, Store(), max_batch=2) as (running, _):
         worker.go.clear()
-        calls = [asyncio.create_task(running.recall(r)) for r in users(7)]
+        calls = [asyncio.create_task(stored(running, u)) for u in users(7)]
         await until(lambda: worker.batches)
         draining = asyncio.create_task(running.drain())
         await until(lambda: running.draining)
         with pytest.raises(NotReady):
-            await running.recall(RecallRequest(user_id="late"))
+            await stored(running, "late")
         worker.go.set()
         await draining
         assert len([await call for call in calls]) == 7
@@ -277,12 +285,12 @@ async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Pa
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     known, other = recaller.item_ids[:2], recaller.item_ids[2]
     await store.append([("u1", known[0]), ("u1", known[1]), ("u2", "unheard-of")])
-    async with engine(recaller, store) as (running, metrics):
+    async with batcher(recaller, store) as (running, metrics):
         warm, unknown, new = await asyncio.gather(
-            *(running.recall(RecallRequest(user_id=u, k=40)) for u in ("u1", "u2", "u3"))
+            *(stored(running, u, k=40) for u in ("u1", "u2", "u3"))
         )
         await store.append([("u1", other)])
-        after = await running.recall(RecallRequest(user_id="u1", k=40))
+        after = await stored(running, "u1", k=40)
     before, then = ({one["item_id"] for one in json.loads(a.found.json)} for a in (warm, after))
     assert before == set(recaller.item_ids) - set(known)
     assert then == before - {other}

@@ -9,13 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
+from in_process_worker import InProcessWorker
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message
 
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.app import create_app
 from service.http.metadata import ItemMetadata, ServedBundle
-from service.processes.engine_thread import Threaded
 from service.recall.recaller import Recaller
 from service.recall.types import EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
@@ -41,7 +41,7 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     settings = ServeSettings(artifacts=tmp_path, store="", body_limit=100_000, deadline_ms=60_000)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
-    app = create_app(settings, Threaded(recaller), bundle, store)
+    app = create_app(settings, InProcessWorker(recaller), bundle, store)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

@@ -19,9 +19,8 @@ from running_service import Service, service
 from model.data.dataset import Dataset
 
 
-@pytest.fixture(params=["0", "1", "2"])
+@pytest.fixture(params=["1", "2"])
 def http_workers(request: pytest.FixtureRequest) -> str:
-    """Everything in one process, or front ends beside the model's."""
     found: str = request.param
     return found
 

@@ -1,0 +1,40 @@
+"""A worker without a process of its own, for tests of what stands in front of the engine."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
+
+
+class Answers(Protocol):
+    """The part of a Recaller that a worker needs."""
+
+    def recall_json(
+        self, queries: Sequence[Query]
+    ) -> tuple[list[EncodedCandidates], StageSeconds]: ...
+
+
+class InProcessWorker:
+    """Runs a Recaller, or a stand-in for one, in a thread; one micro-batch at a time."""
+
+    ahead = 0
+
+    def __init__(self, recaller: Answers, max_batch: int = 16) -> None:
+        self.max_batch = max_batch
+        self._recaller = recaller
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recall")
+
+    async def start(self) -> None:
+        """The thread starts with the first micro-batch."""
+
+    async def recall(self, queries: Sequence[Query]) -> BatchResult:
+        loop = asyncio.get_running_loop()
+        found, seconds = await loop.run_in_executor(
+            self._thread, self._recaller.recall_json, queries
+        )
+        return BatchResult(found, seconds, len(queries))
+
+    async def close(self) -> None:
+        self._thread.shutdown()
