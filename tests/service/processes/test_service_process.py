@@ -42,6 +42,11 @@ def metrics_after(running: Service, recalls: int) -> str:
     raise AssertionError(text)
 
 
+async def queued(client: httpx.AsyncClient, url: str) -> float:
+    """The recalls that wait in the queues of all front ends."""
+    return total((await client.get(f"{url}/metrics")).text, "recgpt_queue_length")
+
+
 def test_sigterm_drains_and_ends_well(
     artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer, http_workers: str
 ) -> None:
@@ -50,18 +55,21 @@ def test_sigterm_drains_and_ends_well(
     patient["RECGPT_HTTP_WORKERS"] = http_workers
     with service(artifacts, redis_server.url, tmp_path, **patient) as running:
         body = {"user_id": "u0", "history": dataset.item_ids[:3], "k": 20}
+        engine = psutil.Process(running.process.pid)
 
         async def load() -> list[int]:
             url = f"http://127.0.0.1:{running.port}"
             async with httpx.AsyncClient(timeout=60) as client:
-                await asyncio.gather(*(client.get(f"{url}/healthz") for _ in range(20)))  # connect
+                engine.suspend()  # so that nothing is answered before the signal
                 some = {"requests": [body] * 100}
                 posts = [
                     asyncio.create_task(client.post(f"{url}/recall/batch", json=some))
                     for _ in range(20)
                 ]
-                await asyncio.sleep(0.3)  # all are read, few are answered
-                running.process.terminate()
+                while await queued(client, url) <= 1900:  # until all 20 bodies are read
+                    await asyncio.sleep(0.01)
+                engine.terminate()
+                engine.resume()
                 return [answer.status_code for answer in await asyncio.gather(*posts)]
 
         assert asyncio.run(load()) == [200] * 20
