@@ -447,7 +447,7 @@ async def test_a_refusal_of_readiness_is_logged_once(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("service.batcher.Engine.alive", lambda _: False)
+    monkeypatch.setattr("service.batcher.Batcher.alive", lambda _: False)
     for _ in range(3):
         refused = await client.get("/readyz")
         assert refused.status_code == 503
