@@ -1,4 +1,4 @@
-"""The shape of the code: the order of the rooms, and habits that nobody may fall into."""
+"""The structure of the code: the order of its rooms, and practices that are forbidden."""
 
 import ast
 from collections.abc import Iterator
@@ -40,9 +40,9 @@ ROOMS = (
     "service.server",
     "cli",
 )
-"""From the ground up. A room is a folder, or a file that stands beside the folders of its package;
-it imports from itself and from rooms before it. `model` and `index` do not know each other: they
-meet at files."""
+"""From the bottom up. A room is a folder, or a file beside the folders of its package. It imports
+from itself and from the rooms before it. `model` and `index` do not import each other: they meet at
+files."""
 
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 LOAD_TESTS = sorted((ROOT / "loadtest").rglob("*.py"))
@@ -58,7 +58,7 @@ def room_of(module: str) -> str | None:
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Full names of what is imported, inside functions too."""
+    """Yields the full names of all imports, those inside functions included."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -122,7 +122,7 @@ def test_package_files_are_empty() -> None:
 
 @pytest.mark.parametrize("path", [*SOURCES, *LOAD_TESTS], ids=named)
 def test_no_pickle(path: Path) -> None:
-    """Nothing that is loaded may run code: no pickle by any of its names."""
+    """No pickle by any of its names, because it runs code when it is read."""
     tree = parse(path)
     roots = {name.split(".")[0] for name in imports(tree)}
     assert not {"pickle", "cloudpickle", "dill", "joblib", "shelve"} & roots
@@ -134,5 +134,5 @@ def test_no_pickle(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=named)
 def test_files_stay_readable(path: Path) -> None:
-    """A file that needs more than 400 lines does more than one thing."""
+    """A file of more than 400 lines does more than one thing."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 400

@@ -1,4 +1,4 @@
-"""What deploys the service agrees with the service, and with itself."""
+"""The deployment files agree with the service and with each other."""
 
 import fnmatch
 import json
@@ -33,7 +33,7 @@ def arguments(stage: str, instruction: str) -> list[str]:
 
 
 def stage_of(service: dict[str, Any]) -> str:
-    """The part of the Dockerfile that a service's image ends with."""
+    """Returns the stage of the Dockerfile that a service's image is built from."""
     target = service["build"].get("target")
     if target is None:
         return STAGES_OF_BUILD[-1]
@@ -41,7 +41,7 @@ def stage_of(service: dict[str, Any]) -> str:
 
 
 def metric_names() -> set[str]:
-    """Every name under which Prometheus can ask for one of ours."""
+    """Returns every name under which Prometheus can query one of our metrics."""
     names = {"up"}
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "gauge": [""]}
     for family in Metrics().registry.collect():
@@ -130,7 +130,7 @@ def test_every_service_is_checked_pinned_and_local(name: str) -> None:
 
 
 def test_compose_1_29_can_load_it() -> None:
-    """It knows neither `name` nor nested defaults; Compose v2 warns about `version`."""
+    """Compose 1.29 rejects `name` and nested defaults; Compose v2 warns about `version`."""
     assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "volumes"}
     assert not re.search(r"\$\{[^}]*\$\{", (ROOT / "docker-compose.yml").read_text())
 
@@ -168,7 +168,7 @@ def test_dependencies_are_installed_before_the_code_is_copied() -> None:
 
 
 def test_image_gets_the_whole_project_and_nothing_else() -> None:
-    """What pyproject.toml packs is copied, and .dockerignore lets everything through that is."""
+    """The image copies all packages of pyproject.toml, and .dockerignore lets them through."""
     copied = [
         source
         for stage in STAGES_OF_BUILD
