@@ -31,7 +31,7 @@ def serve(settings: ServeSettings) -> None:
     # By default both use every core they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
-    recaller = Recaller.load(settings.artifacts, settings.device)
+    recaller = Recaller.load(settings.artifacts, settings.device, settings.gpu_search)
     recaller.warm_up()
     log_compiled()
     if "max_batch" not in settings.model_fields_set:

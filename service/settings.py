@@ -5,6 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+GpuSearch = Literal["product", "faiss"]
+"""The ways to search on a GPU; `service.recall.gpu.search` describes them."""
+
 
 class ServeSettings(BaseModel, frozen=True):
     """Settings of `recgpt serve`."""
@@ -15,8 +18,12 @@ class ServeSettings(BaseModel, frozen=True):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda|cuda:\d+(,cuda:\d+)*)$",
-        description="auto, cpu, cuda, cuda:1; cuda:0,cuda:1: GPUs that share the catalogue",
+        pattern=r"^(auto|cpu|cuda|cuda:\d+)$",
+        description="device of network and search: auto, cpu, cuda or cuda:1",
+    )
+    gpu_search: GpuSearch = Field(
+        "product",
+        description="search on a GPU: product is exact; faiss takes the format in index.json",
     )
     http_workers: int = Field(
         1,

@@ -31,6 +31,7 @@ from service.recall.item_ids import ItemIds
 from service.recall.json_encoder import JsonEncoder
 from service.recall.query_batch import QueryBatch, quota_table
 from service.recall.types import Candidates, EncodedCandidates, Query, StageSeconds, StageTimes
+from service.settings import GpuSearch
 
 
 class Backend(Protocol):
@@ -67,16 +68,16 @@ class Recaller:
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
 
     @classmethod
-    def load(cls, artifacts: Path, device: str = "auto") -> Self:
+    def load(cls, artifacts: Path, device: str = "auto", gpu_search: GpuSearch = "product") -> Self:
         """Load the served version under `artifacts`, or the bundle that `artifacts` is.
 
-        `device`: auto, cpu, cuda, cuda:1, or several GPUs that share the catalogue: cuda:0,cuda:1.
+        `device` is auto, cpu, cuda or cuda:1; `gpu_search` is how a GPU searches.
         Every checksum is verified. Raises ArtifactError that names the file at fault.
         """
         artifact = load_artifact(find_bundle(artifacts))
-        devices = [choose_device(name) for name in device.split(",")]
-        if devices[0].type != "cpu":
-            return cls(artifact, GpuBackend(artifact, devices))
+        chosen = choose_device(device)
+        if chosen.type != "cpu":
+            return cls(artifact, GpuBackend(artifact, chosen, gpu_search))
         return cls(artifact, CpuBackend(artifact, _load_index(artifact)))
 
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:

@@ -35,7 +35,7 @@ def recaller(
     artifacts = tmp_path_factory.mktemp(request.param)
     if request.param == "gpu":  # its code on the CPU's tensors
         artifact = load_artifact(export_bundle(artifacts, dataset, model, RECALL, {}))
-        return Recaller(artifact, GpuBackend(artifact, [torch.device("cpu")]))
+        return Recaller(artifact, GpuBackend(artifact, torch.device("cpu")))
     export_bundle(artifacts, dataset, model, RECALL, {}, request.param)
     return Recaller.load(artifacts, "cpu")
 
