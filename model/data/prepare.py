@@ -24,7 +24,7 @@ from model.data.dataset import FORMAT
 from model.data.k_core import k_core, number_ids
 from model.data.logs import log_files
 from model.data.metadata import MetadataColumns, MetadataReport, add_metadata
-from model.files import new_folder, write_json
+from model.files import is_empty, new_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -110,13 +110,24 @@ def _check(config: PrepareConfig) -> list[tuple[Path, Format]]:
     files = log_files(config.input, config.format)
     if config.in_order and config.time_column is not None:
         raise ValueError("--in-order reads no time: leave out --time-column, or --in-order")
-    if config.out.resolve().is_relative_to(config.input.resolve()):
-        raise ValueError(f"{config.out} lies in the input: choose a folder outside of it")
+    _check_output(config)
     if config.items is None and (
         config.item_id_column or config.title_column or config.genres_column
     ):
         raise ValueError("columns of item metadata are named, but no --items file")
     return files
+
+
+def _check_output(config: PrepareConfig) -> None:
+    """Raises ValueError if the data set would be read, or would replace anything but a data set."""
+    out = config.out.resolve()
+    if out.is_relative_to(config.input.resolve()):
+        raise ValueError(f"{config.out} lies in the input: choose a folder outside of it")
+    for source in (config.input, config.items):
+        if source is not None and source.resolve().is_relative_to(out):
+            raise ValueError(f"{source} lies in {config.out}: choose another folder to write to")
+    if out.is_dir() and not is_empty(out) and not (out / "dataset.json").exists():
+        raise ValueError(f"{config.out} holds other files than a data set: choose another folder")
 
 
 def _report(

@@ -419,6 +419,21 @@ def test_output_within_the_input(tmp_path: Path) -> None:
         run(tmp_path / "logs", out=tmp_path / "logs" / "out")
 
 
+def test_other_files_are_never_replaced(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a x y\n")
+    write(tmp_path / "home" / "letter.txt", "dear")
+    with pytest.raises(ValueError, match="holds other files than a data set"):
+        run(log, out=tmp_path / "home", overwrite=True)
+    out = tmp_path / "out"
+    run(log, out=out)
+    inside = write(out / "log.txt", "a x y\n")
+    with pytest.raises(ValueError, match=r"log\.txt lies in .*out"):
+        run(inside, out=out, overwrite=True)
+    with pytest.raises(ValueError, match=r"log\.txt lies in .*out"):
+        run(log, out=out, items=inside, overwrite=True)
+    assert inside.exists()
+
+
 def test_name(tmp_path: Path) -> None:
     assert run(write(tmp_path / "my log (1).txt", "a x\n"))[1].name == "my-log-1"
     with pytest.raises(ValidationError):
