@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
-from service.history.store import HistoryStore, ReadProblem, StoreUnavailable
+from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.observability.metrics import Metrics
 from service.recall.types import BatchResult, DegradedReason, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
@@ -214,7 +214,7 @@ class Batcher:
         while True:
             batch = await self._unread.take(self._worker.max_batch)
             started = time.perf_counter()
-            found: Sequence[Sequence[str] | ReadProblem] = [ReadProblem.UNAVAILABLE] * len(batch)
+            found: Sequence[Sequence[str] | StoreProblem] = [StoreProblem.UNAVAILABLE] * len(batch)
             if self._absence is None or self._absence.done():
                 try:
                     found = await self._store.read([w.query.user_id for w in batch])
@@ -226,9 +226,9 @@ class Batcher:
             self._metrics.stage_seconds["store"].observe(seconds)
             for waiting, history in zip(batch, found, strict=True):
                 waiting.seconds["store"] = seconds
-                if isinstance(history, ReadProblem):
+                if isinstance(history, StoreProblem):
                     self._metrics.unreadable_histories.inc(history.value)
-                    waiting.store_failed = history is ReadProblem.UNAVAILABLE
+                    waiting.store_failed = history is StoreProblem.UNAVAILABLE
                 else:
                     waiting.set_history(history)
                 self._ready.put(waiting)

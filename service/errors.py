@@ -8,7 +8,8 @@ ServiceError            the recall itself failed
 ├── Invalid             the body is JSON, but not what the operation takes
 ├── QueueFull           more recalls wait than the limit
 ├── NotReady            the service is starting or draining, or lacks its store
-├── StoreFailed         events could not be stored
+├── StoreFailed         events could not be stored for now
+├── HistoryUnusable     events cannot be stored until keys in the store are repaired
 └── DeadlinePassed      the recall waited longer than the deadline
 """
 
@@ -62,7 +63,11 @@ class NotReady(ServiceError):
 
 
 class StoreFailed(ServiceError):
-    """Events could not be stored; none was acknowledged."""
+    """Events could not be stored for now; none was acknowledged."""
+
+
+class HistoryUnusable(ServiceError):
+    """No event of a call can be stored, because the users' keys in the store are not lists."""
 
 
 class DeadlinePassed(ServiceError):

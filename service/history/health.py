@@ -40,6 +40,9 @@ class Health:
 
 
 def words_of(error: Exception) -> str:
-    """Returns the words of an error of Redis, without the command, which holds ids of users."""
-    words = str(error).rpartition("caused error: ")[2]  # redis-py puts the command before it
+    """Returns the words of an error of Redis: its first line without the command.
+
+    redis-py puts the command before them, which holds ids of users.
+    """
+    words = str(error).rpartition("caused error: ")[2].partition("\n")[0]
     return f"{type(error).__name__}: {words}"

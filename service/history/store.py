@@ -1,6 +1,6 @@
 """Histories of users, in Redis or in an embedded store that runs the same commands.
 
-A history is the list `h:{user_id}` of item ids, newest first, trimmed to `limit`: any job in any
+A history is the list `h:USER` of item ids, newest first, trimmed to `limit`: any job in any
 language can write it with LPUSH and LTRIM.
 """
 
@@ -18,6 +18,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from service.history.embedded import EmbeddedStore
+from service.history.events import (
+    APPEND,
+    APPEND_SHA,
+    EventIds,
+    HistoryEvent,
+    append_arguments,
+    ids_key,
+)
 from service.history.health import Health, words_of
 from service.history.redis_reader import RedisReader
 
@@ -29,8 +37,8 @@ class StoreUnavailable(Exception):
     """The store did not answer in time, or refused; the message says which."""
 
 
-class ReadProblem(Enum):
-    """The reason for which the history of a user could not be read."""
+class StoreProblem(Enum):
+    """The reason for which the history of a user could not be read or written."""
 
     WRONG_TYPE = "wrong_type"
     """The user's key is not a list. Other users are not affected."""
@@ -57,6 +65,7 @@ class HistoryStore:
         self._embedded = embedded
         self._reading = Health("reading histories")
         self._writing = Health("writing histories")
+        self._ids = EventIds()
 
     @classmethod
     def open(cls, url: str, limit: int = 1000, connections: int = 8, timeout_ms: int = 200) -> Self:
@@ -86,7 +95,7 @@ class HistoryStore:
         # The client closes the pool when it is closed.
         return cls(aioredis.Redis.from_pool(pool), limit, seconds, reader)
 
-    async def read(self, users: Sequence[str]) -> list[list[str] | ReadProblem]:
+    async def read(self, users: Sequence[str]) -> list[list[str] | StoreProblem]:
         """Returns the history of each user, empty if there is none, or why it cannot be read.
 
         Raises StoreUnavailable if no history can be read.
@@ -94,21 +103,35 @@ class HistoryStore:
         replies = await self._first_items([_key(user) for user in users], self._limit)
         return [self._history(reply) for reply in replies]
 
-    async def append(self, events: Sequence[tuple[str, str]]) -> None:
-        """Appends (user, item) events to the users' histories, in order.
+    async def append(self, events: Sequence[HistoryEvent]) -> list[StoreProblem | None]:
+        """Appends events to the users' histories in order, and returns why one is not stored.
 
-        They are stored durably when it returns. Raises StoreUnavailable.
+        All others are stored durably when it returns. Raises StoreUnavailable if none is known to
+        be stored. In both cases events may be sent again: one that was stored is not stored twice
+        (`service.history.events` says within which bounds).
         """
-        if not events:
-            return
-        pipeline = self._client.pipeline()
-        for user, item in events:
-            pipeline.lpush(_key(user), item)
-        for user in dict.fromkeys(user for user, _ in events):
-            pipeline.ltrim(_key(user), 0, self._limit - 1)
+        by_user: dict[str, list[int]] = {}
+        for position, event in enumerate(events):
+            by_user.setdefault(event.user_id, []).append(position)
+        if not by_user:
+            return []
+        ids = self._ids.assign(events)
+        pipeline = self._pipeline()
+        for number, (user, positions) in enumerate(by_user.items()):
+            run, script = (pipeline.evalsha, APPEND_SHA) if number else (pipeline.eval, APPEND)
+            pairs = [(ids[position], events[position].item_id) for position in positions]
+            key = _key(user)
+            run(script, 2, key, ids_key(key), *append_arguments(self._limit, pairs))
         async with self._talking(self._writing):
-            await pipeline.execute()
+            replies = await pipeline.execute(raise_on_error=False)
+            _raise_if_all_refuse(replies)
             await self._keep()
+        problems: list[StoreProblem | None] = [None] * len(events)
+        for positions, reply in zip(by_user.values(), replies, strict=True):
+            for position in positions:
+                problems[position] = _problem(reply, self._writing)
+        self._ids.settle([e for e, problem in zip(events, problems, strict=True) if not problem])
+        return problems
 
     async def load(
         self, histories: Iterable[tuple[str, Sequence[str]]], overwrite: bool = False
@@ -169,24 +192,22 @@ class HistoryStore:
             if self._reader:
                 replies = await self._reader.read(keys, count)
             else:
-                pipeline = self._client.pipeline()
+                pipeline = self._pipeline()
                 for key in keys:
                     pipeline.lrange(key, 0, count - 1)
                 replies = await pipeline.execute(raise_on_error=False)
-            if replies and all(_refuses(reply) for reply in replies):
-                raise replies[0]
+            _raise_if_all_refuse(replies)
         return replies
 
-    def _history(self, reply: Any) -> list[str] | ReadProblem:
+    def _history(self, reply: Any) -> list[str] | StoreProblem:
         """Returns the history in one reply. Bytes that are no text are replaced."""
-        if not isinstance(reply, Exception):
-            return [item.decode(errors="replace") for item in reversed(reply)]
-        if _refuses(reply):
-            words = words_of(reply)
-            self._reading.complain(words.partition(":")[0], f"refused for some users: {words}")
-            return ReadProblem.UNAVAILABLE
-        self._reading.complain("wrong type", "a user's key is not a list, taken as no history")
-        return ReadProblem.WRONG_TYPE
+        if problem := _problem(reply, self._reading):
+            return problem
+        return [item.decode(errors="replace") for item in reversed(reply)]
+
+    def _pipeline(self) -> Any:
+        """Returns a pipeline whose commands succeed or fail each for itself."""
+        return self._client.pipeline(**({} if self._embedded else {"transaction": False}))
 
     @asynccontextmanager
     async def _talking(self, health: Health) -> AsyncIterator[None]:
@@ -217,3 +238,21 @@ def _refuses(reply: Any) -> bool:
     cluster that has other keys, a server that still loads its data, …
     """
     return isinstance(reply, Exception) and "WRONGTYPE" not in str(reply)
+
+
+def _raise_if_all_refuse(replies: Sequence[Any]) -> None:
+    """Raises the first reply if every reply says that the store cannot be used."""
+    if replies and all(map(_refuses, replies)):
+        raise replies[0]
+
+
+def _problem(reply: Any, health: Health) -> StoreProblem | None:
+    """Returns the problem that a reply tells of, and logs it."""
+    if not isinstance(reply, Exception):
+        return None
+    if _refuses(reply):
+        words = words_of(reply)
+        health.complain(words.partition(":")[0], f"refused for some users: {words}")
+        return StoreProblem.UNAVAILABLE
+    health.complain("wrong type", "the keys of some users are not lists")
+    return StoreProblem.WRONG_TYPE

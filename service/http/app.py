@@ -104,25 +104,37 @@ def _route(app: RecallApp, routes: Routes) -> None:
     app.add_exception_handler(ServiceError, routes.on_service_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, routes.on_http_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, routes.on_invalid_query)  # type: ignore[arg-type]
-    for path, operation, request, response, summary in (
-        ("/recall", routes.recall, RecallRequest, RecallResponse, "Candidates for a user"),
-        (
-            "/recall/batch",
-            routes.recall_batch,
-            BatchRequest,
-            BatchResponse,
-            "Candidates for several users",
-        ),
-        ("/events", routes.events, EventsRequest, EventsResponse, "Feedback of users"),
-    ):
-        app.post(
-            path,
-            response_model=response,
-            summary=summary,
-            responses=error_responses(400, 408, 413, 422, 429, 503, 504),
-            openapi_extra=_request_body(request),
-        )(operation)
+    recall_errors = error_responses(400, 408, 413, 422, 429, 503, 504)
+    events_errors = {207: {"model": EventsResponse}} | error_responses(400, 408, 409, 413, 422, 503)
+
+    def post(path: str, operation: Any, request: type[BaseModel], **about: Any) -> None:
+        app.post(path, openapi_extra=_request_body(request), **about)(operation)
         app.direct["POST", path] = routes.direct(operation)
+
+    post(
+        "/recall",
+        routes.recall,
+        RecallRequest,
+        response_model=RecallResponse,
+        summary="Candidates for a user",
+        responses=recall_errors,
+    )
+    post(
+        "/recall/batch",
+        routes.recall_batch,
+        BatchRequest,
+        response_model=BatchResponse,
+        summary="Candidates for several users",
+        responses=recall_errors,
+    )
+    post(
+        "/events",
+        routes.events,
+        EventsRequest,
+        response_model=EventsResponse,
+        summary="Feedback of users",
+        responses=events_errors,
+    )
     app.get("/healthz", summary="Liveness", responses=error_responses(503))(routes.healthz)
     app.get(
         "/readyz", response_model=Ready, summary="Readiness", responses=error_responses(422, 503)

@@ -15,6 +15,7 @@ from service.errors import (
     ClientGone,
     DeadlinePassed,
     FieldError,
+    HistoryUnusable,
     Invalid,
     NotReady,
     QueueFull,
@@ -49,6 +50,7 @@ ANSWERS: dict[type[ServiceError], ErrorAnswer] = {
     QueueFull: ErrorAnswer(HTTPStatus.TOO_MANY_REQUESTS, retry_after=1),
     NotReady: ErrorAnswer(HTTPStatus.SERVICE_UNAVAILABLE, retry_after=1),
     StoreFailed: ErrorAnswer(HTTPStatus.SERVICE_UNAVAILABLE, retry_after=1),
+    HistoryUnusable: ErrorAnswer(HTTPStatus.CONFLICT),
     DeadlinePassed: ErrorAnswer(HTTPStatus.GATEWAY_TIMEOUT),
 }
 
@@ -68,7 +70,7 @@ class Problem(BaseModel):
     status: int
     detail: str = Field(description="what went wrong, and what to do")
     request_id: str
-    errors: list[FieldProblem] = Field([], description="the problems field by field, for 422")
+    errors: list[FieldProblem] = Field([], description="the problems field by field")
 
 
 def problem_response(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Query as QueryParameter
@@ -18,6 +18,7 @@ from service.batcher import Answer, Batcher
 from service.errors import (
     ClientGone,
     FieldError,
+    HistoryUnusable,
     Invalid,
     NotReady,
     ServiceError,
@@ -25,10 +26,15 @@ from service.errors import (
     TooLarge,
     TooSlow,
 )
-from service.history.store import HistoryStore, StoreUnavailable
+from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.http.metadata import ServedBundle
-from service.http.problems import problem_response, service_error_response, validation_error
-from service.http.schemas import BatchRequest, EventsRequest, Ready, RecallRequest
+from service.http.problems import (
+    MAX_LISTED,
+    problem_response,
+    service_error_response,
+    validation_error,
+)
+from service.http.schemas import BatchRequest, Event, EventsRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
 from service.recall.types import Query
 from service.settings import ServeSettings
@@ -42,6 +48,15 @@ WATCH_AFTER_SECONDS = 0.05
 earlier, and a task for each of them would cost more than it saves."""
 PROBE_SECONDS = 0.2
 """Time for which a probe that is not strict waits for the store."""
+
+IMPRESSION = "impression"
+"""The type of events that are counted, but go into no history."""
+SEND_AGAIN = "send the same events again, those that are stored already are not stored twice"
+NOT_STORED = {
+    StoreProblem.WRONG_TYPE: "not stored: the key of this user in the store is not a list; delete "
+    "or repair it before you send this event again",
+    StoreProblem.UNAVAILABLE: "not stored: the store refused it; send this event again",
+}
 
 B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
@@ -101,20 +116,23 @@ class Routes:
     async def events(self, request: Request) -> Response:
         """Appends to the users' histories, in the order of time if every event has one.
 
-        An answer 200 means that the events are stored; after a 503, send them again.
+        200 means that all events are stored; 207 that some are, and `errors` says of each other
+        what to do with it. After a 503 send the same events again: an event that was stored
+        already, with the same user, item, type, timestamp and request_id, is not stored twice.
+        Give every event a timestamp, because an event without timestamp and request_id is told
+        from a new one only by the process that it was sent to before.
         """
         body = await self._body(request, EventsRequest)
-        events = body.events
-        if all(event.timestamp is not None for event in events):
-            events = sorted(events, key=lambda event: event.moment)
-        kept = [(event.user_id, event.item_id) for event in events if event.type != "impression"]
-        try:
-            await self._store.append(kept)
-        except StoreUnavailable as error:
-            raise StoreFailed("the events could not be stored: send them again") from error
-        for event in events:
-            self._metrics.event(event.type)
-        return _json(to_json({"accepted": len(events), "stored": len(kept)}))
+        errors = await self._append(body.events)
+        for position, event in enumerate(body.events):
+            if position not in errors:
+                self._metrics.event(event.type)
+        impressions = sum(event.type == IMPRESSION for event in body.events)
+        accepted = len(body.events) - len(errors)
+        answer: dict[str, Any] = {"accepted": accepted, "stored": accepted - impressions}
+        if errors:
+            answer["errors"] = [errors[position]._asdict() for position in sorted(errors)]
+        return _json(to_json(answer), status=207 if errors else 200)
 
     async def healthz(self) -> Response:
         """Answers 200 while the process works; restart it when it answers anything else."""
@@ -170,6 +188,31 @@ class Routes:
         return problem_response(
             error.status_code, detail, request.state.request_id, headers=headers
         )
+
+    async def _append(self, events: Sequence[Event]) -> dict[int, FieldError]:
+        """Stores events, and returns an error for each position whose event is not stored.
+
+        Raises StoreFailed or HistoryUnusable if no event at all is acknowledged.
+        """
+        order = [(event, i) for i, event in enumerate(events) if event.type != IMPRESSION]
+        if all(event.timestamp is not None for event in events):
+            order.sort(key=lambda entry: entry[0].moment)
+        try:
+            problems = await self._store.append([event.for_history() for event, _ in order])
+        except StoreUnavailable as error:
+            self._metrics.refused_events.inc(StoreProblem.UNAVAILABLE.value, by=len(order))
+            raise StoreFailed(f"no event was stored for certain: {SEND_AGAIN}") from error
+        errors = {}
+        for (_, position), problem in zip(order, problems, strict=True):
+            if problem:
+                self._metrics.refused_events.inc(problem.value)
+                errors[position] = FieldError(f"events.{position}", NOT_STORED[problem])
+        if len(errors) == len(events):
+            first = [errors[position] for position in sorted(errors)][:MAX_LISTED]
+            if StoreProblem.UNAVAILABLE in problems:
+                raise StoreFailed(f"no event was stored: {SEND_AGAIN}", first)
+            raise HistoryUnusable(f"{first[0].where}: {first[0].problem}", first)
+        return errors
 
     def _check_ready(self) -> None:
         """Raises NotReady if this process cannot answer recalls, and logs when that changes."""
@@ -285,5 +328,5 @@ async def _on_leave(request: Request, act: Callable[[], object]) -> None:
     act()
 
 
-def _json(body: bytes, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, headers=headers, media_type="application/json")
+def _json(body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> Response:
+    return Response(body, status, headers, media_type="application/json")

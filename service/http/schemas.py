@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from service.history.events import HistoryEvent
+from service.http.problems import FieldProblem
 from service.recall.types import DegradedReason
 
 MAX_ITEMS = 2000
@@ -100,6 +102,11 @@ class Event(Body):
         None, description="request_id of the recall that offered the item"
     )
 
+    def for_history(self) -> HistoryEvent:
+        """Returns the event as the store takes it."""
+        timestamp = None if self.timestamp is None else self.moment
+        return HistoryEvent(self.user_id, self.item_id, self.type, timestamp, self.request_id)
+
     @property
     def moment(self) -> float:
         """The timestamp in seconds since 1970, 0 without one; UTC if it names no zone."""
@@ -120,10 +127,13 @@ class EventsRequest(Body):
 
 
 class EventsResponse(BaseModel):
-    """The events are stored."""
+    """Events that need not be sent again, and those that were not stored."""
 
-    accepted: int
-    stored: int = Field(description="number of events that went into a history")
+    accepted: int = Field(description="events that are acknowledged: do not send them again")
+    stored: int = Field(description="those of them that are in a history; impressions are not")
+    errors: list[FieldProblem] = Field(
+        [], description="for 207: the events that were not stored, and what to do with each"
+    )
 
 
 class Ready(BaseModel):

@@ -36,10 +36,13 @@ SECONDS = (
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGES = ("queue", "store", "model", "search", "merge", "encode")
 ROUTES = ("/recall", "/recall/batch", "/events", "/healthz", "/readyz", "/metrics", "other")
-STATUSES = ("200", "400", "404", "405", "408", "413", "422", "429", "500", "503", "504", "other")
+STATUSES = (
+    *("200", "207", "400", "404", "405", "408", "409", "413", "415", "422", "429", "431"),
+    *("500", "503", "504", "other"),
+)
 EVENT_TYPES = ("click", "view", "like", "purchase", "impression", "other")
 FALLBACKS = get_args(DegradedReason)
-READ_PROBLEMS = ("wrong_type", "unavailable")
+STORE_PROBLEMS = ("wrong_type", "unavailable")
 FAILURES = (
     "ServiceError",
     "BadRequest",
@@ -50,6 +53,7 @@ FAILURES = (
     "QueueFull",
     "NotReady",
     "StoreFailed",
+    "HistoryUnusable",
     "DeadlinePassed",
     "HTTP404",
     "HTTP405",
@@ -70,8 +74,9 @@ class Metrics:
         self._failures = Counter(memory, FAILURES)
         self.fallbacks = Counter(memory, FALLBACKS)
         self.unknown_items = Counter(memory)
-        self.unreadable_histories = Counter(memory, READ_PROBLEMS)
+        self.unreadable_histories = Counter(memory, STORE_PROBLEMS)
         self._events = Counter(memory, EVENT_TYPES)
+        self.refused_events = Counter(memory, STORE_PROBLEMS)
         self.queue_length = Gauge(memory)
         self.version = ""  # of the loaded bundle
         self.ready = False
@@ -115,6 +120,8 @@ class Metrics:
         about = "Histories that could not be read; wrong_type: the user's key is not a list"
         yield _counter("recgpt_unreadable_histories", about, self.unreadable_histories, "reason")
         yield _counter("recgpt_events", "Events acknowledged", self._events, "type")
+        about = "Events that were not stored; wrong_type: the user's key is not a list"
+        yield _counter("recgpt_refused_events", about, self.refused_events, "reason")
         about = "Recalls that no batch has taken yet"
         yield GaugeMetricFamily("recgpt_queue_length", about, self.queue_length.total())
         artifact = GaugeMetricFamily(

@@ -11,6 +11,7 @@ from in_process_worker import Answers, InProcessWorker
 
 from service.batcher import STORE_PAUSE, Answer, Batcher
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
+from service.history.events import HistoryEvent
 from service.history.store import HistoryStore, StoreUnavailable
 from service.observability.metrics import Metrics
 from service.recall.recaller import Recaller
@@ -284,12 +285,13 @@ async def test_a_real_recaller_behind_a_real_store(artifacts: Path, tmp_path: Pa
     recaller.warm_up()
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     known, other = recaller.item_ids[:2], recaller.item_ids[2]
-    await store.append([("u1", known[0]), ("u1", known[1]), ("u2", "unheard-of")])
+    events = (("u1", known[0]), ("u1", known[1]), ("u2", "unheard-of"))
+    await store.append([HistoryEvent(user, item) for user, item in events])
     async with batcher(recaller, store) as (running, metrics):
         warm, unknown, new = await asyncio.gather(
             *(stored(running, u, k=40) for u in ("u1", "u2", "u3"))
         )
-        await store.append([("u1", other)])
+        await store.append([HistoryEvent("u1", other)])
         after = await stored(running, "u1", k=40)
     before, then = ({one["item_id"] for one in json.loads(a.found.json)} for a in (warm, after))
     assert before == set(recaller.item_ids) - set(known)

@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from redis_server import RedisServer
 
-from service.history.store import HistoryStore, ReadProblem, StoreUnavailable
+from service.history.events import MAX_KNOWN, RETRY_SECONDS, HistoryEvent
+from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 
 PATIENT = 10_000  # milliseconds: machines that run tests are busy
 
@@ -33,31 +34,38 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     await opened.close()
 
 
+async def append(
+    store: HistoryStore, events: Sequence[tuple[str, str]]
+) -> list[StoreProblem | None]:
+    """Appends (user, item) events."""
+    return await store.append([HistoryEvent(user, item) for user, item in events])
+
+
 async def test_unknown_users_have_empty_histories(store: HistoryStore) -> None:
     assert await store.read(["ann", "bob"]) == [[], []]
 
 
 async def test_events_are_appended_in_order(store: HistoryStore) -> None:
-    await store.append([("ann", "a"), ("bob", "x"), ("ann", "b")])
-    await store.append([("ann", "c")])
+    await append(store, [("ann", "a"), ("bob", "x"), ("ann", "b")])
+    await append(store, [("ann", "c")])
     assert await store.read(["bob", "ann"]) == [["x"], ["a", "b", "c"]]
 
 
 async def test_only_the_newest_are_kept(store: HistoryStore) -> None:
-    await store.append([("ann", str(i)) for i in range(7)])
-    await store.append([("ann", "z")])
+    await append(store, [("ann", str(i)) for i in range(7)])
+    await append(store, [("ann", "z")])
     assert await store.read(["ann"]) == [["4", "5", "6", "z"]]
 
 
 async def test_any_text_is_an_id(store: HistoryStore) -> None:
     odd = ["a b", "ünï", "\n", "{}", "日本", "x" * 256]
     for item in odd:
-        await store.append([(item, item)])
+        await append(store, [(item, item)])
     assert await store.read(odd) == [[item] for item in odd]
 
 
 async def test_load_keeps_or_overwrites(store: HistoryStore) -> None:
-    await store.append([("ann", "a")])
+    await append(store, [("ann", "a")])
     histories = [("ann", ["b", "c"]), ("bob", ["1", "2", "3", "4", "5"]), ("cy", [])]
     assert await store.load(histories) == 1
     assert await store.read(["ann", "bob", "cy"]) == [["a"], ["2", "3", "4", "5"], []]
@@ -74,25 +82,66 @@ async def test_a_key_of_another_type_harms_nobody_else(
     store: HistoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await store._client.set("h:ann", "not a list")
-    await store.append([("bob", "x")])
+    await append(store, [("bob", "x")])
     for _ in range(3):
-        assert await store.read(["ann", "bob"]) == [ReadProblem.WRONG_TYPE, ["x"]]
-        assert await store.read(["ann"]) == [ReadProblem.WRONG_TYPE]
+        assert await store.read(["ann", "bob"]) == [StoreProblem.WRONG_TYPE, ["x"]]
+        assert await store.read(["ann"]) == [StoreProblem.WRONG_TYPE]
     await store.ping()
-    assert caplog.text.count("not a list") == 1
+    assert caplog.text.count("not lists") == 1
     assert "ann" not in caplog.text
     assert "unavailable" not in caplog.text
 
 
-async def test_errors_name_no_user(store: HistoryStore) -> None:
+async def test_a_key_of_another_type_fails_no_other_users_events(
+    store: HistoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
     await store._client.set("h:ann", "not a list")
-    with pytest.raises(StoreUnavailable, match="WRONGTYPE") as failed:
-        await store.append([("ann", "a")])
-    assert "ann" not in str(failed.value)
+    events = [("bob", "x"), ("ann", "a"), ("cy", "y"), ("bob", "z")]
+    for times in (1, 2):
+        assert await append(store, events) == [None, StoreProblem.WRONG_TYPE, None, None]
+        assert await store.read(["bob", "cy"]) == [["x", "z"] * times, ["y"] * times]
+    assert caplog.text.count("not lists") == 1
+    assert "ann" not in caplog.text
+    assert "unavailable" not in caplog.text
+    await store._client.delete("h:ann")
+    assert await append(store, [("ann", "a")]) == [None]
+    assert await store.read(["ann"]) == [["a"]]
+
+
+async def test_an_event_that_is_sent_again_is_stored_once(store: HistoryStore) -> None:
+    first = HistoryEvent("ann", "a", timestamp=1.7e9)
+    others = [
+        first._replace(timestamp=1.7e9 + 1),
+        first._replace(type="view"),
+        first._replace(item_id="b"),
+        first._replace(user_id="bob"),
+        first._replace(timestamp=None, request_id="r"),
+    ]
+    for _ in range(2):
+        assert await store.append([first]) == [None]
+    assert await store.read(["ann"]) == [["a"]]
+    for _ in range(2):
+        assert await store.append([first, others[3], first]) == [None] * 3
+    assert await store.read(["ann", "bob"]) == [["a", "a"], ["a"]]  # twice in one call is two
+    for other in others:
+        await store.append([first, other])
+    assert await store.read(["ann", "bob"]) == [["a", "a", "b", "a"], ["a"]]
+
+
+async def test_tries_of_an_event_that_meet_store_it_once(store: HistoryStore) -> None:
+    events = [HistoryEvent(user, "a", timestamp=1.0) for user in ("ann", "bob")]
+    await asyncio.gather(*(store.append(events) for _ in range(20)))
+    assert await store.read(["ann", "bob"]) == [["a"], ["a"]]
+
+
+async def test_an_event_without_a_time_may_happen_twice(store: HistoryStore) -> None:
+    for _ in range(2):
+        await append(store, [("ann", "a"), ("ann", "b")])
+    assert await store.read(["ann"]) == [["a", "b", "a", "b"]]
 
 
 async def test_nothing_to_append_is_fine(store: HistoryStore) -> None:
-    await store.append([])
+    assert await store.append([]) == []
     await store.ping()
 
 
@@ -102,7 +151,7 @@ async def test_redis_is_written_as_documented(redis_server: RedisServer) -> None
     redis_server.command("LPUSH", "h:ann", "a", "b")
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
     assert await store.read(["ann"]) == [["a", "b"]]
-    await store.append([("ann", "c")])
+    await append(store, [("ann", "c")])
     assert redis_server.command("LRANGE", "h:ann", "0", "-1").split() == ["c", "b", "a"]
     await store.close()
 
@@ -114,10 +163,10 @@ async def test_a_redis_that_comes_and_goes(tmp_path: Path) -> None:
         await store.ping()
     for item in ("a", "b"):
         server.start()
-        await store.append([("ann", item)])
+        await append(store, [("ann", item)])
         assert await store.read(["ann"]) == [[item]]  # nothing is persisted by this server
         server.stop()
-        for failing in (store.ping(), store.read(["ann"]), store.append([("ann", "x")])):
+        for failing in (store.ping(), store.read(["ann"]), append(store, [("ann", "x")])):
             with pytest.raises(StoreUnavailable):
                 await failing
     await store.close()
@@ -126,7 +175,7 @@ async def test_a_redis_that_comes_and_goes(tmp_path: Path) -> None:
 async def test_a_redis_that_hangs_is_given_up(redis_server: RedisServer) -> None:
     redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
-    await store.append([("ann", "a"), ("bob", "b")])
+    await append(store, [("ann", "a"), ("bob", "b")])
     assert await store.read(["ann"]) == [["a"]]
     store._seconds = 0.3
     os.kill(redis_server.process.pid, signal.SIGSTOP)
@@ -172,7 +221,7 @@ async def test_errors_of_redis_are_not_taken_for_no_history(
     redis_server.flush()
     trouble = TROUBLES[name]
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
-    await store.append([("ann", "a")])
+    await append(store, [("ann", "a")])
     try:
         for command in trouble.begin:
             redis_server.command(*command.split())
@@ -194,7 +243,7 @@ async def test_errors_of_redis_are_not_taken_for_no_history(
 async def test_a_long_script_is_trouble_with_the_store(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         store = HistoryStore.open(server.url, timeout_ms=PATIENT)
-        await store.append([("ann", "a")])
+        await append(store, [("ann", "a")])
         server.command("CONFIG", "SET", "busy-reply-threshold", "1")
         words = ("redis-cli", "-u", server.url, "EVAL", "while true do end", "0")
         script = subprocess.Popen(words, stdout=subprocess.DEVNULL)
@@ -218,12 +267,12 @@ async def test_keys_that_redis_refuses_harm_no_other_user(
 ) -> None:
     redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
-    await store.append([("ann", "a"), ("bob", "b")])
+    await append(store, [("ann", "a"), ("bob", "b")])
     redis_server.command("ACL", "SETUSER", "default", "resetkeys", "~h:a*")
     try:
         for _ in range(3):
             found = await store.read(["ann", "bob"])
-            assert found == [["a"], ReadProblem.UNAVAILABLE]
+            assert found == [["a"], StoreProblem.UNAVAILABLE]
     finally:
         redis_server.command("ACL", "SETUSER", "default", "~*")
     assert caplog.text.count("refused for some users: NoPermissionError") == 1
@@ -245,18 +294,67 @@ async def test_a_wrong_password_is_told_without_it(
         await store.close()
 
 
+@pytest.mark.parametrize("timestamp", [None, 1.7e9])
+async def test_events_whose_outcome_was_unknown_are_stored_once(
+    redis_server: RedisServer, timestamp: float | None
+) -> None:
+    """Redis hangs, and carries out later what the first tries have sent."""
+    redis_server.flush()
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    events = [HistoryEvent(user, "a", timestamp=timestamp) for user in ("ann", "bob", "ann")]
+    await store.append([HistoryEvent("ann", "0")])
+    os.kill(redis_server.process.pid, signal.SIGSTOP)
+    store._seconds = 0.1
+    try:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="no answer within"):
+                await store.append(events)
+    finally:
+        os.kill(redis_server.process.pid, signal.SIGCONT)
+    store._seconds = PATIENT / 1000
+    await store.append(events)
+    assert await store.read(["ann", "bob"]) == [["0", "a", "a"], ["a"]]
+    if timestamp is None:  # what is sent after that is new
+        await store.append(events[1:2])
+        assert await store.read(["bob"]) == [["a", "a"]]
+    await store.close()
+
+
+async def test_a_retry_may_come_to_another_process(redis_server: RedisServer) -> None:
+    redis_server.flush()
+    event = HistoryEvent("ann", "a", request_id="r1")
+    for _ in range(2):
+        store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+        await store.append([event])
+        await store.close()
+    assert redis_server.command("LRANGE", "h:ann", "0", "-1").split() == ["a"]
+    assert 0 < int(redis_server.command("TTL", "e:{h:ann}")) <= RETRY_SECONDS
+
+
+async def test_the_ids_of_events_are_bounded(redis_server: RedisServer) -> None:
+    redis_server.flush()
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    events = [HistoryEvent("ann", "a", timestamp=float(i)) for i in range(MAX_KNOWN)]
+    await store.append(events)
+    await store.append(events)
+    await store.append([HistoryEvent("ann", "b")])
+    assert redis_server.command("LLEN", "h:ann") == str(MAX_KNOWN)
+    assert redis_server.command("LLEN", "e:{h:ann}") == str(MAX_KNOWN)
+    await store.close()
+
+
 async def test_connections_that_redis_closed_are_opened_again(redis_server: RedisServer) -> None:
     redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
     for item in ("a", "b"):
-        await store.append([("ann", item)])
+        await append(store, [("ann", item)])
         assert (await store.read(["ann"]))[0][-1] == item
         redis_server.command("CLIENT", "KILL", "TYPE", "normal")
     await store.close()
 
 
 async def test_reads_at_the_same_time_get_their_own_answers(store: HistoryStore) -> None:
-    await store.append([(f"u{i}", f"i{i}") for i in range(20)])
+    await append(store, [(f"u{i}", f"i{i}") for i in range(20)])
     found = await asyncio.gather(*(store.read([f"u{i}", f"u{19 - i}"]) for i in range(20)))
     assert found == [[[f"i{i}"], [f"i{19 - i}"]] for i in range(20)]
 
@@ -264,7 +362,7 @@ async def test_reads_at_the_same_time_get_their_own_answers(store: HistoryStore)
 async def test_the_embedded_store_persists(tmp_path: Path) -> None:
     url = f"embedded:{tmp_path / 'deep' / 'histories'}"
     store = HistoryStore.open(url)
-    await asyncio.gather(*(store.append([(f"u{i}", str(i))]) for i in range(20)))
+    await asyncio.gather(*(append(store, [(f"u{i}", str(i))]) for i in range(20)))
     await store.close()
     store = HistoryStore.open(url)
     assert await store.read([f"u{i}" for i in range(20)]) == [[str(i)] for i in range(20)]
@@ -273,12 +371,13 @@ async def test_the_embedded_store_persists(tmp_path: Path) -> None:
 
 APPENDER = """
 import asyncio, sys
+from service.history.events import HistoryEvent
 from service.history.store import HistoryStore
 
 async def main():
     store = HistoryStore.open(sys.argv[1])
     for i in range(100000):
-        await store.append([("ann", str(i))])
+        await store.append([HistoryEvent("ann", str(i))])
         print(i, flush=True)
 
 asyncio.run(main())
@@ -316,7 +415,7 @@ async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
 async def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path, damage: str) -> None:
     file = tmp_path / "histories"
     store = HistoryStore.open(f"embedded:{file}")
-    await store.append([("ann", "a")])
+    await append(store, [("ann", "a")])
     await store.close()
     whole = file.read_bytes()
     content = {

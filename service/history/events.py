@@ -1,0 +1,122 @@
+"""Events on their way into histories, each of which is stored once however often it is sent.
+
+A client that gets no answer, or a 503, cannot know whether its events were stored, so it sends
+them again. Beside a history `h:USER` the store keeps the ids of the user's latest events in the
+list `e:{h:USER}`, newest first. One script appends what has an id that is not in there, and notes
+the id. Redis runs a script as a whole, so no crash comes between the two, and two tries of the same
+event that run into each other store it once.
+
+The braces in the key make a cluster keep both lists of a user on the same node.
+"""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b, sha1
+from typing import NamedTuple
+
+RETRY_SECONDS = 3600
+"""Time for which the ids of a user's events are kept after their latest event."""
+MAX_KNOWN = 1000
+"""Ids that are kept for a user: no call has more events."""
+MAX_PENDING = 100_000
+"""Events without a time of their own whose outcome is unknown, as far as they are remembered."""
+ID_BYTES = 12
+
+APPEND = """
+local history, ids = KEYS[1], KEYS[2]
+local limit, max_known, seconds = ARGV[1], ARGV[2], ARGV[3]
+local known = {}
+for _, id in ipairs(redis.call('LRANGE', ids, 0, -1)) do known[id] = true end
+for i = 4, #ARGV, 2 do
+  if not known[ARGV[i]] then
+    redis.call('LPUSH', history, ARGV[i + 1])
+    redis.call('LPUSH', ids, ARGV[i])
+  end
+end
+redis.call('LTRIM', history, 0, limit - 1)
+redis.call('LTRIM', ids, 0, max_known - 1)
+redis.call('EXPIRE', ids, seconds)
+return 1
+"""
+"""Appends events of one user. KEYS: history, ids. ARGV: limits and seconds, then id, item, id, …
+
+A key of another type fails the first command that meets it, before anything is written.
+"""
+APPEND_SHA = sha1(APPEND.encode()).hexdigest()
+
+
+class HistoryEvent(NamedTuple):
+    """An event as far as it is stored, or tells it from others."""
+
+    user_id: str
+    item_id: str
+    type: str = "click"
+    timestamp: float | None = None
+    """Seconds since 1970."""
+    request_id: str | None = None
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether another event with the same fields is the same event."""
+        return self.timestamp is not None or self.request_id is not None
+
+
+class EventIds:
+    """The ids by which the store tells an event that is sent again from a new one.
+
+    The id of an event that has a timestamp or a request_id is a digest of its fields, in every
+    process. An event without them may happen twice, so it gets a new id, and keeps it in this
+    process until it is known to be stored.
+    """
+
+    def __init__(self) -> None:
+        self._pending: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()  # by digest
+
+    def assign(self, events: Sequence[HistoryEvent]) -> list[bytes]:
+        """Returns the id of each event. Equal events of one call get different ids."""
+        self._forget_old()
+        ids = []
+        for event, digest in zip(events, _digests(events), strict=True):
+            if not event.is_unique:
+                now = time.monotonic(), os.urandom(ID_BYTES)
+                digest = self._pending.setdefault(digest, now)[1]
+            ids.append(digest)
+        return ids
+
+    def settle(self, events: Sequence[HistoryEvent]) -> None:
+        """Notes that the events of a call were stored: equal ones from now on are new."""
+        for event, digest in zip(events, _digests(events), strict=True):
+            if not event.is_unique:
+                self._pending.pop(digest, None)
+
+    def _forget_old(self) -> None:
+        oldest = time.monotonic() - RETRY_SECONDS
+        while self._pending:
+            since, _ = next(iter(self._pending.values()))
+            if since > oldest and len(self._pending) <= MAX_PENDING:
+                return
+            self._pending.popitem(last=False)
+
+
+def ids_key(history_key: str) -> str:
+    """Returns the key of the ids beside a history."""
+    return f"e:{{{history_key}}}"
+
+
+def append_arguments(limit: int, events: Sequence[tuple[bytes, str]]) -> list[str | bytes]:
+    """Returns ARGV of the script for (id, item) events of one user, in their order."""
+    pairs = [word for event in events for word in event]
+    return [str(limit), str(MAX_KNOWN), str(RETRY_SECONDS), *pairs]
+
+
+def _digests(events: Sequence[HistoryEvent]) -> list[bytes]:
+    """Returns a digest of each event's fields, and of the number of equal events before it."""
+    before: dict[HistoryEvent, int] = {}
+    digests = []
+    for event in events:
+        number = before[event] = before.get(event, -1) + 1
+        text = repr((*event, number)).encode()
+        digests.append(blake2b(text, digest_size=ID_BYTES).digest())
+    return digests
