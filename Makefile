@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types docs e2e bench bench-engine bench-gpu bench-quality bench-scale bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types docs e2e bench bench-engine bench-gpu gpu-check bench-quality bench-scale bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -72,7 +72,10 @@ bench-engine: setup ## benchmark the engine without HTTP against the machine's a
 	$(BIN)/python -m loadtest.serving.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
 
 bench-gpu: setup ## benchmark the engine on 1 M synthetic items beside a naive loop, on a GPU (ARGS="--items 20000")
-	$(BIN)/python -m loadtest.serving.bench_gpu $(ARGS)
+	$(BIN)/python -m loadtest.gpu.bench_gpu $(ARGS)
+
+gpu-check: setup ## all that the GPU's code has to show, in 8 minutes (ARGS=--dry-run: in small, on the CPU)
+	$(BIN)/python -m loadtest.gpu.check $(ARGS)
 
 bench-quality: setup ## train one seed on a public data set and compare with the recorded figures (ARGS="--set Beauty")
 	$(BIN)/python -m loadtest.quality.bench_quality $(ARGS)

@@ -15,9 +15,8 @@ import random
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 import psutil
@@ -25,21 +24,13 @@ import psutil
 from loadtest.environment import environment
 from loadtest.results import put_between_marks, say
 from loadtest.serving.bench_report import draw, summary, table
-from loadtest.serving.generator import closed_loop, open_loop, post
+from loadtest.serving.load_figures import Figures, latencies, peak, posts
 from loadtest.serving.same_answers import SHARE, recall, share_of_same_answers
-from loadtest.serving.servers import (
-    cpu_seconds,
-    python_server,
-    recgpt_serve,
-    redis_server,
-    resident_mb,
-)
+from loadtest.serving.servers import python_server, recgpt_serve, redis_server
 from loadtest.serving.wrk import wrk_rps
 from service.observability.metrics import STAGES
 
-Figures = dict[str, Any]
 SHARES = (0.25, 0.5, 0.75, 0.9)  # of a service's own peak, offered at a constant rate
-WARM_UP_S = 2.0
 
 
 class Contender(NamedTuple):
@@ -149,9 +140,9 @@ def measure(
     options: argparse.Namespace,
 ) -> Figures:
     """Returns the peak of one server, and for the services latencies at shares of it."""
-    requests = posts(questions)
-    figures = peak(port, process, requests, options)
-    if (rate := wrk_rps(port, questions, options.connections, options.seconds)) is not None:
+    requests, load = posts(questions), (options.connections, options.seconds)
+    figures = peak(port, process, requests, *load)
+    if (rate := wrk_rps(port, questions, *load)) is not None:
         figures["wrk_rps"] = rate
     if contender.open_loop:
         figures["open"] = {
@@ -161,44 +152,10 @@ def measure(
     if contender.name == "ours":
         figures["stages_ms"] = stages(port)
         figures["interests_rps"] = {
-            str(count): peak(port, process, posts(questions, interests=count), options)["rps"]
+            str(count): peak(port, process, posts(questions, interests=count), *load)["rps"]
             for count in (1, 4)
         }
     return figures
-
-
-def peak(
-    port: int, process: psutil.Process, requests: list[bytes], options: argparse.Namespace
-) -> Figures:
-    """Returns the throughput of a closed loop, with CPU time and memory."""
-    closed_loop(port, requests, options.connections, WARM_UP_S)
-    before = cpu_seconds(process)
-    load = closed_loop(port, requests, options.connections, options.seconds)
-    answers = max(1, len(load.latencies))
-    return {
-        "rps": load.rate,
-        "failed": load.failed,
-        "p50_ms": load.percentile_ms(50),
-        "p99_ms": load.percentile_ms(99),
-        "p99.9_ms": load.percentile_ms(99.9),
-        "cpu_ms_per_request": (cpu_seconds(process) - before) / answers * 1000,
-        "memory_mb": resident_mb(process),
-    }
-
-
-def latencies(port: int, requests: list[bytes], rate: float, seconds: float) -> Figures:
-    """Returns the latencies at a constant rate."""
-    load = open_loop(port, requests, rate, seconds)
-    return {
-        "offered_rps": rate,
-        "failed": load.failed,
-        **{f"p{percent:g}_ms": load.percentile_ms(percent) for percent in (50, 99, 99.9)},
-    }
-
-
-def posts(questions: Sequence[Figures], **more: Any) -> list[bytes]:
-    """Returns recalls, ready to be sent."""
-    return [post("/recall", json.dumps(question | more).encode()) for question in questions]
 
 
 def stages(port: int) -> Figures:
