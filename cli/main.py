@@ -72,6 +72,7 @@ def _run(name: str, words: Sequence[str]) -> None:
     from cli.config import explain, parse
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every variant that it tries
     try:
         parse(command_class(name), name, words).run()
     except ValidationError as error:

@@ -23,4 +23,5 @@ def configure_logs(level: str) -> None:
         root.removeHandler(former)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for chatty in ("asyncio", "faiss"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

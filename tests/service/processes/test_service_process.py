@@ -242,11 +242,11 @@ def test_an_unusable_artifact_is_said(artifacts: Path, tmp_path: Path) -> None:
     bundle.mkdir()
     for file in (artifacts / "current").iterdir():
         (bundle / file.name).write_bytes(file.read_bytes())
-    damaged = bundle / "index.faiss"
+    damaged = bundle / "item_vectors.npy"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     ended = start("--artifacts", str(bundle), "--store", f"embedded:{tmp_path / 'store'}")
     assert ended.returncode == 1
-    assert "index.faiss" in ended.stderr
+    assert "item_vectors.npy" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
