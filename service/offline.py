@@ -97,7 +97,6 @@ def sample_interests(dataset: Dataset, model: GPT, count: int) -> NDArray[np.flo
             torch.from_numpy(history_BL).to(device),
             torch.from_numpy(lengths_B).to(device),
             torch.from_numpy(users_B).to(device),
-            steps=0,
         )
     found: NDArray[np.float32] = interest_BD.cpu().numpy()
     return found
@@ -145,7 +144,12 @@ def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
         raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
     item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
 
-    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+    def recall(
+        histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+    ) -> list[IntArray]:
+        return [recall_k(histories, users_B, k) for k in ks]
+
+    def recall_k(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
         queries = [
             Query(
                 user_id=dataset.user_ids[user] if user >= 0 else "",

@@ -98,7 +98,7 @@ def share_of_right_hits(
     rows_BL = torch.tensor(rows_QL)
     lengths_B = torch.full((len(queries),), HISTORY)
     with torch.inference_mode():
-        interest_BD, _ = model.prefill(rows_BL, lengths_B, torch.full_like(lengths_B, -1), 0)
+        interest_BD, _ = model.prefill(rows_BL, lengths_B, torch.full_like(lengths_B, -1))
         scores_BV = (interest_BD @ model.items.weight.t()).scatter(1, rows_BL, -torch.inf)
     right = 0
     for scores_V, found in zip(scores_BV, recaller.recall(queries)[0], strict=True):
@@ -116,13 +116,15 @@ def naive(bundle: Path, rows_QL: list[list[int]], options: argparse.Namespace) -
     one_B, unknown_B = torch.tensor([HISTORY], device=device), torch.tensor([-1], device=device)
 
     def answer(rows: list[int]) -> None:
-        seen, lists = set(rows), list[list[int]]()
+        seen = set(rows)
 
-        def search(interest_BD: torch.Tensor) -> torch.Tensor:
-            _, hits = index.search(interest_BD.cpu().numpy(), options.k + HISTORY)
-            lists.append([row for row in hits[0].tolist() if row not in seen])
-            seen.add(lists[-1][0])
-            return torch.tensor(lists[-1][:1], device=device)
+        def search(interest_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            scores, hits = index.search(interest_BD.cpu().numpy(), options.k + HISTORY)
+            kept = [at for at, row in enumerate(hits[0].tolist()) if row not in seen][: options.k]
+            return (
+                torch.from_numpy(scores[:, kept]).to(device),
+                torch.from_numpy(hits[:, kept]).to(device),
+            )
 
         history_BL = torch.tensor([rows], device=device)
         rollout(model, history_BL, one_B, unknown_B, options.interests, search)

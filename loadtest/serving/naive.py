@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from model.artifact.bundle import find_bundle, load_artifact, read_item_vectors, read_user_ids
-from model.network.gpt import HISTORY, OFFER
+from model.network.gpt import HISTORY, OFFER, Tokens
 from model.network.rollout import quotas
 
 ARTIFACTS, STORE = "NAIVE_ARTIFACTS", "NAIVE_STORE"  # the environment that workers read
@@ -69,7 +69,8 @@ def create_app(artifacts: Path, store: str) -> FastAPI:
         items = torch.tensor([history + offers])
         segments = torch.tensor([[HISTORY] * len(history) + [OFFER] * len(offers)])
         positions = torch.arange(limit - len(history), limit + len(offers))[None]
-        vector_D = model(items, segments, positions, torch.tensor([user]))[0, -1]
+        tokens = Tokens(items, segments, positions, torch.tensor([items.shape[1]]))
+        vector_D = model(tokens, torch.tensor([user]))[0, -1]
         vectors: np.ndarray = vector_D.numpy()[None]
         return vectors
 

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from model.data.dataset import Dataset, IntArray, Split
 
-Recall = Callable[[Sequence[IntArray], IntArray, int], IntArray]
-"""(whole histories as item rows, oldest first; user rows B, -1 unknown; k) → item rows B K,
-best first, -1 where there are fewer."""
+Recall = Callable[[Sequence[IntArray], IntArray, Sequence[int]], list[IntArray]]
+"""(whole histories as item rows, oldest first; user rows B, -1: unknown; lengths of lists) → for
+each length K the item rows B K, best first, -1: no item. The lists of a user are those of separate
+recalls: a shorter one need not be the start of a longer one."""
 
 Figures = dict[str, dict[str, float]]
 """Metrics by the name of the model that they are of."""
@@ -38,8 +39,7 @@ def evaluate(
     hits = {k: np.zeros(len(split.users), dtype=np.int64) for k in depths}  # rank from 1, 0 = miss
     covered = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
     for part, histories, known_B in case_batches(dataset, split, batch, known_users):
-        for k in depths:
-            rows_BK = recall(histories, known_B, k)
+        for k, rows_BK in zip(depths, recall(histories, known_B, depths), strict=True):
             hits[k][part] = ranks(rows_BK, split.targets[part])
             covered[k][rows_BK[rows_BK >= 0]] = True
     metrics = ranking_figures(hits[max(RANKED_AT)])
@@ -91,8 +91,12 @@ def gains(ranks_N: IntArray, k: int) -> NDArray[np.float64]:
     return np.where(found_N, 1 / np.log2(np.maximum(ranks_N, 1) + 1), 0.0)
 
 
-def check_equal(figures: Figures, trainer: Figures) -> None:
-    """Raises ValueError where what is served and what was trained differ in the fourth decimal."""
+def check_equal(figures: Figures, trainer: Figures) -> list[str]:
+    """Compares what is served with what was trained; returns the names of the compared models.
+
+    Raises ValueError if a metric differs in the fourth decimal, or if there is none to compare.
+    """
+    compared = []
     for name in figures.keys() & trainer.keys():
         for metric in figures[name].keys() & trainer[name].keys():
             found, expected = figures[name][metric], trainer[name][metric]
@@ -101,6 +105,19 @@ def check_equal(figures: Figures, trainer: Figures) -> None:
                     f"{name}: {metric} is {found:.5f} here, but was {expected:.5f} in training: "
                     "is --data what the artifact was trained on?"
                 )
+            compared.append(name)
+    if not compared:
+        raise ValueError(
+            f"nothing to compare: measured were {_metric_names(figures)}, "
+            f"training recorded {_metric_names(trainer)}"
+        )
+    return sorted(set(compared))
+
+
+def _metric_names(figures: Figures) -> str:
+    """The models and metrics that figures hold, for an error."""
+    names = [f"{model} ({', '.join(metrics)})" for model, metrics in figures.items()]
+    return "; ".join(names) or "no figures"
 
 
 def format_figures(figures: Figures) -> str:

@@ -1,15 +1,18 @@
 """Recalls to compare with: the exact one that the service must equal, and popular items.
 
-Shapes: B batch, K candidates, V catalogue, D width, S longest history.
+The rules of a recall are written here once in plain torch and numpy (with `best_new` and `quotas`
+of `model.network.rollout`); the service's compiled code is tested against them.
+
+Shapes: B batch, M interests, K candidates, V catalogue, D width, S longest history.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.data.dataset import IntArray
 from model.evaluation.metrics import Recall
@@ -19,60 +22,104 @@ from model.network.rollout import quotas, rollout
 from model.network.top_items import best_rows
 
 
+class InterestLists(NamedTuple):
+    """Each interest's own best items outside the history, best first."""
+
+    scores_BMK: NDArray[np.float32]
+    rows_BMK: NDArray[np.int64]
+    """-1: no item, behind all others."""
+
+
+def interest_lists(
+    model: GPT, histories: Sequence[IntArray], users_B: IntArray, interests: int, k: int
+) -> InterestLists:
+    """Rolls out M interests and lists the k best items of each.
+
+    One rollout serves lists of every length and of fewer interests: what is offered does not depend
+    on how a list is shared, and the first interests of a longer rollout are those of a shorter one.
+    """
+    device = model.items.weight.device
+    history_BL, lengths_B = pad(histories, model.config.max_history)
+    seen_BS = torch.from_numpy(_repeated(histories)).to(device)
+    depth = max(k, interests)  # an offer may be the last of as many items as interests
+    with torch.no_grad():
+        table_VD = model.item_vectors()
+    with evaluating(model):
+        found = rollout(
+            model,
+            torch.from_numpy(history_BL).to(device),
+            torch.from_numpy(lengths_B).to(device),
+            torch.from_numpy(users_B.astype(np.int64)).to(device),
+            interests,
+            lambda interest_BD: best_rows(interest_BD, table_VD, seen_BS, depth),
+        )
+    scores_BMK, rows_BMK = found.scores_BMK[..., :k], found.rows_BMK[..., :k]
+    rows_BMK = rows_BMK.masked_fill(scores_BMK == -torch.inf, -1)
+    return InterestLists(scores_BMK.cpu().numpy(), rows_BMK.cpu().numpy())
+
+
+def merge_by_quotas(rows_BMK: IntArray, quotas_M: Sequence[int]) -> IntArray:
+    """Takes from each interest in turn its best items that no earlier interest gave.
+
+    Returns where each candidate stands in its user's lists, B sum(quotas): interest times K plus
+    place, -1 where an interest has run out of items. Exact if the lists are as long as the merged
+    one.
+    """
+    batch, _, depth = rows_BMK.shape
+    positions_BK = np.full((batch, sum(quotas_M)), -1, dtype=np.int64)
+    start = 0
+    for interest, quota in enumerate(quotas_M):
+        rows_BK = rows_BMK[:, interest]
+        given_BK = at_positions(rows_BMK, positions_BK[:, :start], -1)
+        new_BK = (rows_BK >= 0) & ~(rows_BK[:, :, None] == given_BK[:, None]).any(axis=2)
+        places_BK = new_BK.cumsum(axis=1) - 1
+        user, place = np.nonzero(new_BK & (places_BK < quota))
+        positions_BK[user, start + places_BK[user, place]] = interest * depth + place
+        start += quota
+    return positions_BK
+
+
+def at_positions(values_BMK: NDArray[Any], positions_BK: IntArray, missing: float) -> NDArray[Any]:
+    """Returns rows or scores of merged lists, B K; `missing` where the position is -1."""
+    flat_BN = values_BMK.reshape(len(values_BMK), -1)
+    found_BK = np.take_along_axis(flat_BN, np.maximum(positions_BK, 0), axis=1)
+    return np.where(positions_BK >= 0, found_BK, values_BMK.dtype.type(missing))
+
+
 @dataclass(frozen=True)
 class DenseRecall:
-    """The reference recall: every score computed, seen items masked. What the service must equal.
+    """The reference recall: every item scored, seen items masked. The service must equal it.
 
-    Used for validation while training, and as the trainer's own figure after it.
+    Training validates with it, and its test figures are the trainer's own.
     """
 
     model: GPT
     config: RecallConfig
 
-    def __call__(self, histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+    def __call__(
+        self, histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+    ) -> list[IntArray]:
         """See `Recall`."""
-        device = self.model.items.weight.device
-        history_BL, lengths_B = pad(histories, self.model.config.max_history)
-        seen_BS = torch.from_numpy(_repeated(histories)).to(device)
-        closed, offered = [seen_BS], [seen_BS]  # … or recalled already, … or offered already
-        shares = iter(quotas(k, self.config.interests, self.config.first_share))
-        lists: list[Tensor] = []
-        with torch.no_grad():
-            table_VD = self.model.item_vectors()
-
-        def search(interest_BD: Tensor) -> Tensor:
-            scores, rows = best_rows(interest_BD, table_VD, torch.cat(closed, dim=1), next(shares))
-            closed.append(rows)
-            lists.append(rows.masked_fill(scores == -torch.inf, -1))
-            if len(lists) == self.config.interests:
-                return seen_BS[:, 0]  # nothing follows
-            _, best_B1 = best_rows(interest_BD, table_VD, torch.cat(offered, dim=1), 1)
-            offered.append(best_B1)
-            return best_B1[:, 0]
-
-        with evaluating(self.model):
-            rollout(
-                self.model,
-                torch.from_numpy(history_BL).to(device),
-                torch.from_numpy(lengths_B).to(device),
-                torch.from_numpy(users_B.astype(np.int64)).to(device),
-                self.config.interests,
-                search,
-            )
-        return torch.cat(lists, dim=1).cpu().numpy()
+        interests, first_share = self.config.interests, self.config.first_share
+        _, rows_BMK = interest_lists(self.model, histories, users_B, interests, max(ks))
+        merged = (merge_by_quotas(rows_BMK, quotas(k, interests, first_share)) for k in ks)
+        return [at_positions(rows_BMK, positions_BK, -1) for positions_BK in merged]
 
 
 def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
-    """The baseline: the most popular unseen items, ties by row."""
+    """Returns the baseline that recalls the most popular unseen items, ties by row."""
     order_V = np.argsort(-counts_V, kind="stable")
 
-    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+    def recall(
+        histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+    ) -> list[IntArray]:
+        k = max(ks)
         rows_BK = np.full((len(histories), k), -1, dtype=np.int64)
         for row_K, history in zip(rows_BK, histories, strict=True):
             first = order_V[: k + len(history)]
             unseen = first[~np.isin(first, history)][:k]
             row_K[: len(unseen)] = unseen
-        return rows_BK
+        return [rows_BK[:, :k] for k in ks]
 
     return recall
 

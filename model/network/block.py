@@ -1,7 +1,11 @@
-"""A decoder layer.
+"""A decoder layer that can remember the tokens it has read.
 
-Shapes: B batch, L length, Q query positions, D width, H heads, d = D / H.
+Shapes: B batch, L new tokens, T all tokens so far, Q query slots, D width, H heads, d = D / H,
+C taps of the convolution. A leading 1 in place of B means that all sequences of the batch agree.
 """
+
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +15,45 @@ from model.network.config import GPTConfig
 from model.network.ops import Dropout, causal_convolution
 
 
-def history_positions(lengths_B: Tensor, length: int, max_history: int) -> Tensor:
-    """Positions B L of right-padded histories; padding gets further ones."""
-    slots_L = torch.arange(length, device=lengths_B.device)
-    return max_history - lengths_B[:, None] + slots_L
+class Sight(NamedTuple):
+    """The tokens that each new token attends to, and how far back they stand."""
+
+    distances_BLT: Tensor
+    visible_BLT: Tensor
+
+
+@dataclass
+class LayerCache:
+    """The past of one layer: keys and values of all tokens, and its newest inputs."""
+
+    keys_BHTd: Tensor
+    values_BHTd: Tensor
+    recent_BCD: Tensor
+    """The last C - 1 real inputs, oldest first, zeros before the first: the convolution's past."""
+
+    @classmethod
+    def empty(cls, config: GPTConfig, batch: int, device: torch.device) -> "LayerCache":
+        """Returns the cache of a layer that has read nothing."""
+        heads = torch.zeros(batch, config.heads, 0, config.dim // config.heads, device=device)
+        recent = torch.zeros(batch, max(config.local - 1, 0), config.dim, device=device)
+        return cls(heads, heads, recent)
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds the keys and values of new tokens; returns those of all tokens."""
+        self.keys_BHTd = torch.cat([self.keys_BHTd, keys], dim=2)
+        self.values_BHTd = torch.cat([self.values_BHTd, values], dim=2)
+        return self.keys_BHTd, self.values_BHTd
+
+    def preceded(self, x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+        """Returns the recent inputs followed by the new ones, of which `lengths_B` are real."""
+        x_BND = torch.cat([self.recent_BCD, x_BLD], dim=1)
+        newest_C = torch.arange(self.recent_BCD.shape[1], device=x_BLD.device)
+        self.recent_BCD = at_slots(x_BND, lengths_B[:, None] + newest_C)
+        return x_BND
 
 
 class Block(nn.Module):
-    """One post-norm decoder layer whose keys and values can come from a cache."""
+    """One post-norm decoder layer: attention beside a convolution, then a feed-forward network."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -32,58 +67,68 @@ class Block(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
         self.attention_dropout = Dropout(config.attention_dropout)
+        self.reach = config.max_history + config.max_interests
         if config.positions == "relative":
-            reach = config.max_history + config.max_interests
-            self.distance_bias = nn.Parameter(torch.zeros(config.heads, reach))
+            self.distance_bias = nn.Parameter(torch.zeros(config.heads, self.reach))
         if config.local:
             self.local_weight = nn.Parameter(0.02 * torch.randn(config.local, config.dim))
 
-    def keys_values(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of the tokens, each B H L d."""
-        keys_BLD, values_BLD = self.key_value(x_BLD).chunk(2, dim=-1)
-        return self._split(keys_BLD), self._split(values_BLD)
-
-    def local(self, x_BLD: Tensor) -> Tensor:
-        """Each token beside those just before it, weighted a dimension each: B L D."""
-        if not hasattr(self, "local_weight"):
-            return torch.zeros_like(x_BLD)
-        return causal_convolution(x_BLD, self.local_weight)
-
-    def local_at(self, x_BLD: Tensor, at_BQ: Tensor) -> Tensor:
-        """`local` at some slots only: B Q D."""
-        if not hasattr(self, "local_weight"):
-            return x_BLD.new_zeros(*at_BQ.shape, x_BLD.shape[-1])
-        back_C = torch.arange(len(self.local_weight), device=at_BQ.device).flip(0)
-        slots_BN = (at_BQ[..., None] - back_C).flatten(1)
-        index_BND = slots_BN.clamp(min=0)[..., None].expand(-1, -1, x_BLD.shape[-1])
-        near_BND = x_BLD.gather(1, index_BND) * (slots_BN >= 0)[..., None]
-        near_BQCD = near_BND.view(*at_BQ.shape, len(back_C), -1)
-        local_BQD: Tensor = (near_BQCD * self.local_weight).sum(dim=2)
-        return local_BQD
-
-    def bias(self, distances: Tensor, visible: Tensor) -> Tensor:
-        """What is added to attention's logits, H … Q L, of distances … Q L; -inf: not visible."""
-        bias = torch.zeros((), device=visible.device)
-        if hasattr(self, "distance_bias"):
-            bias = self.distance_bias[:, distances.clamp(0, self.distance_bias.shape[1] - 1)]
-        return torch.where(visible, bias, -torch.inf)
-
     def forward(
-        self, x_BQD: Tensor, local_BQD: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+        self,
+        x_BLD: Tensor,
+        lengths_B: Tensor,
+        sight: Sight,
+        at_BQ: Tensor | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
-        """Update the queries; `bias` broadcasts to B H Q L."""
-        queries = self._split(self.query(x_BQD)) * keys.shape[-1] ** -0.5
-        weights = (queries @ keys.transpose(2, 3) + bias).softmax(dim=-1)
+        """Returns the layer's output at the slots `at_BQ` (B Q D), or at every slot (B L D).
+
+        With a cache, the tokens follow those that it holds, and are added to it.
+        """
+        keys_BLD, values_BLD = self.key_value(x_BLD).chunk(2, dim=-1)
+        keys, values = self._split(keys_BLD), self._split(values_BLD)
+        if cache is not None:
+            keys, values = cache.append(keys, values)
+        local_BLD = self._local(x_BLD, lengths_B, cache)
+        if at_BQ is not None:
+            x_BLD, local_BLD = at_slots(x_BLD, at_BQ), at_slots(local_BLD, at_BQ)
+            sight = Sight(*(at_slots(part.expand(len(at_BQ), -1, -1), at_BQ) for part in sight))
+        queries = self._split(self.query(x_BLD)) * keys.shape[-1] ** -0.5
+        weights = (queries @ keys.transpose(2, 3) + self._bias(sight)).softmax(dim=-1)
         attended_BQD = (self.attention_dropout(weights) @ values).transpose(1, 2).flatten(2)
-        mixed_BQD = self.dropout(self.out(attended_BQD) + local_BQD)
-        x_BQD = self.attention_norm(x_BQD + mixed_BQD)
+        mixed_BQD = self.dropout(self.out(attended_BQD) + local_BLD)
+        x_BQD = self.attention_norm(x_BLD + mixed_BQD)
         fed_BQD = self.down(F.gelu(self.up(x_BQD)))
         return self.feed_forward_norm(x_BQD + self.dropout(fed_BQD))  # type: ignore[no-any-return]
 
+    def distance_table(self) -> Tensor:
+        """The summand of attention's logits for every distance: H reach, zeros if not learned."""
+        if hasattr(self, "distance_bias"):
+            return self.distance_bias
+        return torch.zeros(self.heads, self.reach)
+
     def _split(self, x_BLD: Tensor) -> Tensor:
+        """B H L d."""
         return x_BLD.view(*x_BLD.shape[:2], self.heads, -1).transpose(1, 2)
 
+    def _local(self, x_BLD: Tensor, lengths_B: Tensor, cache: LayerCache | None) -> Tensor:
+        """Each token beside those just before it, weighted a dimension each: B L D."""
+        if not hasattr(self, "local_weight"):
+            return torch.zeros_like(x_BLD)
+        if cache is None:
+            return causal_convolution(x_BLD, self.local_weight)
+        x_BND = cache.preceded(x_BLD, lengths_B)
+        return causal_convolution(x_BND, self.local_weight)[:, -x_BLD.shape[1] :]
 
-def batch_first(bias_HBQL: Tensor) -> Tensor:
-    """B H Q L, also where there are no heads yet (B Q L)."""
-    return bias_HBQL.transpose(0, 1) if bias_HBQL.dim() == 4 else bias_HBQL[:, None]
+    def _bias(self, sight: Sight) -> Tensor:
+        """The summand of attention's logits, B H L T: -inf where a token is not visible."""
+        distances_BLT, visible_BLT = sight
+        bias = torch.zeros((), device=visible_BLT.device)
+        if hasattr(self, "distance_bias"):
+            bias = self.distance_bias[:, distances_BLT.clamp(0, self.reach - 1)].transpose(0, 1)
+        return torch.where(visible_BLT[:, None], bias, -torch.inf)
+
+
+def at_slots(x_BLD: Tensor, at_BQ: Tensor) -> Tensor:
+    """Returns the rows of each sequence at its slots: B Q D."""
+    return x_BLD.gather(1, at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1]))

@@ -1,14 +1,16 @@
 """The network: a decoder-only Transformer over item rows, personalised by a user embedding.
 
-Shapes: B batch, L length, Q query positions, T slots of the cache, D width, H heads, d = D / H,
-V catalogue, U users, R rank of the user table. Histories are padded on the right: behind a causal
-mask padding is never seen by a real position, so no padding item exists. Positions count towards
-the end of the history: its last item stands at `max_history - 1`, however long it is, and what the
-model itself appends stands at `max_history`, `max_history + 1`, …
+Shapes: B batch, L tokens of a sequence, Q query slots, T all tokens so far, D width, V catalogue,
+U users, R rank of the user table.
 
-By default there is no vector a position. Attention has a learned bias for every distance, and a
-causal depth-wise convolution beside it sees the newest items in their order: a sample may then be
-cut anywhere, and one pass over a whole history sees every prefix as if it stood alone.
+One forward pass serves training, prefill and decode step; the last two give it a cache. Sequences
+are padded on the right: behind a causal mask no real token sees padding, so there is no padding
+item. Positions count towards the end of the history: its last item stands at `max_history - 1`,
+however long it is, and the items that the model appends stand at `max_history`, `max_history + 1`…
+
+By default no position has a vector. Attention has a learned bias for every distance, and a causal
+depth-wise convolution beside it sees the newest items in their order. A sample may then be cut
+anywhere, and one pass over a whole history sees every prefix as if it stood alone.
 Items and interests are unit vectors, so that an inner product is a cosine.
 
 Source: METHOD section 1 (arXiv 2404.08675). The low-rank user table, its dropout to a shared
@@ -19,32 +21,91 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model.network.block import Block, batch_first, history_positions
+from model.network.block import Block, LayerCache, Sight
 from model.network.config import GPTConfig
 from model.network.ops import Dropout, unit
 
-HISTORY, OFFER = 0, 1  # segments: what the user did, what the model generated
-FIRST_SCALE = 14.0  # of cosines, before training has found a better one
+HISTORY, OFFER = 0, 1
+"""Segments: an item of the user's history, an item that the model generated."""
+
+FIRST_SCALE = 14.0
+"""Factor of the cosines before training has learned a better one."""
+
+
+class Tokens(NamedTuple):
+    """The sequences of a batch, padded on the right.
+
+    The tokens of all sequences stand at the same distances: rows of `positions_BL` differ by a
+    constant.
+    """
+
+    items_BL: Tensor
+    segments_BL: Tensor
+    positions_BL: Tensor
+    lengths_B: Tensor
+    """Tokens of each sequence, padding not counted."""
+
+    def to(self, device: torch.device) -> "Tokens":
+        """Returns the same sequences on `device`."""
+        return Tokens(*(part.to(device) for part in self))
+
+
+def history_tokens(history_BL: Tensor, lengths_B: Tensor, max_history: int) -> Tokens:
+    """Returns plain histories (right-padded, 1 ≤ length ≤ L ≤ max_history) as tokens."""
+    slots_L = torch.arange(history_BL.shape[1], device=history_BL.device)
+    positions_BL = max_history - lengths_B[:, None] + slots_L
+    return Tokens(history_BL, torch.full_like(history_BL, HISTORY), positions_BL, lengths_B)
 
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens seen so far, and what every further token needs."""
+    """What a rollout remembers of the tokens that the network has read."""
 
-    keys: list[Tensor]  # a layer each, B H T d
-    values: list[Tensor]
-    recent: list[Tensor]  # a layer each, B C D: what the convolution still needs of the past
-    visible_BT: Tensor  # slots that hold a real token
-    places_BT: Tensor  # how-manieth real token each slot holds, from 0
-    user_BD: Tensor
-    used: int  # slots filled, padding included
-    steps: int = 0  # tokens appended since the prefill
+    layers: list[LayerCache]
+    users_B: Tensor
+    positions_BT: Tensor
+    real_BT: Tensor
+    """False: padding."""
+    next_position: int
+
+    @classmethod
+    def empty(cls, config: GPTConfig, users_B: Tensor) -> "Cache":
+        """Returns the cache of a network that has read nothing of these users."""
+        layers = [
+            LayerCache.empty(config, len(users_B), users_B.device) for _ in range(config.layers)
+        ]
+        nothing_B0 = torch.zeros(len(users_B), 0, dtype=torch.int64, device=users_B.device)
+        return cls(layers, users_B, nothing_B0, nothing_B0.bool(), config.max_history)
+
+    def append(self, tokens: Tokens) -> Sight:
+        """Adds the tokens; returns which of all tokens each of them sees."""
+        sight = causal(tokens.positions_BL)
+        if self.positions_BT.shape[1]:
+            before_BLT = tokens.positions_BL[:, :, None] - self.positions_BT[:, None]
+            parts = (before_BLT, self.real_BT[:, None].expand_as(before_BLT))
+            batch = len(self.users_B)
+            sight = Sight(
+                *(
+                    torch.cat([before, new.expand(batch, -1, -1)], dim=2)
+                    for before, new in zip(parts, sight, strict=True)
+                )
+            )
+        slots_L = torch.arange(tokens.items_BL.shape[1], device=tokens.items_BL.device)
+        self.positions_BT = torch.cat([self.positions_BT, tokens.positions_BL], dim=1)
+        self.real_BT = torch.cat([self.real_BT, slots_L < tokens.lengths_B[:, None]], dim=1)
+        return sight
+
+
+def causal(positions_BL: Tensor) -> Sight:
+    """Each token sees itself and all before it; the same in every sequence: 1 L L."""
+    positions_1L = positions_BL[:1]
+    distances_1LL = positions_1L[:, :, None] - positions_1L[:, None]
+    return Sight(distances_1LL, torch.ones_like(distances_1LL, dtype=torch.bool).tril())
 
 
 class GPT(nn.Module):
@@ -81,24 +142,11 @@ class GPT(nn.Module):
         return cast("list[nn.Embedding]", tables)
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """What interests are compared with: V D, of length 1 where the model uses cosines.
+        """The vectors that interests are compared with, V D; with `rows` (R), those of the rows.
 
-        With `rows` (R), those of these items: R D.
+        They have the length 1 where the model uses cosines.
         """
         return self._unit(self.items.weight if rows is None else self.items(rows))
-
-    def read(self, vectors: Tensor) -> Tensor:
-        """What the network sees of rows of its item table."""
-        return self._unit(vectors)
-
-    def embed(
-        self, items_BL: Tensor, segments_BL: Tensor, positions_BL: Tensor, user_BD: Tensor
-    ) -> Tensor:
-        """Sum of the embeddings, normalised: B L D."""
-        x_BLD = self.read(self.items(items_BL)) + self.segments(segments_BL) + user_BD[:, None]
-        if self.config.positions == "absolute":
-            x_BLD = x_BLD + self.positions(positions_BL.clamp(max=len(self.positions.weight) - 1))
-        return self.dropout(self.norm(x_BLD))  # type: ignore[no-any-return]
 
     def user(self, users_B: Tensor) -> Tensor:
         """User vectors B D; row -1, or a dropped user in training, is the learned default."""
@@ -109,120 +157,66 @@ class GPT(nn.Module):
             users_B = users_B.masked_fill(dropped_B, -1)
         return self.user_up(self.users(users_B + 1))  # type: ignore[no-any-return]
 
+    def embed(self, tokens: Tokens, users_B: Tensor) -> Tensor:
+        """Returns the normalised sum of each token's embeddings: B L D."""
+        x_BLD = self._unit(self.items(tokens.items_BL)) + self.segments(tokens.segments_BL)
+        if self.config.user_rank:
+            x_BLD = x_BLD + self.user(users_B)[:, None]
+        if self.config.positions == "absolute":
+            last = len(self.positions.weight) - 1
+            x_BLD = x_BLD + self.positions(tokens.positions_BL.clamp(max=last))
+        return self.dropout(self.norm(x_BLD))  # type: ignore[no-any-return]
+
     def forward(
         self,
-        items_BL: Tensor,
-        segments_BL: Tensor,
-        positions_BL: Tensor,
+        tokens: Tokens,
         users_B: Tensor,
         at_BQ: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
-        """Interest vectors at the slots `at_BQ` (B Q D), or at every slot (B L D).
+        """Returns the interest vectors at the slots `at_BQ` (B Q D), or at every slot (B L D).
 
-        The sequences of a batch have the same distances between slots: rows of `positions_BL`
-        differ by a constant. The last layer's queries and feed-forward run only for the slots that
-        are asked for.
+        `users_B`: rows of the user table, -1 for an unknown user. With a cache, the tokens follow
+        those that it holds, and are added to it. The last layer computes queries and feed-forward
+        only at the slots that are asked for.
         """
-        x_BLD = self.embed(items_BL, segments_BL, positions_BL, self.user(users_B))
-        places_L = positions_BL[0]
-        distances_LL = places_L[:, None] - places_L
-        causal_LL = torch.ones_like(distances_LL, dtype=torch.bool).tril()
-        *lower, last = self.layers
-        for block in lower:
-            bias_HLL = block.bias(distances_LL, causal_LL)
-            x_BLD = block(x_BLD, block.local(x_BLD), *block.keys_values(x_BLD), bias_HLL)
-        keys, values = last.keys_values(x_BLD)
-        if at_BQ is None:
-            bias_HLL = last.bias(distances_LL, causal_LL)
-            return self._interest(last(x_BLD, last.local(x_BLD), keys, values, bias_HLL))
-        at_BQD = at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1])
-        bias = batch_first(last.bias(distances_LL[at_BQ], causal_LL[at_BQ]))
-        queries_BQD, local_BQD = x_BLD.gather(1, at_BQD), last.local_at(x_BLD, at_BQ)
-        return self._interest(last(queries_BQD, local_BQD, keys, values, bias))
+        x_BLD = self.embed(tokens, users_B)
+        sight = causal(tokens.positions_BL) if cache is None else cache.append(tokens)
+        for depth, block in enumerate(self.layers, start=1):
+            slots = at_BQ if depth == len(self.blocks) else None
+            past = None if cache is None else cache.layers[depth - 1]
+            x_BLD = block(x_BLD, tokens.lengths_B, sight, slots, past)
+        return self._interest(x_BLD)
 
     def prefill(
-        self, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor, steps: int
+        self, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor
     ) -> tuple[Tensor, Cache]:
-        """Run histories (right-padded, 1 ≤ length ≤ L ≤ max_history).
-
-        Returns the first interest B D, and a cache with room for `steps` further tokens.
-        """
-        length = history_BL.shape[1]
-        user_BD = self.user(users_B)
-        positions_BL = history_positions(lengths_B, length, self.config.max_history)
-        segments_BL = torch.full_like(history_BL, HISTORY)
-        x_BLD = self.embed(history_BL, segments_BL, positions_BL, user_BD)
-        slots_T = torch.arange(length + steps, device=history_BL.device)
-        visible_BT = (slots_T < lengths_B[:, None]) | (slots_T >= length)
-        places_BT = torch.where(slots_T < length, slots_T, slots_T - length + lengths_B[:, None])
-        cache = Cache([], [], [], visible_BT, places_BT, user_BD, used=length)
-        distances_LL = slots_T[:length, None] - slots_T[:length]
-        last_B1 = lengths_B[:, None] - 1
-        *lower, last = self.layers
-        for block in lower:
-            keys, values = self._remember(block, x_BLD, last_B1, cache, steps)
-            bias_HLL = block.bias(distances_LL, distances_LL >= 0)
-            x_BLD = block(x_BLD, block.local(x_BLD), keys, values, bias_HLL)
-        keys, values = self._remember(last, x_BLD, last_B1, cache, steps)
-        distances_B1L = (last_B1 - slots_T[:length])[:, None]
-        bias = batch_first(last.bias(distances_B1L, distances_B1L >= 0))
-        last_B1D = last_B1[..., None].expand(-1, -1, x_BLD.shape[-1])
-        query_B1D, local_B1D = x_BLD.gather(1, last_B1D), last.local_at(x_BLD, last_B1)
-        return self._interest(last(query_B1D, local_B1D, keys, values, bias))[:, 0], cache
+        """Runs plain histories; returns the first interest B D, and the cache for `step`."""
+        tokens = history_tokens(history_BL, lengths_B, self.config.max_history)
+        cache = Cache.empty(self.config, users_B)
+        return self(tokens, users_B, lengths_B[:, None] - 1, cache)[:, 0], cache
 
     def step(self, items_B: Tensor, cache: Cache) -> Tensor:
-        """Append one generated item to every sequence; returns the next interest B D."""
-        slot = cache.used
-        position = self.config.max_history + cache.steps
-        x_B1D = self.embed(
-            items_B[:, None],
-            torch.full_like(items_B, OFFER)[:, None],
-            torch.full_like(items_B, position)[:, None],
-            cache.user_BD,
-        )
-        places_BT = cache.places_BT[:, : slot + 1]
-        distances_B1T = (places_BT[:, -1:] - places_BT)[:, None]
-        visible_B1T = cache.visible_BT[:, None, : slot + 1]
-        for depth, block in enumerate(self.layers):
-            keys, values = cache.keys[depth], cache.values[depth]
-            key, value = block.keys_values(x_B1D)
-            keys[:, :, slot], values[:, :, slot] = key[:, :, 0], value[:, :, 0]
-            bias_HB1T = block.bias(distances_B1T, visible_B1T)
-            seen = keys[:, :, : slot + 1], values[:, :, : slot + 1]
-            newest_BCD = torch.cat([cache.recent[depth], x_B1D], dim=1)
-            cache.recent[depth] = newest_BCD[:, 1:]
-            local_B1D = block.local(newest_BCD)[:, -1:]
-            x_B1D = block(x_B1D, local_B1D, *seen, batch_first(bias_HB1T))
-        cache.used += 1
-        cache.steps += 1
-        return self._interest(x_B1D)[:, 0]
-
-    def _remember(
-        self, block: Block, x_BLD: Tensor, last_B1: Tensor, cache: Cache, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """Put into the cache what `steps` further tokens need of this layer; its keys, values."""
-        keys, values = block.keys_values(x_BLD)
-        cache.keys.append(F.pad(keys, (0, 0, 0, steps)))
-        cache.values.append(F.pad(values, (0, 0, 0, steps)))
-        slots_BC = last_B1 - torch.arange(
-            max(self.config.local - 1, 0), device=last_B1.device
-        ).flip(0)
-        rows_B1 = torch.arange(len(x_BLD), device=x_BLD.device)[:, None]
-        recent_BCD = x_BLD[rows_B1, slots_BC.clamp(min=0)]
-        cache.recent.append(recent_BCD * (slots_BC >= 0)[..., None])
-        return keys, values
+        """Appends one generated item to every sequence; returns the next interest B D."""
+        items_B1 = items_B[:, None]
+        position_B1 = torch.full_like(items_B1, cache.next_position)
+        cache.next_position += 1
+        ones_B = torch.ones_like(items_B)
+        tokens = Tokens(items_B1, torch.full_like(items_B1, OFFER), position_B1, ones_B)
+        interest_B1D: Tensor = self(tokens, cache.users_B, cache=cache)
+        return interest_B1D[:, 0]
 
     def _unit(self, vectors: Tensor) -> Tensor:
         return unit(vectors) if self.config.cosine else vectors
 
     def _interest(self, hidden: Tensor) -> Tensor:
-        """Of length `scale`, where the model uses cosines: scores are what softmax takes."""
+        """Interests have the length `scale` where the model uses cosines: scores are logits."""
         return self._unit(hidden) * self.log_scale.exp() if self.config.cosine else hidden
 
 
 @contextmanager
 def evaluating(model: GPT) -> Iterator[None]:
-    """Switch dropout off for a while."""
+    """Switches dropout off for a while."""
     training = model.training
     model.eval()
     try:

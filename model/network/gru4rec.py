@@ -1,15 +1,15 @@
 """GRU4Rec, a peer to compare with: a recurrent network in the Transformer's place.
 
-It has what training, validation and a recall of one interest need; it is not served.
+It can be trained, validated and asked for one interest; it is not served.
 Source: Hidasi et al., arXiv 1511.06939; the loss is our trainer's, the output is tied to the items.
-Shapes: B batch, L length, Q query positions, D width.
+Shapes: B batch, L length, Q query slots, D width.
 """
 
-import torch
 from torch import Tensor, nn
 
+from model.network.block import at_slots
 from model.network.config import GPTConfig
-from model.network.gpt import GPT, Cache
+from model.network.gpt import GPT, Cache, Tokens
 from model.network.ops import Dropout
 
 
@@ -27,33 +27,22 @@ class GRU(GPT):
 
     def forward(
         self,
-        items_BL: Tensor,
-        segments_BL: Tensor,
-        positions_BL: Tensor,
+        tokens: Tokens,
         users_B: Tensor,
         at_BQ: Tensor | None = None,
+        cache: Cache | None = None,
     ) -> Tensor:
-        """As `GPT.forward`; segments, positions and users do not matter."""
-        x_BLD, _ = self.gru(self.dropout(self.items(items_BL)))
+        """As `GPT.forward`; only the items of the tokens count, and nothing is cached."""
+        x_BLD, _ = self.gru(self.dropout(self.items(tokens.items_BL)))
         if at_BQ is not None:
-            x_BLD = x_BLD.gather(1, at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1]))
+            x_BLD = at_slots(x_BLD, at_BQ)
         return self.out(x_BLD)  # type: ignore[no-any-return]
 
-    def prefill(
-        self, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor, steps: int
-    ) -> tuple[Tensor, Cache]:
-        """As `GPT.prefill`, but for one interest only: raises ValueError for further steps."""
-        if steps:
-            raise ValueError(
-                "the gru network recalls one interest: it is a peer, --stages pretrain"
-            )
-        unused_BL = torch.zeros_like(history_BL)
-        interest_B1D = self(history_BL, unused_BL, unused_BL, users_B, (lengths_B - 1)[:, None])
-        return interest_B1D[:, 0], Cache(
-            [], [], [], unused_BL, unused_BL, unused_BL, used=history_BL.shape[1]
-        )
+    def step(self, items_B: Tensor, cache: Cache) -> Tensor:
+        """Raises ValueError: this network recalls one interest only."""
+        raise ValueError("the gru network recalls one interest: it is a peer, --stages pretrain")
 
 
 def new_network(config: GPTConfig, catalogue: int, users: int) -> GPT:
-    """The network that the configuration names, with random weights."""
+    """Returns the network that the configuration names, with random weights."""
     return GRU(config, catalogue) if config.network == "gru" else GPT(config, catalogue, users)

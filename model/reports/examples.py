@@ -91,7 +91,7 @@ def choose_examples(dataset: Dataset, model: GPT, recall: RecallConfig, seed: in
 def _recall(recall: DenseRecall, histories: Sequence[IntArray], users_B: IntArray) -> IntArray:
     """Lists of all users, a few hundred at a time: B K."""
     parts = [slice(start, start + 256) for start in range(0, len(histories), 256)]
-    lists = [recall(histories[part], users_B[part], LISTED) for part in parts]
+    lists = [recall(histories[part], users_B[part], (LISTED,))[0] for part in parts]
     return np.concatenate(lists) if lists else np.zeros((0, LISTED), dtype=np.int64)
 
 

@@ -6,23 +6,22 @@ are kept once, and every (interests, first_share, k) is merged from them.
 Shapes: N cases, B batch, M interests, D width, K candidates, V catalogue, G genres.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray, Split, test_split, validation_split
 from model.evaluation.metrics import case_batches
-from model.evaluation.reference import pad
-from model.network.gpt import GPT, evaluating
-from model.network.rollout import quotas, rollout
+from model.evaluation.reference import at_positions, interest_lists, merge_by_quotas
+from model.network.gpt import GPT
+from model.network.rollout import quotas
 from model.reports.diversity import diversities, genre_vectors
 from model.training.run import load_run
 
 KS = (20, 50, 100, 200)
+MERGED_AT_ONCE = 256  # users
 SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 Stage = Literal["pretrain", "tune"]
 
@@ -71,62 +70,9 @@ def top_lists(
     """Each interest's own best items outside the history, N M K; -1 where there are fewer."""
     k = min(max(KS), dataset.catalogue)
     lists_NMK = np.empty((len(split.users), interests, k), dtype=np.int32)
-    with evaluating(model):
-        for part, histories, users_B in case_batches(dataset, split, batch):
-            lists_NMK[part] = _roll_out(model, histories, users_B, interests, k)
+    for part, histories, users_B in case_batches(dataset, split, batch):
+        _, lists_NMK[part] = interest_lists(model, histories, users_B, interests, k)
     return lists_NMK
-
-
-def _roll_out(
-    model: GPT, histories: Sequence[IntArray], users_B: IntArray, interests: int, k: int
-) -> IntArray:
-    history_BL, lengths_B = pad(histories, model.config.max_history)
-    seen_BV = torch.zeros(len(histories), model.items.num_embeddings, dtype=torch.bool)
-    rows = np.repeat(np.arange(len(histories)), [len(h) for h in histories])
-    seen_BV[rows, np.concatenate(histories).astype(np.int64)] = True
-    offered_BV = seen_BV.clone()
-    lists: list[Tensor] = []
-    with torch.no_grad():
-        table_VD = model.item_vectors()
-
-    def search(interest_BD: Tensor) -> Tensor:
-        scores_BV = interest_BD @ table_VD.T
-        top = scores_BV.masked_fill(seen_BV, -torch.inf).topk(k, dim=1)
-        lists.append(top.indices.masked_fill(top.values == -torch.inf, -1))
-        best_B = scores_BV.masked_fill_(offered_BV, -torch.inf).argmax(dim=1)
-        offered_BV.scatter_(1, best_B[:, None], True)
-        return best_B
-
-    rollout(
-        model,
-        torch.from_numpy(history_BL),
-        torch.from_numpy(lengths_B),
-        torch.from_numpy(users_B.astype(np.int64)),
-        interests,
-        search,
-    )
-    return torch.stack(lists, dim=1).numpy()
-
-
-def merge_lists(lists_BMK: IntArray, shares_M: Sequence[int], catalogue: int) -> IntArray:
-    """Lists of sum(shares) items: each interest's best that no earlier one gave, B K; -1: none.
-
-    Exact where every interest's own list is as long as the merged one.
-    """
-    given_BV = np.zeros((len(lists_BMK), catalogue + 1), dtype=bool)
-    given_BV[:, -1] = True  # row -1 is no item
-    merged_BK = np.full((len(lists_BMK), sum(shares_M)), -1, dtype=lists_BMK.dtype)
-    users_B1 = np.arange(len(lists_BMK))[:, None]
-    start = 0
-    for interest, share in enumerate(shares_M):
-        rows_BK = lists_BMK[:, interest]
-        open_BK = ~given_BV[users_B1, rows_BK]
-        places_BK = open_BK.cumsum(axis=1) - 1
-        at_N, from_N = np.nonzero(open_BK & (places_BK < share))
-        merged_BK[at_N, start + places_BK[at_N, from_N]] = rows_BK[at_N, from_N]
-        given_BV[at_N, rows_BK[at_N, from_N]] = True
-        start += share
-    return merged_BK
 
 
 def _lists(
@@ -139,9 +85,11 @@ def _lists(
         shares_M = quotas(min(k, lists_NMK.shape[2]), interests, share)
         hits, diversity = 0, 0.0
         covered_V = np.zeros(dataset.catalogue + 1, dtype=bool)
-        for start in range(0, len(lists_NMK), 1024):
-            merged_BK = merge_lists(lists_NMK[start : start + 1024], shares_M, dataset.catalogue)
-            hits += int((merged_BK == targets_N[start : start + 1024, None]).any(axis=1).sum())
+        for start in range(0, len(lists_NMK), MERGED_AT_ONCE):
+            part = slice(start, start + MERGED_AT_ONCE)
+            lists_BMK = lists_NMK[part]
+            merged_BK = at_positions(lists_BMK, merge_by_quotas(lists_BMK, shares_M), -1)
+            hits += int((merged_BK == targets_N[part, None]).any(axis=1).sum())
             covered_V[merged_BK] = True
             if genres_VG is not None:
                 diversity += float(diversities(merged_BK, genres_VG).sum())

@@ -66,7 +66,7 @@ def _ranks(
 ) -> IntArray:
     """Rank of every case's target in a list of 20: N."""
     found = [
-        ranks(recall(histories, users_B, max(RANKED_AT)), split.targets[part])
+        ranks(recall(histories, users_B, (max(RANKED_AT),))[0], split.targets[part])
         for part, histories, users_B in case_batches(dataset, split, 256, known, newest)
     ]
     return np.concatenate(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray, training_lengths
-from model.network.gpt import HISTORY
+from model.network.gpt import Tokens, history_tokens
 from model.training.config import Sampling
 
 
@@ -30,27 +30,27 @@ class Samples:
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """A batch of samples: histories padded on the right, and the item that follows each slot."""
+    """Samples of one step: histories padded on the right, and the item that follows each slot."""
 
     history_BL: Tensor
     lengths_B: Tensor
     users_B: Tensor
-    next_BL: Tensor  # -1 at padding
+    next_BL: Tensor
+    """-1: padding."""
 
     def to(self, device: torch.device) -> Self:
-        """The same samples on `device`."""
+        """Returns the same samples on `device`."""
         return replace(self, **{name: t.to(device) for name, t in vars(self).items()})
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """What one optimiser step sees. Slots whose target is -1 carry no loss."""
+    """The input of one optimiser step. Slots whose target is -1 carry no loss."""
 
-    items_BL: Tensor
-    segments_BL: Tensor
-    positions_BL: Tensor
+    tokens: Tokens
     users_B: Tensor
-    at_BQ: Tensor | None  # slots with a target; None: all of them
+    at_BQ: Tensor | None
+    """The slots that `targets_BQ` belongs to; None: all of them."""
     targets_BQ: Tensor
 
 
@@ -99,7 +99,7 @@ def by_length(samples: Samples, batch: int, rng: np.random.Generator) -> list[In
     return [cut[i] for i in rng.permutation(len(cut))]
 
 
-def read_windows(
+def read_samples(
     dataset: Dataset, samples: Samples, batches: list[IntArray]
 ) -> Iterator[SampleBatch]:
     """Gather the batches' events; L is the longest slice of each batch."""
@@ -118,14 +118,10 @@ def read_windows(
         )
 
 
-def plain(window: SampleBatch, positions_BL: Tensor, last_only: bool) -> TrainingBatch:
+def plain(samples: SampleBatch, max_history: int, last_only: bool) -> TrainingBatch:
     """Next-item prediction without prompts: at the last slot only, or at every slot."""
-    at_BQ = (window.lengths_B - 1)[:, None] if last_only else None
-    return TrainingBatch(
-        window.history_BL,
-        torch.full_like(window.history_BL, HISTORY),
-        positions_BL,
-        window.users_B,
-        at_BQ,
-        window.next_BL if at_BQ is None else window.next_BL.gather(1, at_BQ),
-    )
+    tokens = history_tokens(samples.history_BL, samples.lengths_B, max_history)
+    if not last_only:
+        return TrainingBatch(tokens, samples.users_B, None, samples.next_BL)
+    last_B1 = samples.lengths_B[:, None] - 1
+    return TrainingBatch(tokens, samples.users_B, last_B1, samples.next_BL.gather(1, last_B1))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from model.data.dataset import Dataset, popularity
 from model.network.gpt import GPT
 from model.training import distributed
-from model.training.batches import SampleBatch, Samples, TrainingBatch, by_length, read_windows
+from model.training.batches import SampleBatch, Samples, TrainingBatch, by_length, read_samples
 from model.training.checkpoints import (
     Metrics,
     Progress,
@@ -110,18 +110,18 @@ def _train_epoch(
     started, total, steps = time.perf_counter(), 0.0, 0
     model.train()
     bar = tqdm(
-        read_windows(dataset, samples, [distributed.share(batch) for batch in batches]),
+        read_samples(dataset, samples, [distributed.share(batch) for batch in batches]),
         total=len(batches),
         desc=f"{stage.name} {epoch:3d}/{stage.config.epochs}",
         unit="step",
         leave=False,
         disable=None if distributed.first() else True,  # None: silent without a terminal
     )
-    for steps, (window, whole) in enumerate(zip(bar, batches, strict=True), start=1):
+    for steps, (read, whole) in enumerate(zip(bar, batches, strict=True), start=1):
         if stage.config.decay:
             left = 1 - (epoch - 1 + steps / len(batches)) / stage.config.epochs
             optimizer.set_rate(stage.config.learning_rate * left)
-        batch = stage.batch(model, window.to(device))
+        batch = stage.batch(model, read.to(device))
         loss = batch_loss(model, batch, loss_of, negatives, products(stage.config, device))
         loss.backward()  # type: ignore[no-untyped-call]
         targets = (batch.targets_BQ >= 0).sum() * distributed.counts(whole)

@@ -66,10 +66,8 @@ def batch_loss(
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Mean loss at the slots that have a target, 0 where none has; the network runs in `dtype`."""
-    with torch.autocast(batch.items_BL.device.type, dtype, enabled=dtype != torch.float32):
-        hidden_BQD: Tensor = model(
-            batch.items_BL, batch.segments_BL, batch.positions_BL, batch.users_B, batch.at_BQ
-        )
+    with torch.autocast(batch.targets_BQ.device.type, dtype, enabled=dtype != torch.float32):
+        hidden_BQD: Tensor = model(batch.tokens, batch.users_B, batch.at_BQ)
     hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.targets_BQ >= 0
     hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
     if not len(targets_N):

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from model.data.dataset import Dataset
-from model.network.block import history_positions
 from model.network.gpt import GPT
 from model.training.batches import SampleBatch, TrainingBatch, draw, plain
 from model.training.checkpoints import Metrics
@@ -15,13 +14,10 @@ from model.training.prompts import interleaved, tail
 def pretraining(
     config: PretrainConfig, dataset: Dataset, validate: Callable[[GPT], Metrics]
 ) -> Stage:
-    """The stage that predicts the next item of a plain history."""
+    """Returns the stage that predicts the next item of a plain history."""
 
-    def batch(model: GPT, window: SampleBatch) -> TrainingBatch:
-        positions_BL = history_positions(
-            window.lengths_B, window.history_BL.shape[1], model.config.max_history
-        )
-        return plain(window, positions_BL, last_only=config.sampling == "prefixes")
+    def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
+        return plain(samples, model.config.max_history, last_only=config.sampling == "prefixes")
 
     return Stage(
         "pretrain",
@@ -35,13 +31,13 @@ def pretraining(
 def prompt_tuning(
     config: TuneConfig, dataset: Dataset, validate: Callable[[GPT], Metrics]
 ) -> Stage:
-    """The stage that predicts the user's next item after what the model itself offered."""
+    """Returns the stage that predicts the user's next item after the model's own offers."""
 
-    def batch(model: GPT, window: SampleBatch) -> TrainingBatch:
+    def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
         if config.form == "tail":
-            return tail(model, window, config.offers)
+            return tail(model, samples, config.offers)
         last_only = config.sampling == "prefixes"
-        return interleaved(model, window, last_only, config.offer_targets)
+        return interleaved(model, samples, last_only, config.offer_targets)
 
     return Stage(
         "tune",

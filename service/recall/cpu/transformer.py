@@ -281,8 +281,6 @@ def network_weights(model: GPT) -> NetworkWeights:
 
 def _layer_weights(block: Block, config: GPTConfig) -> LayerWeights:
     factor = (config.dim // config.heads) ** -0.5
-    distances = torch.arange(config.max_history + config.max_interests)
-    distance_HT = block.bias(distances, torch.ones(len(distances), dtype=torch.bool))
     norms = block.attention_norm, block.feed_forward_norm
     local_CD = getattr(block, "local_weight", torch.zeros(0, config.dim))
     return LayerWeights(
@@ -290,7 +288,7 @@ def _layer_weights(block: Block, config: GPTConfig) -> LayerWeights:
         _array(block.query.bias * factor),
         _array(block.key_value.weight.t()),
         _array(block.key_value.bias),
-        _array(distance_HT.expand(config.heads, -1)),
+        _array(block.distance_table()),
         _array(local_CD),
         _array(block.out.weight.t()),
         _array(block.out.bias),

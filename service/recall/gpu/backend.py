@@ -136,9 +136,7 @@ class Rollout:
     def __call__(self, batch: DeviceBatch, size: Size) -> Hits:
         """Takes tensors on the device. No hit is an excluded item."""
         further = size.steps - 1
-        interest_BD, cache = self._model.prefill(
-            batch.history_BL, batch.lengths_B, batch.users_B, further
-        )
+        interest_BD, cache = self._model.prefill(batch.history_BL, batch.lengths_B, batch.users_B)
         offered_BM = torch.full((size.batch, size.steps), -1, device=interest_BD.device)
         hits = [self._searcher.search(interest_BD, batch.excluded_BC, size.hits)]
         for step in range(further):

@@ -38,8 +38,8 @@ def test_what_is_loaded_is_what_was_exported(dataset: Dataset, model: GPT, folde
         assert torch.equal(model.state_dict()[name], tensor), name
     history, lengths, users = torch.tensor([[1, 2]]), torch.tensor([2]), torch.tensor([3])
     with torch.no_grad():
-        expected, _ = model.prefill(history, lengths, users, 0)
-        torch.testing.assert_close(artifact.model.prefill(history, lengths, users, 0)[0], expected)
+        expected, _ = model.prefill(history, lengths, users)
+        torch.testing.assert_close(artifact.model.prefill(history, lengths, users)[0], expected)
 
 
 def test_the_user_table_stays_on_disk_and_is_never_written(folder: Path) -> None:

@@ -29,14 +29,16 @@ def test_evaluate_against_a_hand_count(dataset: Dataset) -> None:
     split = test_split(dataset)
     place = {int(user): i % 25 for i, user in enumerate(split.users)}  # 0-based rank; ≥ 20 missing
 
-    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
-        rows = np.full((len(users_B), k), -1)
+    def recall(
+        histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+    ) -> list[IntArray]:
+        rows = np.full((len(users_B), 22), -1)
         for row, (user, history) in enumerate(zip(users_B, histories, strict=True)):
             own = dataset.history(int(user))
             assert history.tolist() == own[:-1].tolist()  # the validation item is in the history
-            if place[int(user)] < k:
+            if place[int(user)] < 22:
                 rows[row, place[int(user)]] = own[-1]
-        return rows
+        return [rows[:, :k] for k in ks]
 
     metrics = evaluate(recall, dataset, split, deep=(20, 22), batch=7)
     places = np.array(list(place.values()))
@@ -52,9 +54,11 @@ def test_evaluate_against_a_hand_count(dataset: Dataset) -> None:
 def test_unknown_users_are_asked_for_as_such(dataset: Dataset) -> None:
     asked: list[int] = []
 
-    def recall(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+    def recall(
+        histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+    ) -> list[IntArray]:
         asked.extend(users_B.tolist())
-        return np.full((len(users_B), k), -1)
+        return [np.full((len(users_B), k), -1) for k in ks]
 
     evaluate(recall, dataset, test_split(dataset), deep=(), known_users=False)
     assert set(asked) == {-1}
@@ -71,8 +75,9 @@ def test_popularity_counts_training_events_only(dataset: Dataset) -> None:
 
 def test_popular_recall_leaves_out_the_history() -> None:
     recall = popular_recall(np.array([5, 9, 9, 1]))
-    lists = recall([np.array([1]), np.array([0, 3])], np.array([0, 1]), 3)
-    assert lists.tolist() == [[2, 0, 3], [1, 2, -1]]
+    two, three = recall([np.array([1]), np.array([0, 3])], np.array([0, 1]), (2, 3))
+    assert two.tolist() == [[2, 0], [1, 2]]
+    assert three.tolist() == [[2, 0, 3], [1, 2, -1]]
 
 
 @pytest.mark.parametrize("interests", [1, 2, 4])
@@ -83,7 +88,7 @@ def test_dense_recall_returns_unseen_items_once(dataset: Dataset, interests: int
     histories = [
         dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
     ]
-    for row, history in zip(recall(histories, split.users, 20), histories, strict=True):
+    for row, history in zip(recall(histories, split.users, (20,))[0], histories, strict=True):
         assert len(set(row)) == 20
         assert not set(row) & set(history)
         assert min(row) >= 0
@@ -92,7 +97,7 @@ def test_dense_recall_returns_unseen_items_once(dataset: Dataset, interests: int
 def test_dense_recall_beyond_the_catalogue_is_filled_with_minus_one(dataset: Dataset) -> None:
     model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
     history = dataset.history(0)
-    (row,) = DenseRecall(model, RecallConfig(interests=1))([history], np.array([0]), 60)
+    (row,) = DenseRecall(model, RecallConfig(interests=1))([history], np.array([0]), (60,))[0]
     found = row[row >= 0]
     assert sorted(found) == sorted(set(range(dataset.catalogue)) - set(history.tolist()))
 
@@ -100,8 +105,8 @@ def test_dense_recall_beyond_the_catalogue_is_filled_with_minus_one(dataset: Dat
 def test_the_second_interest_changes_only_the_end_of_the_list(dataset: Dataset) -> None:
     model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
     history = [dataset.history(0)]
-    (one,) = DenseRecall(model, RecallConfig(interests=1))(history, np.array([0]), 20)
-    (two,) = DenseRecall(model, RecallConfig(interests=2))(history, np.array([0]), 20)
+    (one,) = DenseRecall(model, RecallConfig(interests=1))(history, np.array([0]), (20,))[0]
+    (two,) = DenseRecall(model, RecallConfig(interests=2))(history, np.array([0]), (20,))[0]
     assert one[:18].tolist() == two[:18].tolist()
 
 

@@ -4,9 +4,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.network.block import history_positions
 from model.network.config import GPTConfig
-from model.network.gpt import GPT, HISTORY, OFFER, evaluating
+from model.network.gpt import GPT, HISTORY, OFFER, Cache, Tokens, evaluating, history_tokens
 
 
 def full(model: GPT, items: list[int], offers: list[int], user: int) -> Tensor:
@@ -14,8 +13,10 @@ def full(model: GPT, items: list[int], offers: list[int], user: int) -> Tensor:
     limit = model.config.max_history
     positions = [*range(limit - len(items), limit), *range(limit, limit + len(offers))]
     segments = [HISTORY] * len(items) + [OFFER] * len(offers)
-    rows, kinds, places = (torch.tensor([x]) for x in (items + offers, segments, positions))
-    return model(rows, kinds, places, torch.tensor([user]))[0, -1]
+    parts = (torch.tensor([x]) for x in (items + offers, segments, positions))
+    tokens = Tokens(*parts, torch.tensor([len(positions)]))
+    interest: Tensor = model(tokens, torch.tensor([user]))[0, -1]
+    return interest
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
@@ -28,9 +29,7 @@ def test_prefill_and_step_equal_the_full_forward_pass(layers: int) -> None:
     for row, history in zip(padded, histories, strict=True):
         row[: len(history)] = torch.tensor(history)
 
-    interest_BD, cache = model.prefill(
-        padded, torch.tensor([3, 8, 1]), torch.tensor(users), steps=2
-    )
+    interest_BD, cache = model.prefill(padded, torch.tensor([3, 8, 1]), torch.tensor(users))
     for taken in range(3):
         expected = [
             full(model, history, offer[:taken], user)
@@ -46,53 +45,72 @@ def test_padding_changes_nothing() -> None:
     model = tiny.gpt()
     history, lengths, user = torch.tensor([[1, 2, 3]]), torch.tensor([3]), torch.tensor([4])
     longer = torch.tensor([[1, 2, 3, 39, 38]])
-    exact, _ = model.prefill(history, lengths, user, steps=0)
-    padded, _ = model.prefill(longer, lengths, user, steps=0)
+    exact, _ = model.prefill(history, lengths, user)
+    padded, _ = model.prefill(longer, lengths, user)
     torch.testing.assert_close(exact, padded)
 
 
 @torch.no_grad()
 def test_the_future_is_not_seen() -> None:
     model = tiny.gpt()
-    rows = torch.tensor([[1, 2, 3, 4]])
-    places = history_positions(torch.tensor([4]), 4, model.config.max_history)
-    before = model(rows, torch.zeros_like(rows), places, torch.tensor([0]))
+    rows, user = torch.tensor([[1, 2, 3, 4]]), torch.tensor([0])
+    before = model(plain(rows), user)
     rows[0, 3] = 30
-    after = model(rows, torch.zeros_like(rows), places, torch.tensor([0]))
+    after = model(plain(rows), user)
     torch.testing.assert_close(before[:, :3], after[:, :3])
     assert not torch.allclose(before[:, 3], after[:, 3])
+
+
+def plain(rows_BL: Tensor) -> Tokens:
+    """Histories without padding."""
+    lengths = torch.full((len(rows_BL),), rows_BL.shape[1])
+    return history_tokens(rows_BL, lengths, tiny.CONFIG.max_history)
 
 
 @torch.no_grad()
 def test_chosen_slots_equal_the_same_slots_of_the_whole_pass() -> None:
     model = tiny.gpt()
     rows = torch.randint(0, 40, (3, 6), generator=torch.Generator().manual_seed(1))
-    places = history_positions(torch.tensor([6, 6, 6]), 6, model.config.max_history)
     users = torch.tensor([0, 1, 2])
     at_BQ = torch.tensor([[0, 5], [2, 3], [4, 1]])
-    everywhere = model(rows, torch.zeros_like(rows), places, users)
-    chosen = model(rows, torch.zeros_like(rows), places, users, at_BQ)
+    everywhere = model(plain(rows), users)
+    chosen = model(plain(rows), users, at_BQ)
     expected = everywhere.gather(1, at_BQ[..., None].expand(-1, -1, everywhere.shape[-1]))
     torch.testing.assert_close(chosen, expected)
 
 
+@torch.no_grad()
+def test_tokens_in_two_parts_equal_one_pass() -> None:
+    """The cache takes any number of tokens, and knows which of them were padding."""
+    model = tiny.gpt()
+    rows = torch.randint(0, 40, (2, 7), generator=torch.Generator().manual_seed(1))
+    users = torch.tensor([3, -1])
+    expected = model(plain(rows), users)[:, 4:]
+    cache = Cache.empty(model.config, users)
+    first, second = (
+        Tokens(*(part[:, where] for part in plain(rows)[:3]), torch.tensor([size, size]))
+        for where, size in ((slice(4), 4), (slice(4, 7), 3))
+    )
+    padded = Tokens(*(torch.nn.functional.pad(part, (0, 2)) for part in first[:3]), first.lengths_B)
+    model(padded, users, cache=cache)
+    torch.testing.assert_close(model(second, users, cache=cache), expected)
+
+
 def test_every_embedding_matters() -> None:
     model = tiny.gpt()
-    args = {
-        "items": torch.tensor([[1, 2]]),
-        "segments": torch.tensor([[0, 0]]),
-        "positions": torch.tensor([[6, 7]]),
-        "users": torch.tensor([3]),
-    }
-    base = model(*args.values())
+    base = Tokens(
+        torch.tensor([[1, 2]]), torch.tensor([[0, 0]]), torch.tensor([[6, 7]]), torch.tensor([2])
+    )
+    user = torch.tensor([3])
     other = {
-        "items": torch.tensor([[5, 2]]),
-        "segments": torch.tensor([[1, 0]]),
-        "positions": torch.tensor([[5, 7]]),
-        "users": torch.tensor([4]),
+        "items_BL": torch.tensor([[5, 2]]),
+        "segments_BL": torch.tensor([[1, 0]]),
+        "positions_BL": torch.tensor([[5, 7]]),
     }
+    expected = model(base, user)
     for name, value in other.items():
-        assert not torch.allclose(base, model(*(args | {name: value}).values())), name
+        assert not torch.allclose(expected, model(base._replace(**{name: value}), user)), name
+    assert not torch.allclose(expected, model(base, torch.tensor([4])))
 
 
 def test_unknown_users_share_a_learned_default() -> None:

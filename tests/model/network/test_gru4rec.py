@@ -10,6 +10,7 @@ from cli.train import Train
 from model.data.dataset import Dataset
 from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
+from model.network.gpt import history_tokens
 from model.network.gru4rec import GRU, new_network
 from model.training.config import TrainConfig
 from model.training.run import ONE_INTEREST, load_run, train
@@ -29,21 +30,21 @@ def test_what_follows_does_not_matter() -> None:
     network = new_network(CONFIG, 40, 60).eval()
     assert isinstance(network, GRU)
     rows, users = torch.randint(40, (3, 6)), torch.tensor([-1, 0, 1])
-    zeros = torch.zeros_like(rows)
-    whole = network(rows, zeros, zeros, users)
     lengths = torch.tensor([2, 6, 4])
-    recalled, _ = network.prefill(rows, lengths, users, steps=0)
+    tokens = history_tokens(rows, lengths, CONFIG.max_history)
+    whole = network(tokens, users)
+    recalled, _ = network.prefill(rows, lengths, users)
     torch.testing.assert_close(recalled, whole[torch.arange(3), lengths - 1])
-    asked = network(rows, zeros, zeros, users, (lengths - 1)[:, None])
+    asked = network(tokens, users, (lengths - 1)[:, None])
     torch.testing.assert_close(recalled, asked[:, 0])
 
 
 def test_recalls_one_interest_only() -> None:
     network = new_network(CONFIG, 40, 60).eval()
     history, users = [np.array([1, 2, 3])], np.array([-1])
-    assert not {1, 2, 3} & set(DenseRecall(network, ONE_INTEREST)(history, users, 5)[0])
+    assert not {1, 2, 3} & set(DenseRecall(network, ONE_INTEREST)(history, users, (5,))[0][0])
     with pytest.raises(ValueError, match="recalls one interest"):
-        DenseRecall(network, RecallConfig(interests=2))(history, users, 5)
+        DenseRecall(network, RecallConfig(interests=2))(history, users, (5,))
 
 
 @pytest.mark.parametrize("recipe", PEERS)

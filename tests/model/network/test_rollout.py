@@ -3,27 +3,40 @@ import tiny
 import torch
 from torch import Tensor
 
-from model.network.rollout import quotas, rollout
+from model.network.rollout import best_new, quotas, rollout
 
 
-def test_searches_once_an_interest_and_appends_what_it_returns() -> None:
-    model, seen = tiny.gpt(), []
-    offers = iter([5, 6, 7])
+def test_searches_once_an_interest_and_appends_the_best_new_item() -> None:
+    model, asked = tiny.gpt(), []
+    scores = torch.tensor([3.0, 2.0, 1.0])
+    rows = iter([[5, 6, 7], [5, 8, 9], [8, 5, 6]])
 
-    def search(interest_BD: Tensor) -> Tensor:
-        seen.append(interest_BD)
-        return torch.full((len(interest_BD),), next(offers))
+    def search(interest_BD: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(interest_BD)
+        return scores[None], torch.tensor([next(rows)])
 
     history, lengths, users = torch.tensor([[1, 2]]), torch.tensor([2]), torch.tensor([0])
-    interests_BMD = rollout(model, history, lengths, users, 3, search)
-    assert interests_BMD.shape == (1, 3, 16)
-    assert torch.equal(torch.stack(seen, dim=1), interests_BMD)
-    interest, cache = model.prefill(history, lengths, users, steps=2)
-    for i, offer in enumerate([5, 6]):
-        assert torch.equal(interests_BMD[:, i], interest)
+    found = rollout(model, history, lengths, users, 3, search)
+    assert found.interests_BMD.shape == (1, 3, 16)
+    assert torch.equal(torch.stack(asked, dim=1), found.interests_BMD)
+    assert found.offers_BM.tolist() == [[5, 8, 6]]
+    assert found.rows_BMK.tolist() == [[[5, 6, 7], [5, 8, 9], [8, 5, 6]]]
+    assert torch.equal(found.scores_BMK, scores.expand(1, 3, 3))
+    interest, cache = model.prefill(history, lengths, users)
+    for step, offer in enumerate([5, 8]):
+        assert torch.equal(found.interests_BMD[:, step], interest)
         interest = model.step(torch.tensor([offer]), cache)
-    torch.testing.assert_close(interests_BMD[:, 2], interest)
-    assert not interests_BMD.requires_grad
+    torch.testing.assert_close(found.interests_BMD[:, 2], interest)
+    assert not found.interests_BMD.requires_grad
+
+
+def test_the_best_new_item() -> None:
+    none = -torch.inf
+    scores = torch.tensor([[3.0, 2.0, 1.0], [3.0, none, none], [3.0, 2.0, 1.0]])
+    rows = torch.tensor([[4, 5, 6], [4, 8, 9], [4, 5, 6]])
+    offered = torch.tensor([[4, 5], [4, 7], [6, 7]])
+    assert best_new(scores, rows, offered).tolist() == [[6], [4], [4]]
+    assert best_new(scores, rows, offered[:, :0]).tolist() == [[4], [4], [4]]
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.7, 0.9, 1.0])

@@ -1,18 +1,16 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 
 from model.data.dataset import Dataset, test_split
-from model.evaluation.reference import DenseRecall
+from model.evaluation.reference import DenseRecall, at_positions, merge_by_quotas
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.network.rollout import quotas
 from model.reports.interests import (
     compare_interests,
     format_interests,
-    merge_lists,
     top_lists,
 )
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
@@ -26,18 +24,12 @@ def test_merged_lists_are_the_reference_recalls(
     """One rollout of four interests serves lists of fewer, whatever the split."""
     split = test_split(dataset)
     lists = top_lists(model, dataset, split, interests=4, batch=7)
-    merged = merge_lists(lists, quotas(20, interests, share), dataset.catalogue)
+    merged = at_positions(lists, merge_by_quotas(lists, quotas(20, interests, share)), -1)
     recall = DenseRecall(model, RecallConfig(interests=interests, first_share=share))
     histories = [
         dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
     ]
-    assert merged.tolist() == recall(histories, split.users, 20).tolist()
-
-
-def test_what_is_missing_stays_missing() -> None:
-    lists = np.array([[[0, 1, -1], [1, 0, 2]]])
-    assert merge_lists(lists, [3, 0], catalogue=4).tolist() == [[0, 1, -1]]
-    assert merge_lists(lists, [1, 2], catalogue=4).tolist() == [[0, 1, 2]]
+    assert merged.tolist() == recall(histories, split.users, (20,))[0].tolist()
 
 
 def test_the_comparison_agrees_with_the_run(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_examples_are_what_the_model_recalls(data: Path) -> None:
         user = dataset.user_ids.index(example.user)
         (at,) = (split.users == user).nonzero()[0]
         history = dataset.history(user)[: split.lengths[at]]
-        (row,) = recall([history], split.users[at : at + 1], LISTED)
+        (row,) = recall([history], split.users[at : at + 1], (LISTED,))[0]
         shown = [item for part in example.recalled for item in part.entries]
         assert [item.title for item in shown] == [titles[i] for i in row if i >= 0]
         assert [part.first for part in example.recalled] == [1, 13, 17]  # 12 + 4 + 4

@@ -5,8 +5,7 @@ import pytest
 import tiny
 
 from model.data.dataset import Dataset, training_lengths
-from model.network.block import history_positions
-from model.training.batches import by_length, plain, prefixes, read_windows, windows
+from model.training.batches import by_length, plain, prefixes, read_samples, windows
 
 
 def test_prefixes_are_all_prefixes(dataset: Dataset) -> None:
@@ -62,29 +61,26 @@ def test_batches_hold_every_sample_once_and_like_lengths(dataset: Dataset) -> No
 
 def test_windows_are_read_padded_with_their_targets(dataset: Dataset) -> None:
     samples = prefixes(dataset, max_history=8)
-    (window,) = read_windows(dataset, samples, [np.array([0, 3, 5])])
+    (batch,) = read_samples(dataset, samples, [np.array([0, 3, 5])])
     for row, sample in enumerate([0, 3, 5]):
         start, length = samples.starts_N[sample], samples.lengths_N[sample]
-        assert window.history_BL[row, :length].tolist() == list(
+        assert batch.history_BL[row, :length].tolist() == list(
             dataset.events[start : start + length]
         )
         expected = list(dataset.events[start + 1 : start + length + 1])
-        assert window.next_BL[row, :length].tolist() == expected
-        assert (window.next_BL[row, length:] == -1).all()
+        assert batch.next_BL[row, :length].tolist() == expected
+        assert (batch.next_BL[row, length:] == -1).all()
 
 
 def test_plain_has_the_loss_at_the_last_slot_or_everywhere(dataset: Dataset) -> None:
     samples = prefixes(dataset, max_history=8)
-    (window,) = read_windows(dataset, samples, [np.array([2, 4])])
-    places = history_positions(
-        window.lengths_B, window.history_BL.shape[1], tiny.CONFIG.max_history
-    )
-    last, every = plain(window, places, last_only=True), plain(window, places, last_only=False)
+    (batch,) = read_samples(dataset, samples, [np.array([2, 4])])
+    last, every = plain(batch, 8, last_only=True), plain(batch, 8, last_only=False)
     assert last.at_BQ is not None
-    assert last.at_BQ.flatten().tolist() == (window.lengths_B - 1).tolist()
+    assert last.at_BQ.flatten().tolist() == (batch.lengths_B - 1).tolist()
     assert (last.targets_BQ >= 0).all()
     assert every.at_BQ is None
-    assert (every.targets_BQ >= 0).sum() == window.lengths_B.sum()
+    assert (every.targets_BQ >= 0).sum() == batch.lengths_B.sum()
 
 
 def test_users_without_training_targets_give_no_samples(tmp_path: Path) -> None:

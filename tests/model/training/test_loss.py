@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.network.gpt import Tokens
 from model.training import loss
 from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
@@ -87,11 +88,12 @@ def test_batch_loss_is_the_mean_over_real_targets() -> None:
     rows = torch.tensor([[1, 2], [3, 0]])
     places, users = torch.tensor([[6, 7], [7, 7]]), torch.tensor([0, 1])
     zeros = torch.zeros_like(rows)
-    batch = TrainingBatch(rows, zeros, places, users, None, torch.tensor([[2, 5], [9, -1]]))
-    scores = model(rows, zeros, places, users) @ model.item_vectors().T
+    tokens = Tokens(rows, zeros, places, torch.tensor([2, 1]))
+    batch = TrainingBatch(tokens, users, None, torch.tensor([[2, 5], [9, -1]]))
+    scores = model(tokens, users) @ model.item_vectors().T
     logs = scores.log_softmax(-1)
     expected = -(logs[0, 0, 2] + logs[0, 1, 5] + logs[1, 0, 9]) / 3
     loss_of = objective(LossConfig(products="float32"), np.zeros(40, int), torch.device("cpu"))
     torch.testing.assert_close(batch_loss(model, batch, loss_of, DRAWS), expected)
-    nothing = TrainingBatch(rows, zeros, places, users, None, torch.full_like(rows, -1))
+    nothing = TrainingBatch(tokens, users, None, torch.full_like(rows, -1))
     assert batch_loss(model, nothing, loss_of, DRAWS) == 0

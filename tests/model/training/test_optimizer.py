@@ -3,6 +3,7 @@ import tiny
 import torch
 from torch import nn
 
+from model.network.gpt import Tokens
 from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
 from model.training.loss import batch_loss, objective
@@ -34,9 +35,8 @@ def test_sampled_loss_has_the_same_gradients_by_row() -> None:
     """Of an item that is in the history, a target and a negative, too."""
     rows, zeros = torch.tensor([[1, 2, 1], [3, 0, 0]]), torch.zeros(2, 3, dtype=torch.long)
     targets = torch.tensor([[2, 5, 3], [9, -1, -1]])
-    batch = TrainingBatch(
-        rows, zeros, torch.tensor([[5, 6, 7], [7, 8, 9]]), zeros[:, 0], None, targets
-    )
+    tokens = Tokens(rows, zeros, torch.tensor([[5, 6, 7], [7, 8, 9]]), torch.tensor([3, 1]))
+    batch = TrainingBatch(tokens, zeros[:, 0], None, targets)
     config = LossConfig(loss="sampled", negatives=6, products="float32")
     gradients = []
     for by_row in (False, True):

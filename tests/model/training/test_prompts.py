@@ -3,8 +3,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from model.network.block import history_positions
-from model.network.gpt import GPT, HISTORY, OFFER
+from model.network.gpt import GPT, HISTORY, OFFER, Tokens, history_tokens
 from model.training.batches import SampleBatch
 from model.training.prompts import generate, generate_everywhere, interleaved, tail
 
@@ -14,7 +13,7 @@ USERS = [0, -1, 2]
 
 
 @pytest.fixture
-def window() -> SampleBatch:
+def samples() -> SampleBatch:
     history = torch.zeros(3, 5, dtype=torch.int64)
     following = torch.full((3, 5), -1)
     for row, (items, target) in enumerate(zip(HISTORIES, TARGETS, strict=True)):
@@ -31,54 +30,53 @@ def offers_after(model: GPT, history: list[int], user: int, count: int) -> list[
     for _ in range(count):
         positions = [*range(limit - len(history), limit), *range(limit, limit + len(offers))]
         segments = [HISTORY] * len(history) + [OFFER] * len(offers)
-        rows, kinds, places = (torch.tensor([x]) for x in (history + offers, segments, positions))
-        scores = model(rows, kinds, places, torch.tensor([user]))[0, -1] @ model.item_vectors().T
+        parts = (torch.tensor([x]) for x in (history + offers, segments, positions))
+        tokens = Tokens(*parts, torch.tensor([len(positions)]))
+        scores = model(tokens, torch.tensor([user]))[0, -1] @ model.item_vectors().T
         scores[history + offers] = -torch.inf
         offers.append(int(scores.argmax()))
     return offers
 
 
-def test_generates_the_best_unseen_items(window: SampleBatch) -> None:
+def test_generates_the_best_unseen_items(samples: SampleBatch) -> None:
     model = tiny.gpt()
-    offers = generate(model, window.history_BL, window.lengths_B, window.users_B, offers=3)
+    offers = generate(model, samples.history_BL, samples.lengths_B, samples.users_B, offers=3)
     expected = [offers_after(model, h, u, 3) for h, u in zip(HISTORIES, USERS, strict=True)]
     assert offers.tolist() == expected
 
 
-def test_generates_what_every_prefix_would_get(window: SampleBatch) -> None:
-    """Offers in mid-sequence see positions of the whole window, so prefixes are run in place."""
+def tokens_of(samples: SampleBatch) -> Tokens:
+    return history_tokens(samples.history_BL, samples.lengths_B, tiny.CONFIG.max_history)
+
+
+def test_generates_what_every_prefix_would_get(samples: SampleBatch) -> None:
+    """Offers in mid-sequence see positions of the whole history, so prefixes are run in place."""
     model = tiny.gpt()
-    places = history_positions(window.lengths_B, 5, model.config.max_history)
-    offers_BL = generate_everywhere(model, window, places)
+    offers_BL = generate_everywhere(model, samples)
     for row, (history, user) in enumerate(zip(HISTORIES, USERS, strict=True)):
         for end in range(1, len(history) + 1):
-            items = torch.tensor([history[:end]])
+            parts = (part[row : row + 1, :end] for part in tokens_of(samples)[:3])
             with torch.no_grad():
-                hidden = model(
-                    items,
-                    torch.zeros_like(items),
-                    places[row : row + 1, :end],
-                    torch.tensor([user]),
-                )
+                hidden = model(Tokens(*parts, torch.tensor([end])), torch.tensor([user]))
             scores = hidden[0, -1] @ model.item_vectors().T
             scores[history[:end]] = -torch.inf
             assert offers_BL[row, end - 1] == scores.argmax()
 
 
 @pytest.mark.parametrize("offers", [1, 2])
-def test_tail(window: SampleBatch, offers: int) -> None:
+def test_tail(samples: SampleBatch, offers: int) -> None:
     model = tiny.gpt().train()
-    batch = tail(model, window, offers)
+    batch = tail(model, samples, offers)
     assert model.training
     for row, (history, target) in enumerate(zip(HISTORIES, TARGETS, strict=True)):
         kept = max(1, len(history) - offers)
         given = offers_after(model.eval(), history[:kept], USERS[row], offers)
         size = kept + offers
-        assert batch.items_BL[row, :size].tolist() == history[:kept] + given
-        assert batch.segments_BL[row, :size].tolist() == [HISTORY] * kept + [OFFER] * offers
+        assert batch.tokens.items_BL[row, :size].tolist() == history[:kept] + given
+        assert batch.tokens.segments_BL[row, :size].tolist() == [HISTORY] * kept + [OFFER] * offers
         limit = model.config.max_history
         expected = [*range(limit - kept, limit), *range(limit, limit + offers)]
-        assert batch.positions_BL[row, :size].tolist() == expected
+        assert batch.tokens.positions_BL[row, :size].tolist() == expected
         assert batch.at_BQ is not None
         assert batch.at_BQ[row].tolist() == [kept - 1, size - 1]
         successor = [*history, target][kept]
@@ -86,34 +84,31 @@ def test_tail(window: SampleBatch, offers: int) -> None:
         assert batch.targets_BQ[row].tolist() == [successor, feedback]
 
 
-def accepting(model: GPT, window: SampleBatch) -> SampleBatch:
+def accepting(model: GPT, samples: SampleBatch) -> SampleBatch:
     """The same samples, with the model's own offers as the users' next items."""
-    places = history_positions(
-        window.lengths_B, window.history_BL.shape[1], model.config.max_history
-    )
-    offers = generate_everywhere(model, window, places)
-    following = torch.where(window.next_BL >= 0, offers, -1)
-    return SampleBatch(window.history_BL, window.lengths_B, window.users_B, following)
+    offers = generate_everywhere(model, samples)
+    following = torch.where(samples.next_BL >= 0, offers, -1)
+    return SampleBatch(samples.history_BL, samples.lengths_B, samples.users_B, following)
 
 
 @pytest.mark.parametrize("offer_targets", [True, False])
-def test_interleaved(window: SampleBatch, offer_targets: bool) -> None:
+def test_interleaved(samples: SampleBatch, offer_targets: bool) -> None:
     model = tiny.gpt()
-    batch = interleaved(model, window, last_only=False, offer_targets=offer_targets)
-    places = history_positions(window.lengths_B, 5, model.config.max_history)
-    offers_BL = generate_everywhere(model, window, places)
+    batch = interleaved(model, samples, last_only=False, offer_targets=offer_targets)
+    offers_BL = generate_everywhere(model, samples)
+    places = tokens_of(samples).positions_BL
     assert batch.at_BQ is None
-    assert torch.equal(batch.items_BL[:, 0::2], window.history_BL)
-    assert torch.equal(batch.items_BL[:, 1::2], offers_BL)
-    assert (batch.segments_BL[:, 0::2] == HISTORY).all()
-    assert (batch.segments_BL[:, 1::2] == OFFER).all()
-    assert torch.equal(batch.positions_BL[:, 0::2], places)
-    assert torch.equal(batch.positions_BL[:, 1::2], places + 1)
-    assert torch.equal(batch.targets_BQ[:, 0::2], window.next_BL)
+    assert torch.equal(batch.tokens.items_BL[:, 0::2], samples.history_BL)
+    assert torch.equal(batch.tokens.items_BL[:, 1::2], offers_BL)
+    assert (batch.tokens.segments_BL[:, 0::2] == HISTORY).all()
+    assert (batch.tokens.segments_BL[:, 1::2] == OFFER).all()
+    assert torch.equal(batch.tokens.positions_BL[:, 0::2], places)
+    assert torch.equal(batch.tokens.positions_BL[:, 1::2], places + 1)
+    assert torch.equal(batch.targets_BQ[:, 0::2], samples.next_BL)
     at_offers = batch.targets_BQ[:, 1::2]
-    refused = offers_BL != window.next_BL
+    refused = offers_BL != samples.next_BL
     assert torch.equal(
-        at_offers[refused], window.next_BL[refused] if offer_targets else minus(refused)
+        at_offers[refused], samples.next_BL[refused] if offer_targets else minus(refused)
     )
 
 
@@ -121,18 +116,18 @@ def minus(mask: Tensor) -> Tensor:
     return torch.full((int(mask.sum()),), -1)
 
 
-def test_an_accepted_offer_asks_for_no_feedback(window: SampleBatch) -> None:
+def test_an_accepted_offer_asks_for_no_feedback(samples: SampleBatch) -> None:
     model = tiny.gpt()
-    taken = accepting(model, window)
+    taken = accepting(model, samples)
     batch = interleaved(model, taken, last_only=False, offer_targets=True)
     assert (batch.targets_BQ[:, 1::2] == -1).all()
     assert torch.equal(batch.targets_BQ[:, 0::2], taken.next_BL)
 
 
-def test_interleaved_with_the_loss_at_the_last_pair_only(window: SampleBatch) -> None:
+def test_interleaved_with_the_loss_at_the_last_pair_only(samples: SampleBatch) -> None:
     model = tiny.gpt()
-    every = interleaved(model, window, last_only=False, offer_targets=True)
-    last = interleaved(model, window, last_only=True, offer_targets=True)
+    every = interleaved(model, samples, last_only=False, offer_targets=True)
+    last = interleaved(model, samples, last_only=True, offer_targets=True)
     assert last.at_BQ is not None
     assert last.at_BQ.tolist() == [[8, 9], [4, 5], [0, 1]]
     assert torch.equal(last.targets_BQ, every.targets_BQ.gather(1, last.at_BQ))

@@ -57,8 +57,8 @@ def test_equals_the_trainers_reference(
     histories = [
         dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
     ]
-    served = service_recall(recaller, dataset)(histories, split.users, k)
-    trained = DenseRecall(model, RECALL)(histories, split.users, k)
+    served = service_recall(recaller, dataset)(histories, split.users, (k,))[0]
+    trained = DenseRecall(model, RECALL)(histories, split.users, (k,))[0]
     assert served.tolist() == trained.tolist()
 
 
@@ -121,7 +121,7 @@ def test_an_unknown_user_with_a_history_gets_the_learned_default(
     recaller: Recaller, model: GPT, dataset: Dataset
 ) -> None:
     history = dataset.history(0)
-    expected = DenseRecall(model, RECALL)([history], np.array([-1]), 10)[0]
+    expected = DenseRecall(model, RECALL)([history], np.array([-1]), (10,))[0][0]
     answer = one(recaller, Query("stranger", history_of(dataset, 0), k=10))
     assert answer.rows.tolist() == expected.tolist()
     assert not answer.cold

@@ -38,9 +38,7 @@ def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) ->
         items_S = np.concatenate(
             [row[:length] for row, length in zip(history_BL, lengths_B, strict=True)]
         )
-        expected_BD, cache = model.prefill(
-            *map(torch.from_numpy, (history_BL, lengths_B, users_B)), 3
-        )
+        expected_BD, cache = model.prefill(*map(torch.from_numpy, (history_BL, lengths_B, users_B)))
         interest_BD = served.prefill(items_S, np.array([0, *lengths_B]).cumsum(), users_B)
         np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
         for _ in range(3):
