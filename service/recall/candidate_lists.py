@@ -27,6 +27,7 @@ class CandidateLists(NamedTuple):
     rows_BK: Ints
     interests_BK: Ints
     sizes_B: Ints
+    k_B: Ints  # a list grows to this size
     offered_BM: Ints  # the item offered in each step, NO_ITEM before that
     excluded: Ragged
     marks_V: NDArray[np.bool_]  # scratch: all False between calls
@@ -40,6 +41,7 @@ class CandidateLists(NamedTuple):
             rows_BK=np.empty(shape, dtype=np.int64),
             interests_BK=np.empty(shape, dtype=np.int8),
             sizes_B=np.zeros(shape[0], dtype=np.int64),
+            k_B=batch.k_B,
             offered_BM=np.full((shape[0], max_interests), NO_ITEM),
             excluded=batch.excluded,
             marks_V=np.zeros(catalogue, dtype=np.bool_),

@@ -46,7 +46,6 @@ class Step(NamedTuple):
     last: bool  # no interest follows, so no item is offered
     queries_W: Ints  # the queries that take part: indices into the batch
     quotas_W: Ints  # candidates wanted from this interest
-    max_hits: int  # hits that hold every query's quota, whatever is excluded, listed or offered
 
 
 class QueryBatch(NamedTuple):
@@ -83,10 +82,8 @@ class QueryBatch(NamedTuple):
         if not len(warm_W):
             return
         quotas_MW = self.quotas_MW(warm_W)
-        others_W = self.excluded.lengths_B[warm_W] + len(quotas_MW)
-        max_hits = int((self.k_B[warm_W] + others_W).max())
         for interest, quotas_W in enumerate(quotas_MW):
-            yield Step(interest, interest == len(quotas_MW) - 1, warm_W, quotas_W, max_hits)
+            yield Step(interest, interest == len(quotas_MW) - 1, warm_W, quotas_W)
 
 
 def offsets_of(lengths: Iterable[int]) -> Ints:

@@ -90,11 +90,11 @@ class Recaller:
         """`recall`, with the answers as JSON and the stage "encode"."""
         answers, seconds = self.recall(queries)
         times = StageTimes("encode")
-        with times.measure("encode"):
-            encoded = [
-                EncodedCandidates(self._encoder.encode(one), one.rows, one.unknown_items, one.cold)
-                for one in answers
-            ]
+        encoded = [
+            EncodedCandidates(self._encoder.encode(one), one.rows, one.unknown_items, one.cold)
+            for one in answers
+        ]
+        times.lap("encode")
         return encoded, seconds | times.seconds
 
     def ids_of(self, answer: Candidates) -> list[str]:
@@ -114,12 +114,13 @@ class Recaller:
 
     def _recall(self, queries: Sequence[Query], times: StageTimes) -> list[Candidates]:
         """Histories → interests → candidates, for as many queries as one pass takes."""
-        with times.measure("merge"):
-            batch = self._look_up(queries)
+        batch = self._look_up(queries)
+        times.lap("merge")
         lists = self._backend.generate(batch, times)
-        with times.measure("merge"):
-            self._add_popular(batch, lists)
-            return lists.candidates(batch)
+        self._add_popular(lists)
+        found = lists.candidates(batch)
+        times.lap("merge")
+        return found
 
     def _look_up(self, queries: Sequence[Query]) -> QueryBatch:
         """Item and user rows in place of ids; and each interest's quota of candidates."""
@@ -136,12 +137,12 @@ class Recaller:
             unknown_B=known.unknown_B,
         )
 
-    def _add_popular(self, batch: QueryBatch, lists: CandidateLists) -> None:
+    def _add_popular(self, lists: CandidateLists) -> None:
         """Back-fill lists that hold fewer than k candidates with popular items."""
-        missing_B = batch.k_B - lists.sizes_B
+        missing_B = lists.k_B - lists.sizes_B
         short_S = np.flatnonzero(missing_B)
         if len(short_S):
-            reach = int((batch.k_B + batch.excluded.lengths_B)[short_S].max())
+            reach = int((lists.k_B + lists.excluded.lengths_B)[short_S].max())
             rows_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
             scores_SF = np.zeros(rows_SF.shape, dtype=np.float32)
             lists.append_best(short_S, scores_SF, rows_SF, missing_B[short_S], POPULAR)

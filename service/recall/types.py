@@ -4,8 +4,7 @@ Front-end processes import this module, so it loads neither torch nor numba.
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,18 +47,18 @@ class Candidates:
 
 
 class StageTimes:
-    """A stopwatch for the stages of a batch."""
+    """A stopwatch for the stages of a batch; it runs from the beginning."""
 
     def __init__(self, *stages: str) -> None:
         """These stages count 0 seconds if the batch does not pass through them."""
         self.seconds: StageSeconds = dict.fromkeys(stages, 0.0)
+        self._since = time.perf_counter()
 
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time inside the `with` block to the stage."""
-        started = time.perf_counter()
-        yield
-        self.seconds[stage] += time.perf_counter() - started
+    def lap(self, stage: str) -> None:
+        """Count the time since the lap before, or since the start, towards a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._since
+        self._since = now
 
 
 @dataclass(frozen=True, slots=True)

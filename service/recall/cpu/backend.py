@@ -53,18 +53,19 @@ class CpuBackend:
         lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
         offers_W: Ints | None = None
         for step in batch.steps():
-            with times.measure("model"):
-                interests_WD = (
-                    self._prefill(batch) if offers_W is None else self._network.step(offers_W)
-                )
+            if offers_W is None:
+                interests_WD = self._prefill(batch, step.queries_W)
+            else:
+                interests_WD = self._network.step(offers_W)
+            times.lap("model")
             offers_W = self._searcher.search(interests_WD, step, lists, times)
         return lists
 
-    def _prefill(self, batch: QueryBatch) -> Floats:
+    def _prefill(self, batch: QueryBatch, queries_W: Ints) -> Floats:
         """The first interests of the queries with a history; all others hold no items."""
         items_S, offsets_B = batch.newest
-        offsets_W = np.concatenate([offsets_B[:1], offsets_B[batch.warm_W + 1]])
-        return self._network.prefill(items_S, offsets_W, batch.users_B[batch.warm_W])
+        offsets_W = np.concatenate([offsets_B[:1], offsets_B[queries_W + 1]])
+        return self._network.prefill(items_S, offsets_W, batch.users_B[queries_W])
 
 
 class IndexSearcher:
@@ -80,8 +81,11 @@ class IndexSearcher:
         self, interests_WD: Floats, step: Step, lists: CandidateLists, times: StageTimes
     ) -> Ints:
         """See `Searcher`."""
-        with times.measure("search"):
-            scores_WF, rows_WF = self._index.search(interests_WD, step.max_hits)
-        with times.measure("merge"):
-            lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
-            return lists.offer_best(step.queries_W, rows_WF, step.interest)
+        before_B = lists.excluded.lengths_B + step.interest  # these may be ahead of the wanted hits
+        hits = int((lists.k_B + before_B)[step.queries_W].max()) + 1
+        scores_WF, rows_WF = self._index.search(interests_WD, hits)
+        times.lap("search")
+        lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+        offers_W = lists.offer_best(step.queries_W, rows_WF, step.interest)
+        times.lap("merge")
+        return offers_W

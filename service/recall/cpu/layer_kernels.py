@@ -139,6 +139,19 @@ def cache_at(layers: KVCache, depth: Integer) -> KVCache:
 
 
 @inner
+def slots_of(cache: KVCache, count: Integer, offers: Integer) -> tuple[Floats, Floats]:
+    """Returns the inputs and the keys and values of the `count` newest tokens.
+
+    Those are the items of the histories before anything was offered, else the latest offers.
+    """
+    if offers == 0:
+        return cache.inputs_SD[:count], cache.key_values_SE[:count]
+    return cache.offer_inputs_ABD[offers - 1, :count], cache.offer_key_values_ABE[
+        offers - 1, :count
+    ]
+
+
+@inner
 def set_token(token: Token, query: Integer, begin: Integer, end: Integer, offers: Integer) -> None:
     """Fill a record; see `TOKEN`."""
     token["query"], token["begin"], token["end"], token["offers"] = query, begin, end, offers
@@ -153,7 +166,7 @@ def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_N
         add(out_NE[token], ONE, bias_E)
 
 
-@inner
+@pasted
 def run_layer(
     weights: LayerWeights,
     cache: KVCache,

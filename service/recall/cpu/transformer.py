@@ -16,7 +16,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from index.kernels.jit import Integer, Real, compiled, inner
+from index.kernels.jit import Integer, Real, compiled, inner, pasted
 from model.network.block import Block
 from model.network.config import GPTConfig
 from model.network.gpt import GPT, HISTORY, OFFER
@@ -35,6 +35,7 @@ from service.recall.cpu.layer_kernels import (
     normalise,
     run_layer,
     set_token,
+    slots_of,
     weights_at,
 )
 from service.recall.types import Floats, Ints
@@ -77,7 +78,7 @@ class Transformer:
         self._model, self._config = model, model.config
         self._weights = network_weights(model)
         self._chunking = measure_chunking(self._weights.layers.up_DF[0])
-        self._max_tokens = self._max_queries = self._steps = 0
+        self._max_tokens = self._max_queries = self._offers = 0
         self._reserve(1, 1)
         self._offsets_B: Ints
         self._user_BD: Floats
@@ -89,39 +90,33 @@ class Transformer:
         if unknown.
         """
         self._reserve(len(items_S), len(users_B))
-        self._offsets_B, self._steps = offsets_B, 0
+        self._offsets_B, self._offers = offsets_B, 0
         if self._config.user_rank:
             self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
         else:
             self._user_BD = np.zeros((len(users_B), self._config.dim), dtype=np.float32)
-        interest_BD = np.empty_like(self._user_BD)
-        _prefill(
-            self._weights,
-            self._cache,
-            self._workspace,
-            (self._chunking.rows_for(len(items_S)), self._chunking.rows_for(len(users_B))),
-            self._user_BD,
-            items_S,
-            offsets_B,
-            interest_BD,
-        )
-        return interest_BD
+        return self._extend(items_S)
 
     def step(self, items_B: Ints) -> Floats:
         """Append one offered item to each history; returns the next interests B D."""
+        self._offers += 1
+        return self._extend(items_B)
+
+    def _extend(self, items_N: Ints) -> Floats:
         interest_BD = np.empty_like(self._user_BD)
-        _step(
+        rows, newest_rows = map(self._chunking.rows_for, (len(items_N), len(interest_BD)))
+        _extend(
             self._weights,
             self._cache,
             self._workspace,
-            self._chunking.rows_for(len(items_B)),
             self._user_BD,
-            items_B,
+            items_N,
             self._offsets_B,
-            self._steps,
+            self._offers,
+            rows,
+            newest_rows,
             interest_BD,
         )
-        self._steps += 1
         return interest_BD
 
     def _reserve(self, tokens: int, queries: int) -> None:
@@ -151,75 +146,64 @@ class Transformer:
 
 
 @compiled
-def _prefill(
+def _extend(
     weights: NetworkWeights,
     cache: KVCache,
     workspace: Workspace,
-    chunks: tuple[Integer, Integer],
     user_BD: Floats,
-    items_S: Ints,
+    items_N: Ints,
     offsets_B: Ints,
+    offers: Integer,
+    rows: Integer,
+    newest_rows: Integer,
     interest_BD: Floats,
 ) -> None:
-    """Compute the interests behind the histories, and fill the cache with what further steps read.
+    """Run the network over new tokens, and compute the interests behind the newest ones.
 
-    `chunks`: rows of a matrix product over all tokens, and over one token a query.
+    While `offers` is 0, the tokens are all items of the histories; else they are the latest offered
+    item of each history, and `offers` counts the offered items with it. Both are one function,
+    because each would take as long to compile. `rows` and `newest_rows` are those of a matrix
+    product over all tokens and over the newest ones (`gemm_chunking`).
     """
-    tokens_S, last = workspace.tokens_N[: len(items_S)], len(weights.layers.query_DD) - 1
-    for query in range(len(user_BD)):
-        begin = offsets_B[query]
-        for at in range(begin, offsets_B[query + 1]):
-            set_token(tokens_S[at], query, begin, at + 1, 0)
-    x_SD = cache_at(cache, 0).inputs_SD[: len(items_S)]
-    _embed(weights, user_BD, offsets_B, items_S, tokens_S, HISTORY, x_SD)
-    for depth in range(last + 1):
-        layer, own = weights_at(weights.layers, depth), cache_at(cache, depth)
-        x_SD, key_values_SE = own.inputs_SD[: len(items_S)], own.key_values_SE[: len(items_S)]
-        affine(x_SD, layer.key_value_DE, layer.key_value_bias_E, chunks[0], key_values_SE)
-        if depth < last:
-            out_SD = cache_at(cache, depth + 1).inputs_SD[: len(items_S)]
-            run_layer(layer, own, workspace, weights.eps, chunks[0], tokens_S, x_SD, out_SD)
-    # The last layer's outputs are wanted for the newest token of each history only.
-    tokens_B, newest_BD = workspace.tokens_N[: len(user_BD)], workspace.newest_BD[: len(user_BD)]
+    count, last = len(items_N), len(weights.layers.query_DD) - 1
+    tokens_N = workspace.tokens_N[:count]
     for query in range(len(user_BD)):
         begin, end = offsets_B[query], offsets_B[query + 1]
-        set_token(tokens_B[query], query, begin, end, 0)
-        newest_BD[query] = x_SD[end - 1]
-    run_layer(layer, own, workspace, weights.eps, chunks[1], tokens_B, newest_BD, interest_BD)
-    _scale(interest_BD, weights.interest_length)
-
-
-@compiled
-def _step(
-    weights: NetworkWeights,
-    cache: KVCache,
-    workspace: Workspace,
-    chunk: Integer,
-    user_BD: Floats,
-    items_B: Ints,
-    offsets_B: Ints,
-    step: Integer,
-    interest_BD: Floats,
-) -> None:
-    """Compute the interests behind one more offered item each, the one of this step (from 0)."""
-    tokens_B, last = workspace.tokens_N[: len(items_B)], len(weights.layers.query_DD) - 1
-    for query in range(len(items_B)):
-        set_token(tokens_B[query], query, offsets_B[query], offsets_B[query + 1], step + 1)
-    x_BD = cache_at(cache, 0).offer_inputs_ABD[step, : len(items_B)]
-    _embed(weights, user_BD, offsets_B, items_B, tokens_B, OFFER, x_BD)
+        if offers > 0:
+            set_token(tokens_N[query], query, begin, end, offers)
+            continue
+        for at in range(begin, end):
+            set_token(tokens_N[at], query, begin, at + 1, 0)
+    x_ND, _ = slots_of(cache_at(cache, 0), count, offers)
+    _embed(weights, user_BD, offsets_B, items_N, tokens_N, OFFER if offers else HISTORY, x_ND)
     for depth in range(last + 1):
         layer, own = weights_at(weights.layers, depth), cache_at(cache, depth)
-        x_BD = own.offer_inputs_ABD[step, : len(items_B)]
-        key_values_BE = own.offer_key_values_ABE[step, : len(items_B)]
-        affine(x_BD, layer.key_value_DE, layer.key_value_bias_E, chunk, key_values_BE)
-        out_BD = interest_BD
+        x_ND, key_values_NE = slots_of(own, count, offers)
+        affine(x_ND, layer.key_value_DE, layer.key_value_bias_E, rows, key_values_NE)
+        out_ND, chunk = interest_BD, newest_rows
         if depth < last:
-            out_BD = cache_at(cache, depth + 1).offer_inputs_ABD[step, : len(items_B)]
-        run_layer(layer, own, workspace, weights.eps, chunk, tokens_B, x_BD, out_BD)
+            out_ND, _ = slots_of(cache_at(cache, depth + 1), count, offers)
+            chunk = rows
+        elif offers == 0:  # the last layer's outputs are wanted for the newest items only
+            tokens_N, x_ND = _newest(workspace, offsets_B, x_ND)
+        run_layer(layer, own, workspace, weights.eps, chunk, tokens_N, x_ND, out_ND)
     _scale(interest_BD, weights.interest_length)
 
 
 @inner
+def _newest(workspace: Workspace, offsets_B: Ints, x_SD: Floats) -> tuple[Tokens, Floats]:
+    """The newest token of each history, and its row of `x_SD`."""
+    newest_BD = workspace.newest_BD[: len(offsets_B) - 1]
+    tokens_B = workspace.tokens_N[: len(newest_BD)]
+    for query in range(len(newest_BD)):
+        begin, end = offsets_B[query], offsets_B[query + 1]
+        set_token(tokens_B[query], query, begin, end, 0)
+        for component in range(x_SD.shape[1]):
+            newest_BD[query, component] = x_SD[end - 1, component]
+    return tokens_B, newest_BD
+
+
+@pasted
 def _embed(
     weights: NetworkWeights,
     user_BD: Floats,

@@ -93,14 +93,14 @@ class GpuBackend:
         steps = list(batch.steps())
         if not steps:
             return lists
-        with times.measure("model"):
-            size = size_of(batch, max(len(steps), self._usual_steps))
-            scores_MBF, rows_MBF = self._hits(device_batch(batch, size, self._longest), size)
-        with times.measure("merge"):
-            warm = slice(len(batch.warm_W))
-            for step in steps:
-                scores_WF, rows_WF = scores_MBF[step.interest, warm], rows_MBF[step.interest, warm]
-                lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+        size = size_of(batch, max(len(steps), self._usual_steps))
+        scores_MBF, rows_MBF = self._hits(device_batch(batch, size, self._longest), size)
+        times.lap("model")
+        warm = slice(len(batch.warm_W))
+        for step in steps:
+            scores_WF, rows_WF = scores_MBF[step.interest, warm], rows_MBF[step.interest, warm]
+            lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+        times.lap("merge")
         return lists
 
     def _hits(self, batch: DeviceBatch, size: Size) -> tuple[Floats, Ints]:
