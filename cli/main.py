@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cli.config import Command
+    from cli.sources import Options
 
 log = logging.getLogger("recgpt")
 
@@ -56,6 +57,16 @@ def command_class(name: str) -> type["Command"]:
     return found
 
 
+def all_options() -> "Options":
+    """Returns the options of all commands as one tree."""
+    from cli.sources import options_of
+
+    found: Options = {}
+    for name in COMMANDS:
+        found |= options_of(command_class(name))
+    return found
+
+
 def overview() -> str:
     """Returns the text of `recgpt --help`: a line a command."""
     lines = [f"recgpt {package_version('recgpt')}: candidate generation for recommenders", ""]
@@ -67,16 +78,16 @@ def overview() -> str:
 
 def _run(name: str, words: Sequence[str]) -> None:
     """Parses the options of a command and runs it."""
-    from pydantic import ValidationError
-
-    from cli.config import explain, parse
+    from cli.config import check_names, parse
+    from cli.sources import UsageError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every variant that it tries
     try:
+        check_names(command_class(name), words, all_options)
         parse(command_class(name), name, words).run()
-    except ValidationError as error:
-        print(f"recgpt {name}: {explain(error)}", file=sys.stderr)
+    except UsageError as error:
+        print(f"recgpt {name}: {error}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError) as error:
         log.debug("the command failed", exc_info=True)

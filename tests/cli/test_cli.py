@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from cli import main as cli
+from cli.main import COMMANDS
 from model.artifact.bundle import find_bundle
 from model.data import fetch
 from model.data.dataset import Dataset
@@ -185,7 +186,7 @@ def test_what_cannot_be_done_is_explained(
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +199,7 @@ def test_every_command_has_help_with_an_example(
 def test_help_lists_the_commands() -> None:
     command = [sys.executable, "-m", "cli", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
-    for name in cli.COMMANDS:
+    for name in COMMANDS:
         assert f"recgpt {name}" in shown.stdout
 
 
@@ -216,7 +217,7 @@ print(*modules, int(re.search("VmHWM:(.*)kB", status)[1]) // 1024, file=sys.stde
 """
 
 
-@pytest.mark.parametrize("name", ["", *cli.COMMANDS])
+@pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_help_loads_settings_only(name: str) -> None:
     """A fresh process: what this one has loaded says nothing."""
     command = [sys.executable, "-c", LOADED, *name.split(), "--help"]
