@@ -1,18 +1,153 @@
-"""The HTTP protocol of a connection: uvicorn's own, with one write for an answer.
+"""The HTTP protocol of a connection: uvicorn's own, with bounds, and with one write for an answer.
 
-uvicorn writes the head of an answer and its body one after the other. Here the head is held until
-the body follows in the same turn of the event loop, which saves a system call and a packet
-(docs/results/bench.md).
+A client may be slow or hostile, and every connection costs a file and memory, so there is an end
+to whatever a client can make the service wait for or keep:
+
+    head of a request     10 s from its first byte, 64 KiB; then 408 or 431
+    silence               10 s before the first request, 5 s between requests (uvicorn's keep-alive)
+    body                  `service.http.routes` bounds its time and size
+    trailers, junk        64 KiB of bytes that are neither a head nor a body
+    an unread answer      60 s until a full buffer is read
+
+Timers are set only where a client keeps the service waiting: a request whose head comes in one
+piece sets none.
 """
 
 import asyncio
+import logging
+import os
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.http.problems import problem_response
+
+log = logging.getLogger(__name__)
+
+HEAD_SECONDS = 10.0
+HEAD_BYTES = 64 << 10
+UNREAD_SECONDS = 60.0
+LINGER_SECONDS = 1.0
+"""Time for which what a refused client still sends is thrown away: if the connection were closed
+at once, the client might see a reset instead of the answer."""
 
 
-class CoalescingProtocol(HttpToolsProtocol):
-    """uvicorn's protocol over a transport that sends the head and the body of an answer at once."""
+class BoundedProtocol(HttpToolsProtocol):
+    """uvicorn's protocol with an end to whatever a client can make it wait for or keep."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to serve a client, who has to send a head in time."""
+        super().connection_made(transport)
+        self._in_head = self._head_too_large = self._refused = False
+        self._pending_bytes = 0  # since the last head or piece of a body was complete
+        self._unread = _Timer(self.loop, UNREAD_SECONDS, self.transport.abort)
+        self._late = _Timer(self.loop, HEAD_SECONDS, self._head_is_late)
+        self._late.start()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends what waits for the client."""
+        super().connection_lost(exc)
+        self._late.stop()
+        self._unread.stop()
+
+    def data_received(self, data: bytes) -> None:
+        """Parses what has arrived, and notes if the client keeps the service waiting."""
+        if self._refused:
+            return
+        self._pending_bytes += len(data)
+        super().data_received(data)
+        if self._refused or self.transport.is_closing():
+            return
+        if self._pending_bytes > HEAD_BYTES:
+            self._refuse_size()
+        elif self._in_head or not self.cycle or self.cycle.response_complete:
+            self._late.start()
+
+    def on_message_begin(self) -> None:
+        """Begins a request."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Serves a request whose head is complete. Raises ValueError if the head is too large."""
+        if self._pending_bytes > HEAD_BYTES:  # which may be those of a body behind it
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > HEAD_BYTES:
+                self._head_too_large = True
+                raise ValueError
+        self._in_head = False
+        self._pending_bytes = 0
+        self._late.stop()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Takes in a piece of a body."""
+        self._pending_bytes = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuses what the parser could not read."""
+        if self._head_too_large:
+            self._refuse_size()
+        else:
+            self._refuse(400, "this is not a request of HTTP/1.1")
+
+    def pause_writing(self) -> None:
+        """Gives the client some time to read."""
+        super().pause_writing()
+        self._unread.start()
+
+    def resume_writing(self) -> None:
+        """Goes on writing, because the client has read."""
+        super().resume_writing()
+        self._unread.stop()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Closes a connection on which no request has come."""
+        self._close()
+
+    def _head_is_late(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._refuse(408, f"the head of the request did not arrive within {HEAD_SECONDS:g} s")
+        else:
+            self._close()
+
+    def _refuse_size(self) -> None:
+        self._refuse(431, f"the head of the request has more than {HEAD_BYTES} bytes")
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answers with a problem document and closes the connection.
+
+        If an answer is under way, the connection is closed without one.
+        """
+        if self.cycle and not self.cycle.response_complete:
+            self.transport.close()
+            return
+        self._refused = True
+        request_id = os.urandom(16).hex()
+        log.info("refused: %s", detail, extra={"status": status, "request_id": request_id})
+        headers = {"connection": "close", "x-request-id": request_id}
+        answer = problem_response(status, detail, request_id, headers=headers)
+        lines = [b"%b: %b\r\n" % header for header in answer.raw_headers]
+        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", answer.body]))
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def _close(self) -> None:
+        """Closes the connection, even if the client does not read what it was sent."""
+        self.transport.close()
+        self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+
+
+class CoalescingProtocol(BoundedProtocol):
+    """The protocol over a transport that sends the head and the body of an answer at once.
+
+    uvicorn writes one after the other. Here the head is held until the body follows in the same
+    turn of the event loop, which saves a system call and a packet (docs/results/bench.md).
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to serve a client."""
@@ -39,6 +174,11 @@ class _CoalescingTransport:
             return
         self._transport.write(data)
 
+    def write_eof(self) -> None:
+        """Sends a held head and closes the connection for writing."""
+        self._send_head()
+        self._transport.write_eof()
+
     def close(self) -> None:
         """Sends a held head and closes the connection."""
         self._send_head()
@@ -48,3 +188,24 @@ class _CoalescingTransport:
         if self._head:
             head, self._head = self._head, b""
             self._transport.write(head)
+
+
+class _Timer:
+    """Calls `act` some seconds after its first start, unless it is stopped before."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], object]
+    ) -> None:
+        self._loop, self._seconds, self._act = loop, seconds, act
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Starts, if it does not run."""
+        if not self._handle:
+            self._handle = self._loop.call_later(self._seconds, self._act)
+
+    def stop(self) -> None:
+        """Stops, if it runs."""
+        if self._handle:
+            self._handle.cancel()
+            self._handle = None

@@ -55,6 +55,7 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app,
         http=CoalescingProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
