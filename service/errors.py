@@ -5,6 +5,7 @@ ServiceError            the recall itself failed
 ├── ClientGone          the client left before its body or the answer was complete
 ├── TooSlow             the body did not arrive in time
 ├── TooLarge            the body has more bytes than the limit
+├── UnsupportedEncoding the body is compressed
 ├── Invalid             the body is JSON, but not what the operation takes
 ├── QueueFull           more recalls wait than the limit
 ├── NotReady            the service is starting or draining, or lacks its store
@@ -48,6 +49,10 @@ class TooSlow(ServiceError):
 
 class TooLarge(ServiceError):
     """The body has more bytes than the limit."""
+
+
+class UnsupportedEncoding(ServiceError):
+    """The body is compressed."""
 
 
 class Invalid(ServiceError):

@@ -4,11 +4,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version as package_version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
@@ -34,6 +36,15 @@ from service.observability.metrics import Metrics
 from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
+
+DOCS = HTMLResponse(
+    Path(__file__).with_name("docs.html").read_bytes(),
+    headers={
+        "content-security-policy": "default-src 'self'; style-src 'unsafe-inline'; "
+        "script-src 'unsafe-inline'"
+    },
+)
+"""A page that shows the OpenAPI document, and loads nothing from elsewhere."""
 
 
 class RecallApp(FastAPI):
@@ -92,6 +103,7 @@ def create_app(
         title="RecGPT recall",
         version=package_version("recgpt"),
         lifespan=lifespan,
+        docs_url=None,  # FastAPI's page loads its scripts from the internet
         redoc_url=None,
         redirect_slashes=False,
     )
@@ -104,8 +116,9 @@ def _route(app: RecallApp, routes: Routes) -> None:
     app.add_exception_handler(ServiceError, routes.on_service_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, routes.on_http_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, routes.on_invalid_query)  # type: ignore[arg-type]
-    recall_errors = error_responses(400, 408, 413, 422, 429, 503, 504)
-    events_errors = {207: {"model": EventsResponse}} | error_responses(400, 408, 409, 413, 422, 503)
+    recall_errors = error_responses(400, 408, 413, 415, 422, 429, 503, 504)
+    events_errors = error_responses(400, 408, 409, 413, 415, 422, 503)
+    events_errors[207] = {"model": EventsResponse, "description": "Some events were not stored"}
 
     def post(path: str, operation: Any, request: type[BaseModel], **about: Any) -> None:
         app.post(path, openapi_extra=_request_body(request), **about)(operation)
@@ -139,7 +152,12 @@ def _route(app: RecallApp, routes: Routes) -> None:
     app.get(
         "/readyz", response_model=Ready, summary="Readiness", responses=error_responses(422, 503)
     )(routes.readyz)
+    app.get("/docs", include_in_schema=False)(_docs)
     app.get("/metrics", summary="Prometheus metrics", response_class=Response)(routes.metrics)
+
+
+async def _docs() -> Response:
+    return DOCS
 
 
 def _request_body(model: type[BaseModel]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from service.errors import (
     StoreFailed,
     TooLarge,
     TooSlow,
+    UnsupportedEncoding,
 )
 
 PROBLEM_TYPE = "application/problem+json"
@@ -46,6 +47,7 @@ ANSWERS: dict[type[ServiceError], ErrorAnswer] = {
     ClientGone: ErrorAnswer(HTTPStatus.BAD_REQUEST),  # seen by the log and the metrics only
     TooSlow: ErrorAnswer(HTTPStatus.REQUEST_TIMEOUT),
     TooLarge: ErrorAnswer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    UnsupportedEncoding: ErrorAnswer(HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     Invalid: ErrorAnswer(HTTPStatus.UNPROCESSABLE_ENTITY),
     QueueFull: ErrorAnswer(HTTPStatus.TOO_MANY_REQUESTS, retry_after=1),
     NotReady: ErrorAnswer(HTTPStatus.SERVICE_UNAVAILABLE, retry_after=1),

@@ -25,6 +25,7 @@ from service.errors import (
     StoreFailed,
     TooLarge,
     TooSlow,
+    UnsupportedEncoding,
 )
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.http.metadata import ServedBundle
@@ -242,6 +243,7 @@ class Routes:
 
     async def _body(self, request: Request, kind: type[B]) -> B:
         """Reads and checks a body of bounded size."""
+        _check_encoding(request)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 body = await self._read(request)
@@ -296,6 +298,13 @@ class Routes:
             b'"%b"' % reason.encode() if reason else b"null",
             found.unknown_items,
         )
+
+
+def _check_encoding(request: Request) -> None:
+    """Raises UnsupportedEncoding if the body is compressed."""
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedEncoding("the body has a Content-Encoding: send it uncompressed")
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

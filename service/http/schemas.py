@@ -3,7 +3,8 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from service.history.events import HistoryEvent
 from service.http.problems import FieldProblem
@@ -13,7 +14,28 @@ MAX_ITEMS = 2000
 MAX_BATCH = 256
 MAX_BATCH_ITEMS = 25_600  # a full batch with the default k
 
+MAX_SECONDS = 1e11
+"""A time in the year 5138: a larger number is not in seconds."""
+UNITS = ("milliseconds", 3), ("microseconds", 6), ("nanoseconds", 9)
+"""Units of large numbers, and the power of ten that makes seconds of each."""
+
 Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _in_seconds(timestamp: float | datetime | None) -> float | datetime | None:
+    """Refuses a number that is negative or in a smaller unit than seconds."""
+    if not isinstance(timestamp, float) or 0 <= timestamp <= MAX_SECONDS:
+        return timestamp
+    words = "Input is not a time: give seconds since 1970"
+    for unit, power in UNITS:
+        if MAX_SECONDS < timestamp <= MAX_SECONDS * 10**power:
+            words = f"Input looks like {unit}: give seconds since 1970, divide it by 1e{power}"
+            break
+    raise PydanticCustomError("timestamp", words)
+
+
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
+Timestamp = Annotated[Seconds | datetime | None, AfterValidator(_in_seconds)]
 
 
 class Body(BaseModel):
@@ -95,8 +117,10 @@ class Event(Body):
     type: Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")] = Field(
         "click", description="click, view, purchase, …; an impression is counted, but not stored"
     )
-    timestamp: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | datetime | None = (
-        Field(None, description="seconds since 1970, or ISO 8601; orders the events of one request")
+    timestamp: Timestamp = Field(
+        None,
+        description="seconds since 1970, or ISO 8601; orders the events of one request, and tells "
+        "an event that is sent again from a new one",
     )
     request_id: Annotated[str, Field(max_length=128)] | None = Field(
         None, description="request_id of the recall that offered the item"

@@ -49,6 +49,7 @@ FAILURES = (
     "ClientGone",
     "TooSlow",
     "TooLarge",
+    "UnsupportedEncoding",
     "Invalid",
     "QueueFull",
     "NotReady",

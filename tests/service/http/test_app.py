@@ -540,4 +540,22 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
     refused = document["paths"]["/recall"]["post"]["responses"]["422"]
     assert refused["content"] == {"application/problem+json": problem}
-    assert "swagger" in (await client.get("/docs")).text
+
+
+async def test_the_page_of_the_api_needs_no_other_host(client: httpx.AsyncClient) -> None:
+    page = await client.get("/docs")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "openapi.json" in page.text
+    assert "//" not in page.text.replace("// ", "")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/recall", "/recall/batch", "/events"])
+async def test_a_compressed_body_is_refused_as_such(client: httpx.AsyncClient, path: str) -> None:
+    for encoding, status in (("gzip", 415), ("GZIP, br", 415), ("identity", 422)):
+        headers = {"content-encoding": encoding}
+        answer = await client.post(path, content=b"{}", headers=headers)
+        assert answer.status_code == status
+        assert answer.headers["content-type"] == "application/problem+json"
+    metrics = (await client.get("/metrics")).text
+    assert sample(metrics, "recgpt_failures_total", reason="UnsupportedEncoding") == 2

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from service.http.schemas import (
     MAX_BATCH,
@@ -57,6 +58,22 @@ def test_a_thousand_events_are_taken_as_clicks() -> None:
 def test_times_are_seconds_or_iso_8601(time: float | str) -> None:
     body = json.dumps({"events": [EVENT | {"timestamp": time}]})
     assert EventsRequest.model_validate_json(body).events[0].timestamp is not None
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        (1700000000000, "looks like milliseconds: give seconds since 1970, divide it by 1e3"),
+        (1.7e15, "looks like microseconds"),
+        (1.7e18, "looks like nanoseconds"),
+        (1e300, "is not a time"),
+        (-1, "is not a time"),
+    ],
+)
+def test_times_in_other_units_are_refused_by_name(time: float, words: str) -> None:
+    body = json.dumps({"events": [EVENT | {"timestamp": time}]})
+    with pytest.raises(ValidationError, match=words):
+        EventsRequest.model_validate_json(body)
 
 
 @pytest.mark.parametrize("kind", [RecallRequest, EventsRequest])
