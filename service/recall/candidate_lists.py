@@ -1,8 +1,9 @@
 """The candidate lists of a batch, filled interest by interest.
 
-The rules of a list, in the words of `model.evaluation`: an interest appends its best hits, as many
-as its quota, and skips what the query excludes and what earlier interests appended. The item
-offered to the network in a step is the best hit that is neither excluded nor offered before.
+Each interest appends its best hits, as many as its quota, and skips what the query excludes and
+what earlier interests appended (in torch: `model.evaluation.reference.merge_by_quotas`). The item
+that a step offers to the network is the best hit that is neither excluded nor offered before (in
+torch: `model.network.rollout.best_new`). A candidate may be offered, and an offer need not be one.
 
 Shapes: B queries of the batch, W of them, F hits, V catalogue, K places of a list, M interests.
 """

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from tiny import query_batch
 
-from service.recall.candidate_lists import POPULAR, CandidateLists
+from model.evaluation.reference import at_positions, merge_by_quotas
+from model.network.rollout import best_new
+from service.recall.candidate_lists import NO_ITEM, POPULAR, CandidateLists
 from service.recall.types import Candidates
 
 CATALOGUE = 40
@@ -71,23 +74,41 @@ def test_lists_to_which_nothing_is_appended_are_empty() -> None:
     ] * 2
 
 
-def test_random_lists_equal_the_plain_algorithm() -> None:
+def reference(rows_MF: np.ndarray, allowed_MF: np.ndarray, quotas_M: np.ndarray) -> list[int]:
+    """The list of one query, by the rule of evaluation."""
+    rows_1MF = np.where(allowed_MF, rows_MF, NO_ITEM)[None]
+    found_1K = at_positions(rows_1MF, merge_by_quotas(rows_1MF, quotas_M.tolist()), NO_ITEM)
+    return [row for row in found_1K[0].tolist() if row != NO_ITEM]
+
+
+def reference_offers(rows_MF: np.ndarray, allowed_MF: np.ndarray) -> list[int]:
+    """The offers of one query, by the rule of training."""
+    offers_1M = torch.zeros(1, 0, dtype=torch.int64)
+    for rows_F, allowed_F in zip(rows_MF, allowed_MF, strict=True):
+        first_F = np.argsort(~allowed_F, kind="stable")  # excluded hits last, as in `best_rows`
+        scores_1F = torch.where(torch.from_numpy(allowed_F[first_F]), 0.0, -torch.inf)[None]
+        offer_11 = best_new(scores_1F, torch.from_numpy(rows_F[first_F])[None], offers_1M)
+        offers_1M = torch.cat([offers_1M, offer_11], dim=1)
+    return list(map(int, offers_1M[0]))
+
+
+def test_random_lists_and_offers_equal_the_reference() -> None:
     rng = np.random.default_rng(0)
     for _ in range(100):
         queries, interests, size = rng.integers(1, 6), rng.integers(1, 5), rng.integers(1, 30)
-        excluded = [
-            rng.permutation(CATALOGUE)[: rng.integers(0, 30)].tolist() for _ in range(queries)
-        ]
+        excluded = [rng.choice(CATALOGUE, rng.integers(0, 30), False) for _ in range(queries)]
         quotas_BM = rng.integers(0, 8, (queries, interests))
-        batch = query_batch(excluded, quotas_BM.tolist())
-        lists = CandidateLists.empty(batch, CATALOGUE, 1)
-        expected: list[list[int]] = [[] for _ in range(queries)]
+        rows_BMF = rng.random((queries, interests, CATALOGUE)).argsort()[..., :size]
+        batch = query_batch([one.tolist() for one in excluded], quotas_BM.tolist())
+        lists, every = CandidateLists.empty(batch, CATALOGUE, interests), np.arange(queries)
+        scores_BF = np.zeros((queries, size), np.float32)
         for interest in range(interests):
-            rows = np.array([rng.permutation(CATALOGUE)[:size] for _ in range(queries)])
-            scores = np.zeros(rows.shape, np.float32)
-            quotas_B = quotas_BM[:, interest]
-            lists.append_best(np.arange(queries), scores, rows, quotas_B, interest)
-            for query, given in enumerate(expected):
-                fresh = [r for r in rows[query].tolist() if r not in excluded[query] + given]
-                given += fresh[: quotas_B[query]]
-        assert [one.rows.tolist() for one in lists.candidates(batch)] == expected
+            rows_BF, quotas_B = rows_BMF[:, interest], quotas_BM[:, interest]
+            lists.append_best(every, scores_BF, rows_BF, quotas_B, interest)
+            lists.offer_best(every, rows_BF, interest)
+        for query, answer in enumerate(lists.candidates(batch)):
+            rows_MF, allowed_MF = rows_BMF[query], ~np.isin(rows_BMF[query], excluded[query])
+            assert answer.rows.tolist() == reference(rows_MF, allowed_MF, quotas_BM[query])
+            if allowed_MF.sum(axis=1).min() >= interests:  # else there may be nothing to offer
+                offered = lists.offered_BM[query].tolist()
+                assert offered == reference_offers(rows_MF, allowed_MF)

@@ -1,4 +1,4 @@
-"""Ids → rows: what a dictionary says, from bytes of any kind."""
+"""Ids to rows: the same as a dictionary gives, and within bounds for malformed bytes."""
 
 from itertools import pairwise
 
@@ -16,7 +16,9 @@ def lists(ragged: Ragged) -> list[list[int]]:
     return [rows[begin:end] for begin, end in pairwise(ends)]
 
 
-@pytest.mark.parametrize("length", [1, 31, 32, 255, 256, 1024])  # msgpack has a head for each
+@pytest.mark.parametrize(
+    "length", [1, 31, 32, 255, 256, 1024]
+)  # each has a msgpack header of its own
 def test_rows_are_those_of_a_dictionary(length: int) -> None:
     rng = np.random.default_rng(length)
     strings = [f"{row}".rjust(length, "x") for row in rng.permutation(10 if length == 1 else 300)]
@@ -41,13 +43,13 @@ def test_equal_hashes_are_not_enough() -> None:
     item_ids = ItemIds.of(["a", "b"])
     _, excluded, _ = item_ids.look_up([(["b"], [])], 5)
     assert excluded.rows_N.tolist() == [1]
-    other = item_ids._replace(ids=PackedStrings.of([b"a", b"c"]))  # with the hashes of a and b
+    other = item_ids._replace(ids=PackedStrings.of([b"a", b"c"]))  # but with the hashes of a and b
     _, excluded, unknown_B = other.look_up([(["b", "a"], [])], 5)
     assert excluded.rows_N.tolist() == [0]
     assert unknown_B.tolist() == [1]
 
 
-def test_packed_ids_are_taken_as_they_are_and_a_lone_surrogate_is_nobodys() -> None:
+def test_packed_ids_are_taken_as_they_are_and_a_lone_surrogate_equals_no_id() -> None:
     item_ids = ItemIds.of(["a", "b"])
     given: list[Ids] = [msgpack.packb(["b", "a"]), ["b", "\ud800", "a"]]
     _, excluded, unknown_B = item_ids.look_up([(ids, []) for ids in given], 5)
@@ -75,7 +77,7 @@ def test_bytes_of_any_kind_are_read_within_their_bounds() -> None:
         assert (unknown_B <= 2 * len(pair[0])).all()
 
 
-def test_bytes_of_any_kind_harm_no_neighbour() -> None:
+def test_malformed_bytes_harm_no_other_query() -> None:
     item_ids, neighbour = ItemIds.of(["a", "b"]), (["a"], ["b"])
     for bad in (b"\xdd\xff\xff\xff\xff\xa1a", b"\x9f\xa1a", b"\x91\xbfa", b"\x91\x05", b""):
         _, excluded, unknown_B = item_ids.look_up([(bad, bad), neighbour], 5)

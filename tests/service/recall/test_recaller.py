@@ -31,9 +31,9 @@ def recaller(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Recaller:
-    """Every way to the same answers."""
+    """Every search, all of which give the same answers."""
     artifacts = tmp_path_factory.mktemp(request.param)
-    if request.param == "gpu":  # its code on the CPU's tensors
+    if request.param == "gpu":  # its code on CPU tensors
         artifact = load_artifact(export_bundle(artifacts, dataset, model, RECALL, {}))
         return Recaller(artifact, GpuBackend(artifact, torch.device("cpu")))
     export_bundle(artifacts, dataset, model, RECALL, {}, request.param)
@@ -98,7 +98,7 @@ def test_history_and_exclude_are_never_returned(recaller: Recaller, dataset: Dat
     assert len(answer.rows) == len(set(answer.rows.tolist()))
 
 
-def test_the_whole_history_is_closed_not_only_what_the_model_reads(
+def test_the_whole_history_is_excluded_not_only_what_the_model_reads(
     recaller: Recaller, dataset: Dataset
 ) -> None:
     history = dataset.item_ids[:30]  # the model reads 8
@@ -185,7 +185,7 @@ def test_service_recall_refuses_another_data_set(recaller: Recaller, tmp_path: P
 def test_a_batch_that_fails_leaves_nothing_behind(
     recaller: Recaller, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What one batch marked as seen must not be missing from another's answers."""
+    """Items that one batch excludes must not be missing from the answers of the next."""
     query = Query("u0", history_of(dataset, 0), k=10)
     expected = recaller.ids_of(one(recaller, query))
 
@@ -202,7 +202,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(
 def test_a_large_batch_equals_its_queries_one_by_one(
     recaller: Recaller, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Users run in several parts, and the order of the answers is that of the queries."""
+    """Queries run in several passes, and answers come in the order of the queries."""
     monkeypatch.setattr(recaller._backend, "max_users_per_pass", 16)
     queries = [
         Query(user, history_of(dataset, i)[: i % 12], k=7)
@@ -215,7 +215,7 @@ def test_a_large_batch_equals_its_queries_one_by_one(
 
 
 def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Dataset) -> None:
-    """A user would wait a second for it."""
+    """A request would wait seconds for it."""
 
     def compiled() -> int:
         modules = (

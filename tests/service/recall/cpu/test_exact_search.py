@@ -1,4 +1,4 @@
-"""Search of a small catalogue: the same hits as by sorting all scores, in 8 bits."""
+"""Exact search in 8 bits against the reference in torch: the same candidates, the same offers."""
 
 from collections.abc import Sequence
 
@@ -9,35 +9,39 @@ from tiny import query_batch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.evaluation.reference import at_positions, merge_by_quotas
+from model.network.rollout import best_new
+from model.network.top_items import best_rows
 from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.exact_search import ExactSearcher
 from service.recall.types import StageTimes
 
 
-def sorted_out(
+def reference(
     vectors_VD: Tensor,
     interests: Sequence[Tensor],
-    excluded: Sequence[list[int]],
+    excluded: Sequence[Sequence[int]],
     quotas: Sequence[int],
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """The candidates and the offers of each query, the slow way."""
-    lists, offers = [], []
-    for query, closed in enumerate(excluded):
-        given, offered = list[int](), list[int]()
-        for interest_BD, quota in zip(interests, quotas, strict=True):
-            order = (interest_BD[query] @ vectors_VD.T).argsort(descending=True).tolist()
-            open_rows = [row for row in order if row not in closed]
-            offered.append(next(row for row in open_rows if row not in offered))
-            given += [row for row in open_rows if row not in given][:quota]
-        lists.append(given)
-        offers.append(offered)
-    return lists, offers
+    """The candidates and the offers of each query, by the rules of training and evaluation."""
+    longest = max(map(len, excluded))
+    excluded_BS = torch.tensor([[*rows, *rows[:1] * (longest - len(rows))] for rows in excluded])
+    depth = min(sum(quotas) + len(quotas), len(vectors_VD))
+    offers_BM = torch.zeros(len(excluded), 0, dtype=torch.int64)
+    found = []
+    for interest_BD in interests:
+        scores_BK, rows_BK = best_rows(interest_BD, vectors_VD, excluded_BS, depth)
+        offers_BM = torch.cat([offers_BM, best_new(scores_BK, rows_BK, offers_BM)], dim=1)
+        found.append(rows_BK.masked_fill(scores_BK == -torch.inf, -1))
+    rows_BMK = torch.stack(found, dim=1).numpy()
+    lists_BK = at_positions(rows_BMK, merge_by_quotas(rows_BMK, quotas), -1)
+    return [[row for row in rows if row >= 0] for rows in lists_BK.tolist()], offers_BM.tolist()
 
 
 @pytest.mark.parametrize("items", [61, 500, 3000])
 @pytest.mark.parametrize("quotas", [(9,), (8, 2), (4, 2, 2, 1)])
 @pytest.mark.parametrize("kind", ["unit vectors", "unlike lengths, negative scores", "cut off"])
-def test_hits_and_tokens_are_those_of_sorting(
+def test_candidates_and_offers_are_those_of_the_reference(
     items: int, quotas: tuple[int, ...], kind: str
 ) -> None:
     rng, users = np.random.default_rng(items), 7
@@ -62,7 +66,7 @@ def test_hits_and_tokens_are_those_of_sorting(
         for step, interest_BD in zip(batch.steps(), interests, strict=True)
     ]
 
-    expected, offers = sorted_out(vectors_VD, interests, excluded, quotas)
+    expected, offers = reference(vectors_VD, interests, excluded, quotas)
     assert [one.rows.tolist() for one in lists.candidates(batch)] == expected
     offered = [list(of_query) for of_query in zip(*found, strict=True)]
     last = len(quotas) - 1  # nothing is offered after the last search

@@ -1,4 +1,4 @@
-"""The network as a CPU serves it computes what the network of training does."""
+"""The compiled network computes the same as the network in torch."""
 
 import math
 
