@@ -13,6 +13,7 @@ OURS = {*PACKAGES, "loadtest", "tests"}
 ROOMS = (
     "model.device",
     "model.files",
+    "model.ids",
     "model.network",
     "model.data",
     "model.evaluation",

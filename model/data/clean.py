@@ -10,11 +10,10 @@ from pydantic import BaseModel
 
 from model.data.config import Format
 from model.data.logs import Table, read_lines, read_table
+from model.ids import MAX_ID_LENGTH
 
 log = logging.getLogger(__name__)
 
-MAX_ID = 512
-"""Most characters of an id; the service's limit too."""
 EXAMPLES = 5
 """Malformed rows shown for each reason."""
 
@@ -163,8 +162,8 @@ def id_problem(name: str) -> pl.Expr:
     return (
         pl.when(value.is_null() | (value.str.strip_chars() == ""))
         .then(pl.lit(f"no {name} id"))
-        .when(value.str.len_chars() > MAX_ID)
-        .then(pl.lit(f"{name} id longer than {MAX_ID} characters"))
+        .when(value.str.len_chars() > MAX_ID_LENGTH)
+        .then(pl.lit(f"{name} id longer than {MAX_ID_LENGTH} characters"))
     )
 
 

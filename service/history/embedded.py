@@ -27,7 +27,7 @@ class EmbeddedStore:
         """Opens or creates the store at `path`. Raises ValueError if it cannot be used."""
         if not path:
             raise ValueError("--store: embedded: needs a file, as in embedded:store/histories")
-        self._path = Path(path)
+        self._path = _expanded(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
         scratch = self._path.with_name(f".{self._path.name}.scratch")
@@ -70,6 +70,14 @@ class EmbeddedStore:
         with new_file(self._path) as beside:
             digest = hashlib.sha256(payload).hexdigest().encode()
             beside.write_bytes(MAGIC + digest + b"\n" + payload)
+
+
+def _expanded(path: str) -> Path:
+    """Returns the path with `~` replaced by the home folder, which no shell does behind a colon."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"--store: embedded:{path}: {error}") from None
 
 
 def _read(path: Path) -> bytes:

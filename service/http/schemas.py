@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from model.ids import MAX_ID_LENGTH
 from service.history.events import HistoryEvent
 from service.http.problems import FieldProblem
 from service.recall.types import DegradedReason
@@ -19,7 +20,7 @@ MAX_SECONDS = 1e11
 UNITS = ("milliseconds", 3), ("microseconds", 6), ("nanoseconds", 9)
 """Units of large numbers, and the power of ten that makes seconds of each."""
 
-Id = Annotated[str, Field(min_length=1, max_length=256)]
+Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
 def _in_seconds(timestamp: float | datetime | None) -> float | datetime | None:

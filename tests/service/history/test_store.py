@@ -402,6 +402,18 @@ async def test_what_the_embedded_store_acknowledged_survives_kill_9(tmp_path: Pa
     assert left == {"histories", "histories.lock"}
 
 
+async def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    store = HistoryStore.open("embedded:~/recgpt/histories")
+    await append(store, [("ann", "a")])
+    await store.close()
+    assert (tmp_path / "home" / "recgpt" / "histories").stat().st_size
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    with pytest.raises(ValueError, match="home directory"):
+        HistoryStore.open("embedded:~no-such-user/histories")
+
+
 async def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     url = f"embedded:{tmp_path / 'histories'}"
     store = HistoryStore.open(url)

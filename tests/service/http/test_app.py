@@ -327,7 +327,7 @@ BAD = {
     "no user": ("/recall", {}, 422, "user_id"),
     "a number as user": ("/recall", {"user_id": 5}, 422, "user_id"),
     "empty user": ("/recall", {"user_id": ""}, 422, "user_id"),
-    "long user": ("/recall", {"user_id": "x" * 257}, 422, "user_id"),
+    "long user": ("/recall", {"user_id": "x" * 513}, 422, "user_id"),
     "k of 0": ("/recall", RECALL | {"k": 0}, 422, "k: "),
     "k of -1": ("/recall", RECALL | {"k": -1}, 422, "k: "),
     "k of 1e9": ("/recall", RECALL | {"k": 10**9}, 422, "k: "),

@@ -1,4 +1,7 @@
 import json
+import math
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -58,3 +61,47 @@ def test_scores_have_six_decimals() -> None:
 def test_only_what_is_known_of_an_item_is_told() -> None:
     metadata = ItemMetadata(METADATA)
     assert [metadata.of(row) for row in range(3)] == [{"title": "A"}, {}, {"title": "Ü"}]
+
+
+ANY_TYPE = {
+    "flags": pl.Series([[True], None, []]),
+    "price": pl.Series([Decimal("1.10"), None, Decimal(2)]),
+    "rating": pl.Series([1.5, math.nan, -math.inf]),
+    "size": pl.Series([{"cm": 2**60}, {"cm": None}, None]),
+    "large": pl.Series([2**100, 0, None], dtype=pl.Int128),
+    "kind": pl.Series(["a", "b", None], dtype=pl.Categorical),
+    "since": pl.Series([date(2020, 1, 1), None, None]),
+    "seen": pl.Series([datetime(2020, 1, 1, tzinfo=UTC), None, None]),
+    "opens": pl.Series([time(9, 30), None, None]),
+    "lasts": pl.Series([timedelta(days=400), None, None]),
+    "text": pl.Series(["ü".encode(), b"", None]),
+    "far": pl.Series([2**62, 0, None]).cast(pl.Datetime("us")),
+}
+NO_JSON = {
+    "thumbnail": pl.Series([b"\xff\xd8", b"a", None]),
+    "pieces": pl.Series([[b"\xff"], [], None]),
+    "nested": pl.Series([{"raw": b"\xff", "n": 1}, None, None]),
+    "ages": pl.Series([2**62, 0, None]).cast(pl.Duration("ms")),
+    "times": pl.Series([[2**62], [], None]).cast(pl.List(pl.Datetime("us"))),
+}
+
+
+def test_a_column_of_any_type_is_json_or_left_out_by_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whatever the bundle holds: no recall may fail because of it."""
+    metadata = ItemMetadata(pl.DataFrame(ANY_TYPE | NO_JSON))
+    found = candidates([0, 1, 2], [0, 0, 0])
+    encoded = EncodedCandidates(JsonEncoder(IDS).encode(found), found.rows, 0, False)
+    first, *_ = items = [item["metadata"] for item in json.loads(metadata.added_to(encoded))]
+    assert {name for item in items for name in item} == ANY_TYPE.keys()
+    assert {name: first[name] for name in ("price", "size", "since", "text", "far")} == {
+        "price": "1.10",
+        "size": {"cm": 2**60},
+        "since": "2020-01-01",
+        "text": "ü",
+        "far": "+148108-07-06 14:00:27.387904",
+    }
+    for name in NO_JSON:
+        assert repr(name) in caplog.text
+    assert len(caplog.records) == len(NO_JSON)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from model.ids import MAX_ID_LENGTH
 from service.http.schemas import (
     MAX_BATCH,
     MAX_ITEMS,
@@ -14,7 +15,7 @@ from service.http.schemas import (
     RecallRequest,
 )
 
-ID = "x" * 256
+ID = "x" * MAX_ID_LENGTH
 EVENT = {"user_id": "ann", "item_id": "a"}
 
 
