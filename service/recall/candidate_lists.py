@@ -5,7 +5,7 @@ what earlier interests appended (in torch: `model.evaluation.reference.merge_by_
 that a step offers to the network is the best hit that is neither excluded nor offered before (in
 torch: `model.network.rollout.best_new`). A candidate may be offered, and an offer need not be one.
 
-Shapes: B queries of the batch, W of them, F hits, V catalogue, K places of a list, M interests.
+Shapes: B queries of the batch, W of them, F hits, V catalogue, K candidates of a list, M interests.
 """
 
 from typing import NamedTuple
@@ -22,20 +22,20 @@ NO_ITEM = -1
 
 
 class CandidateLists(NamedTuple):
-    """The lists and offers of a batch; compiled code and methods write into the arrays."""
+    """The lists of a batch, and the items offered to the network; methods write into the arrays."""
 
-    scores_BK: Floats  # of list b, the first sizes_B[b] are filled; so of the next two
+    scores_BK: Floats  # list b has sizes_B[b] candidates; what follows is not set
     rows_BK: Ints
     interests_BK: Ints
     sizes_B: Ints
-    k_B: Ints  # a list grows to this size
-    offered_BM: Ints  # the item offered in each step, NO_ITEM before that
+    k_B: Ints  # the size that a list may grow to
+    offered_BM: Ints  # the item offered in each step; NO_ITEM until then
     excluded: Ragged
-    marks_V: NDArray[np.bool_]  # scratch: all False between calls
+    marks_V: NDArray[np.bool_]  # a scratch array, all False between calls
 
     @classmethod
     def empty(cls, batch: QueryBatch, catalogue: int, max_interests: int) -> "CandidateLists":
-        """Empty lists for a batch of queries over a catalogue of this many items."""
+        """Returns empty lists for the queries of a batch over a catalogue of this many items."""
         shape = len(batch.k_B), int(batch.k_B.max())
         return cls(
             scores_BK=np.empty(shape, dtype=np.float32),
@@ -51,23 +51,23 @@ class CandidateLists(NamedTuple):
     def append_best(
         self, queries_W: Ints, scores_WF: Floats, rows_WF: Ints, quotas_W: Ints, interest: int
     ) -> None:
-        """Append to each list its query's best hits that are neither excluded nor listed yet.
+        """Appends to each list its query's best hits that are neither excluded nor listed yet.
 
-        Hits come best first; at most `quotas_W` of them are appended.
+        Hits are ordered best first. At most `quotas_W` of them are appended.
         """
         _append_best(self, queries_W, scores_WF, rows_WF, quotas_W, interest)
 
     def offer_best(self, queries_W: Ints, rows_WF: Ints, step: int) -> Ints:
-        """Offer each query's best hit that is neither excluded nor offered before; the items W.
+        """Offers each query's best hit that is neither excluded nor offered before.
 
-        If no hit is left, the best of all is offered.
+        If there is none, the best hit is offered. Returns the offered items W.
         """
         _offer_best(self, queries_W, rows_WF, step)
         offers_W: Ints = self.offered_BM[queries_W, step]
         return offers_W
 
     def candidates(self, batch: QueryBatch) -> list[Candidates]:
-        """The answers to the queries of the batch, in order."""
+        """Returns the answers to the queries of the batch, in order."""
         facts = zip(
             self.sizes_B.tolist(), batch.unknown_B.tolist(), batch.cold_B.tolist(), strict=True
         )
@@ -87,7 +87,7 @@ class CandidateLists(NamedTuple):
 def append(
     lists: CandidateLists, query: Integer, score: Real, row: Integer, interest: Integer
 ) -> None:
-    """Append one candidate, unless the list is full: compiled code does not check bounds."""
+    """Appends a candidate, unless the list is full: compiled code does not check bounds."""
     size = lists.sizes_B[query]
     if size == lists.rows_BK.shape[1]:
         return
@@ -147,10 +147,10 @@ def _offer_best(lists: CandidateLists, queries_W: Ints, rows_WF: Ints, step: Int
 
 @inner
 def _mark_excluded(lists: CandidateLists, query: Integer, mark: bool) -> None:
-    """Set the marks of what the query excludes.
+    """Sets the marks of the items that the query excludes.
 
-    A hit is then checked by one look at its mark, however many items are excluded. Marks are taken
-    back item by item, so that nothing of the size of the catalogue is cleared for a query.
+    A hit is then checked by a look at its mark, however many items are excluded. Marks are reset
+    item by item, because to clear the whole array would cost a pass over the catalogue a query.
     """
     excluded = lists.excluded
     for at in range(excluded.offsets_B[query], excluded.offsets_B[query + 1]):
@@ -159,6 +159,6 @@ def _mark_excluded(lists: CandidateLists, query: Integer, mark: bool) -> None:
 
 @inner
 def _mark_listed(lists: CandidateLists, query: Integer, mark: bool) -> None:
-    """Set the marks of the candidates that the list already holds."""
+    """Sets the marks of the candidates that the list holds already."""
     for at in range(lists.sizes_B[query]):
         lists.marks_V[lists.rows_BK[query, at]] = mark

@@ -1,15 +1,14 @@
-"""Item ids to catalogue rows: all ids of a batch by one compiled call.
+"""Item ids to catalogue rows: one compiled call for all ids of a batch.
 
-**The hash table.** A Python dictionary of ten million ids needs more than a gigabyte, and a look-up
-waits for memory three or four times. Here the UTF-8 bytes of all ids stand in one array, and a hash
-table with open addressing has 8 bytes a slot and 2 to 4 slots an id. A slot holds the upper half of
-an id's hash and its row + 1; 0 is a free slot. A look-up begins at the slot that the lower bits of
-the hash name and goes on to the next slot until it finds the id or a free slot. Bytes are compared
-only if the halves of the hashes are equal, so that a miss seldom leaves the table.
+**The hash table.** A Python dictionary of ten million ids takes more than a gigabyte, and each
+look-up waits for main memory three or four times. Here the UTF-8 bytes of all ids are stored in one
+array. A hash table with open addressing has 2 to 4 slots an id, of 8 bytes each: the upper half of
+the id's hash, and its row + 1; 0 marks a free slot. A look-up starts at the slot given by the lower
+bits of the hash and moves on, slot by slot, until it finds the id or a free slot. It compares bytes
+only if the halves of the hashes agree, so that a miss seldom reads anything but the table.
 
-**The ids of a query** come as msgpack, in the bytes in which front ends received them: an array
-header, then for each id a header with its length and the UTF-8 bytes. They are hashed where they
-stand; no Python string is made of them.
+**The ids of a query** arrive as msgpack: an array header, then for each id a header with its length
+and the UTF-8 bytes. They are hashed in place; no Python string is made of them.
 
 Shapes: V catalogue, T slots of the hash table, N bytes or rows, B queries.
 """
@@ -41,11 +40,11 @@ class PackedStrings(NamedTuple):
 
     @classmethod
     def of(cls, strings: Sequence[bytes]) -> Self:
-        """Packs these strings."""
+        """Packs strings that are encoded already."""
         return cls(np.frombuffer(b"".join(strings), np.uint8), offsets_of(map(len, strings)))
 
     def string(self, number: int) -> bytes:
-        """Returns one of the strings."""
+        """Returns the string of this number."""
         return self.bytes_N[self.offsets_V[number] : self.offsets_V[number + 1]].tobytes()
 
 
@@ -65,7 +64,7 @@ class ItemIds(NamedTuple):
 
     @classmethod
     def of(cls, item_ids: Sequence[str]) -> Self:
-        """A table of these ids, which must differ from each other."""
+        """Builds the table; ids must differ from each other."""
         slots = 1 << (2 * len(item_ids)).bit_length()  # at least half of them stay free
         ids = PackedStrings.of([item.encode() for item in item_ids])
         table = cls(ids, np.zeros(slots, dtype=Hash))
@@ -79,8 +78,8 @@ class ItemIds(NamedTuple):
     def look_up(self, queries: Sequence[tuple[Ids, Ids]], max_history: int) -> KnownItems:
         """Returns the rows of the ids in each query's history and `exclude`.
 
-        `newest` keeps at most `max_history` items of a history. Duplicates stay. Bytes that are not
-        a msgpack array of strings give some rows or none, and never touch another query's.
+        `newest` keeps at most `max_history` items of a history. Duplicates stay. If bytes are
+        not a msgpack array of strings, some rows or none are found; other queries are not affected.
         """
         parts = [pack_ids(part) for query in queries for part in query]
         packed, offsets_2B, count = b"".join(parts), offsets_of(map(len, parts)), len(queries)
@@ -116,7 +115,7 @@ def _look_up(
 ) -> None:
     """See `ItemIds.look_up`. Part 2 b of `packed_N` is the history of query b, the next `exclude`.
 
-    Reading never goes beyond the end of a part, so that malformed bytes harm no other query.
+    No read goes beyond the end of a part, so that malformed bytes do not affect other queries.
     """
     for query in range(len(unknown_B)):
         begin = end = excluded.offsets_B[query]
@@ -145,12 +144,12 @@ def _look_up(
 
 @inner
 def _header(packed_N: Bytes, at: Integer, stop: Integer) -> tuple[Integer, Integer]:
-    """Returns the length that a msgpack header of an array or a string gives, and where it ends.
+    """Reads the msgpack header of an array or a string; returns the length, and where it ends.
 
-    A short length is part of the first byte: 0x90 to 0x9F are arrays of up to 15 elements, 0xA0 to
-    0xBF strings of up to 31 bytes. Else the first byte is 0xD9 (string), 0xDA (string) and 0xDC
-    (array), or 0xDB (string) and 0xDD (array), and a big-endian length of 1, 2 or 4 bytes follows.
-    Any other byte gives an arbitrary length, but nothing at or behind `stop` is read.
+    A short length is part of the first byte: 0x90 to 0x9F begin arrays of up to 15 elements, 0xA0
+    to 0xBF strings of up to 31 bytes. Otherwise a big-endian length follows: of 1 byte after 0xD9
+    (string), 2 bytes after 0xDA (string) or 0xDC (array), 4 bytes after 0xDB or 0xDD. Any other
+    first byte gives an arbitrary length, but no byte from `stop` on is read.
     """
     if at >= stop:
         return 0, at
@@ -166,7 +165,7 @@ def _header(packed_N: Bytes, at: Integer, stop: Integer) -> tuple[Integer, Integ
 
 @pasted
 def _row_of(table: ItemIds, packed_N: Bytes, start: Integer, end: Integer) -> Integer:
-    """Returns the row of the id between two positions, -1 if the catalogue does not hold it."""
+    """Looks up the id between two positions; returns its row, -1 if the catalogue has none."""
     ids, slots_T = table.ids, table.slots_T
     hashed = _hash(packed_N, start, end)
     slot = hashed & Hash(len(slots_T) - 1)

@@ -1,8 +1,8 @@
-"""Candidates to the JSON text of an answer, by one compiled call a query.
+"""Candidates to JSON: one compiled call a query.
 
-The encoder copies bytes that are JSON already (each item's quoted id, the text between the fields)
-and writes the digits of the scores itself. It runs in the engine process, so that front ends hold
-no ids: for ten million items those would be most of a front end's memory.
+The encoder copies texts that are JSON already, namely the quoted id of each item and what comes
+between the fields, and writes the digits of the scores itself. It runs in the engine process, so
+that front ends hold no ids: with ten million items those would be most of a front end's memory.
 
 Shapes: V catalogue, K candidates, N bytes, X texts.
 """
@@ -68,7 +68,7 @@ def _encode(
     rows_K: Ints,
     interests_K: Ints,
 ) -> Bytes:
-    """Returns the text of all candidates but BEGIN of the first, and BEGIN behind the last."""
+    """Returns the text of all candidates, without BEGIN at the start, and with BEGIN at the end."""
     size = len(rows_K) * (MAX_SCORE_BYTES + 2 * TEXT_BYTES)
     for row in rows_K:
         size += offsets_V[row + 1] - offsets_V[row]
@@ -89,7 +89,7 @@ def _encode(
 
 @inner
 def _write(out_N: Bytes, at: Integer, text_N: Bytes) -> Integer:
-    """Write a text at a position; returns where it ends."""
+    """Writes a text at a position; returns where it ends."""
     for byte in range(len(text_N)):
         out_N[at + byte] = text_N[byte]
     return at + len(text_N)
@@ -97,7 +97,7 @@ def _write(out_N: Bytes, at: Integer, text_N: Bytes) -> Integer:
 
 @inner
 def _write_score(out_N: Bytes, at: Integer, score: np.float32) -> Integer:
-    """Write a score in fixed-point notation; returns where it ends.
+    """Writes a score in fixed-point notation; returns where it ends.
 
     The score becomes a whole number of millionths, whose digits are written from the last to the
     first. Unsigned integers divide faster than signed ones.

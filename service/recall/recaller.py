@@ -1,14 +1,14 @@
 """Recall: histories → interests → candidates. START HERE.
 
 The service answers with this code and `recgpt evaluate` measures it: what is measured is what is
-served. For a batch of queries,
+served. For a batch of queries (`Recaller._recall`),
 
-1. `ItemIds` turns the ids of all histories into catalogue rows (a `QueryBatch`);
-2. the `Backend` generates interests one after another and searches the catalogue with each. The
-   hits fill the `CandidateLists`, up to a quota an interest. The best hit that is neither excluded
-   nor offered before is offered: it continues the history, and the network gives the next interest.
-   So one search serves both the candidates and the next step;
-3. lists that are still short get popular items, and `JsonEncoder` writes the answers.
+1. `ItemIds` turns the ids of all histories into catalogue rows, a `QueryBatch`;
+2. a `Backend` generates one interest after another. It searches the catalogue with each and appends
+   the hits to the `CandidateLists`, up to the interest's quota. The best hit that is neither
+   excluded nor offered before is offered: it continues the history, and the network generates the
+   next interest. So one search gives both the candidates and the next step;
+3. popular items fill the lists that are still short. `JsonEncoder` then writes the answers.
 
 Shapes: B queries, S queries with a short list, V catalogue, F popular items.
 """
@@ -35,22 +35,22 @@ from service.settings import GpuSearch
 
 
 class Backend(Protocol):
-    """Generates interests and their candidates, on one kind of machine."""
+    """Generates interests and their candidates on one kind of processor."""
 
     max_users_per_pass: int
-    """The most queries that `generate` takes at once."""
+    """The most queries in one call of `generate`."""
     preferred_batch: int
-    """The largest batch that pays under load: a larger one lets others wait longer for less."""
+    """The batch size from which on a query gets hardly cheaper, while other queries wait longer."""
 
     def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
-        """Generate the candidates of all queries with a history; other lists stay empty.
+        """Returns the candidates of all queries with a history; the other lists are empty.
 
-        Adds to the stages "model" and "search", and to "merge" what building the lists takes.
+        Counts its time towards the stages "model", "search" and "merge".
         """
 
 
 class Recaller:
-    """A loaded bundle that answers queries. `recall` is to be called from one thread."""
+    """A loaded bundle that answers queries, from one thread at a time."""
 
     def __init__(self, artifact: Artifact, backend: Backend) -> None:
         self.manifest = artifact.manifest
@@ -69,7 +69,7 @@ class Recaller:
 
     @classmethod
     def load(cls, artifacts: Path, device: str = "auto", gpu_search: GpuSearch = "product") -> Self:
-        """Load the served version under `artifacts`, or the bundle that `artifacts` is.
+        """Loads the served version under `artifacts`, or the bundle that `artifacts` is.
 
         `device` is auto, cpu, cuda or cuda:1; `gpu_search` is how a GPU searches.
         Every checksum is verified. Raises ArtifactError that names the file at fault.
@@ -81,13 +81,48 @@ class Recaller:
         return cls(artifact, CpuBackend(artifact, _load_index(artifact)))
 
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
-        """Answer a batch of queries, in order, and say how long each stage took; blocks."""
+        """Answers queries in order; returns the seconds of each stage, too."""
         times, size = StageTimes("model", "search", "merge"), self._backend.max_users_per_pass
         passes = [queries[first : first + size] for first in range(0, len(queries), size)]
         return [found for part in passes for found in self._recall(part, times)], times.seconds
 
+    def _recall(self, queries: Sequence[Query], times: StageTimes) -> list[Candidates]:
+        """Histories → interests → candidates, for as many queries as one pass takes."""
+        batch = self._look_up(queries)
+        times.lap("merge")
+        lists = self._backend.generate(batch, times)
+        self._add_popular(lists)
+        found = lists.candidates(batch)
+        times.lap("merge")
+        return found
+
+    def _look_up(self, queries: Sequence[Query]) -> QueryBatch:
+        """Returns the queries with rows in place of ids and a quota for each interest."""
+        known = self._ids.look_up([(q.history, q.exclude) for q in queries], self._max_history)
+        default, most = self.manifest.recall.interests, self.max_interests
+        share = self.manifest.recall.first_share
+        shares = [quotas(q.k, min(q.interests or default, most), share) for q in queries]
+        return QueryBatch(
+            users_B=np.array([self._user_rows.get(query.user_id, -1) for query in queries]),
+            newest=known.newest,
+            excluded=known.excluded,
+            k_B=np.array([query.k for query in queries]),
+            quotas_MB=quota_table(shares),
+            unknown_B=known.unknown_B,
+        )
+
+    def _add_popular(self, lists: CandidateLists) -> None:
+        """Back-fills lists of fewer than k candidates with popular items."""
+        missing_B = lists.k_B - lists.sizes_B
+        short_S = np.flatnonzero(missing_B)
+        if len(short_S):
+            reach = int((lists.k_B + lists.excluded.lengths_B)[short_S].max())
+            rows_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
+            scores_SF = np.zeros(rows_SF.shape, dtype=np.float32)
+            lists.append_best(short_S, scores_SF, rows_SF, missing_B[short_S], POPULAR)
+
     def recall_json(self, queries: Sequence[Query]) -> tuple[list[EncodedCandidates], StageSeconds]:
-        """`recall`, with the answers as JSON and the stage "encode"."""
+        """Answers as `recall` does, in JSON; the stages have "encode" besides."""
         answers, seconds = self.recall(queries)
         times = StageTimes("encode")
         encoded = [
@@ -107,49 +142,14 @@ class Recaller:
         return self._ids.ids_of(range(self.catalogue_size))
 
     def warm_up(self) -> None:
-        """Answer a few batches, so that everything is compiled before a user waits for it."""
+        """Answers a few batches, so that everything is compiled before a user waits for it."""
         history = self._ids.ids_of(range(min(self._max_history, self.catalogue_size)))
         for size in (1, 8):
             self.recall_json([Query("", history), Query("", [])] * size)
 
-    def _recall(self, queries: Sequence[Query], times: StageTimes) -> list[Candidates]:
-        """Histories → interests → candidates, for as many queries as one pass takes."""
-        batch = self._look_up(queries)
-        times.lap("merge")
-        lists = self._backend.generate(batch, times)
-        self._add_popular(lists)
-        found = lists.candidates(batch)
-        times.lap("merge")
-        return found
-
-    def _look_up(self, queries: Sequence[Query]) -> QueryBatch:
-        """Item and user rows in place of ids; and each interest's quota of candidates."""
-        known = self._ids.look_up([(q.history, q.exclude) for q in queries], self._max_history)
-        default, most = self.manifest.recall.interests, self.max_interests
-        share = self.manifest.recall.first_share
-        shares = [quotas(q.k, min(q.interests or default, most), share) for q in queries]
-        return QueryBatch(
-            users_B=np.array([self._user_rows.get(query.user_id, -1) for query in queries]),
-            newest=known.newest,
-            excluded=known.excluded,
-            k_B=np.array([query.k for query in queries]),
-            quotas_MB=quota_table(shares),
-            unknown_B=known.unknown_B,
-        )
-
-    def _add_popular(self, lists: CandidateLists) -> None:
-        """Back-fill lists that hold fewer than k candidates with popular items."""
-        missing_B = lists.k_B - lists.sizes_B
-        short_S = np.flatnonzero(missing_B)
-        if len(short_S):
-            reach = int((lists.k_B + lists.excluded.lengths_B)[short_S].max())
-            rows_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
-            scores_SF = np.zeros(rows_SF.shape, dtype=np.float32)
-            lists.append_best(short_S, scores_SF, rows_SF, missing_B[short_S], POPULAR)
-
 
 def _load_index(artifact: Artifact) -> ItemIndex:
-    """The index of a bundle. Raises ArtifactError if it was built from other vectors."""
+    """Loads the index of a bundle. Raises ArtifactError if it is of other item vectors."""
     try:
         index = ItemIndex.load(artifact.folder, artifact.model.items.weight.numpy())
     except ValueError as error:

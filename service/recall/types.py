@@ -1,4 +1,4 @@
-"""The questions that a recaller answers, and its answers.
+"""Queries and their answers.
 
 Front-end processes import this module, so it loads neither torch nor numba.
 """
@@ -16,17 +16,18 @@ Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.float32]
 
 DegradedReason = Literal["no_history", "unknown_items", "store_unavailable"]
-"""The reasons for which a recall gives popular items only."""
+"""The reasons why an answer holds popular items only."""
 
 StageSeconds = dict[str, float]
 """Seconds that a batch spent in each stage: "model", "search", "merge", and "encode" for JSON."""
+
 Ids = Sequence[str] | bytes
-"""Ids of items, or their msgpack array, in which form they come from the front ends."""
+"""Ids of items, or the msgpack array of them, which is what front ends send."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question for the candidates of one user; ids are the caller's own."""
+    """A request for the candidates of one user; ids are the caller's own."""
 
     user_id: str
     history: Ids  # oldest first
@@ -37,28 +38,13 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The answer to one query, best first."""
+    """The answer to one query: interest by interest, within one by falling score."""
 
     scores: Floats
     rows: Ints  # of the catalogue
     interests: Ints  # the interest that recalled each item; -1: popular back-fill
     unknown_items: int  # items of the history that the catalogue does not hold
     cold: bool  # the history has no known item: popular items only
-
-
-class StageTimes:
-    """A stopwatch for the stages of a batch; it runs from the beginning."""
-
-    def __init__(self, *stages: str) -> None:
-        """These stages count 0 seconds if the batch does not pass through them."""
-        self.seconds: StageSeconds = dict.fromkeys(stages, 0.0)
-        self._since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Count the time since the lap before, or since the start, towards a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] += now - self._since
-        self._since = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +59,27 @@ class EncodedCandidates:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """The answers to a list of queries, and the cost of the micro-batch that computed them."""
+    """The answers to a list of queries, and what the micro-batch around them took."""
 
     answers: Sequence[EncodedCandidates]
     seconds: StageSeconds  # of the whole micro-batch
     batch_size: int  # queries in the micro-batch; 0 if another result of it reports them already
     queue_seconds: float = 0.0  # that the queries waited in the engine before the batch began
+
+
+class StageTimes:
+    """A stopwatch for the stages of a batch; it starts when it is made."""
+
+    def __init__(self, *stages: str) -> None:
+        """Names the stages, which count 0 seconds until their first lap."""
+        self.seconds: StageSeconds = dict.fromkeys(stages, 0.0)
+        self._since = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """Counts the time since the lap before, or since the start, towards a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._since
+        self._since = now
 
 
 def pack_ids(ids: Ids) -> bytes:

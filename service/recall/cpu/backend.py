@@ -15,26 +15,26 @@ from service.recall.cpu.transformer import Transformer
 from service.recall.query_batch import QueryBatch, Step
 from service.recall.types import Floats, Ints, StageTimes
 
-PREFERRED_BATCH = 16  # a larger one costs hardly less a query, and lets others wait longer
-PREFERRED_BATCH_IVF = 32  # queries share inverted lists: a third cheaper than 16
+PREFERRED_BATCH = 16  # in larger ones a query is hardly cheaper, and others wait longer
+PREFERRED_BATCH_IVF = 32  # queries share inverted lists: a third cheaper than with 16
 
 
 class Searcher(Protocol):
-    """A way to search the catalogue on a CPU."""
+    """Searches the catalogue on a CPU."""
 
     def search(
         self, interests_WD: Floats, step: Step, lists: CandidateLists, times: StageTimes
     ) -> Ints:
-        """Append each query's quota of hits to its list; returns the items W to offer.
+        """Appends each query's quota of hits to its list; returns the items W to offer.
 
-        In the last step nothing is offered, and the items mean nothing.
+        The last step has no offers: what it returns is not used.
         """
 
 
 class CpuBackend:
     """See `service.recall.recaller.Backend`."""
 
-    max_users_per_pass = 64  # their states and scores fit into the caches of a CPU
+    max_users_per_pass = 64  # their states and scores fit into a CPU's caches
 
     def __init__(self, artifact: Artifact, index: ItemIndex) -> None:
         """The network computes with as many threads as torch uses now."""
@@ -62,16 +62,17 @@ class CpuBackend:
         return lists
 
     def _prefill(self, batch: QueryBatch, queries_W: Ints) -> Floats:
-        """The first interests of the queries with a history; all others hold no items."""
+        """Returns the first interests of the queries with a history."""
         items_S, offsets_B = batch.newest
+        # Cold queries have no items, so the histories of the others follow each other.
         offsets_W = np.concatenate([offsets_B[:1], offsets_B[queries_W + 1]])
         return self._network.prefill(items_S, offsets_W, batch.users_B[queries_W])
 
 
 class IndexSearcher:
-    """Search by an index of `index/`, which is asked for more hits than are wanted.
+    """Searches an index of `index/` for more hits than are needed (over-fetch).
 
-    An index does not know what a query excludes; the excluded hits are skipped afterwards.
+    The index does not know what a query excludes; excluded and listed hits are skipped afterwards.
     """
 
     def __init__(self, index: ItemIndex) -> None:
@@ -81,8 +82,9 @@ class IndexSearcher:
         self, interests_WD: Floats, step: Step, lists: CandidateLists, times: StageTimes
     ) -> Ints:
         """See `Searcher`."""
-        before_B = lists.excluded.lengths_B + step.interest  # these may be ahead of the wanted hits
-        hits = int((lists.k_B + before_B)[step.queries_W].max()) + 1
+        # At worst all excluded, listed and offered items rank first.
+        skipped_B = lists.excluded.lengths_B + step.interest
+        hits = int((lists.k_B + skipped_B)[step.queries_W].max()) + 1
         scores_WF, rows_WF = self._index.search(interests_WD, hits)
         times.lap("search")
         lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)

@@ -1,23 +1,23 @@
 """Exact search for the steps of a rollout: 8-bit scores of the whole catalogue, then a re-score.
 
-**Scores with a bound.** Vectors and interests are rounded to 8-bit integers, whose products a CPU
-computes four to eight times as fast as those of floats (`index.kernels.int8_gemm`). The error of a
-score is bounded: with q' and v' for what q and v were rounded to,
+**8-bit scores with a bound, then a re-score.** Vectors and interests are rounded to 8-bit integers,
+whose products take a CPU a fraction of the time of float products (`index.kernels.int8_gemm`). The
+error of such a score is bounded: if q and v are rounded to q' and v',
 
     |q·v - q'·v'| ≤ |q - q'| |v'| + |q| |v - v'|
 
-An item can only be among the best n if its 8-bit score is at least the n-th best minus twice that
-bound (`slack`). One or two per cent of a catalogue are left; their inner products are computed in
-floats, so that the hits are exactly those of sorting all scores. Vectors are rotated at random
-before they are rounded, which leaves inner products as they are: no vector then has a single large
-component that would make the integer steps wide for all others.
+An item can be among the best n only if its 8-bit score reaches the n-th best one minus twice that
+bound (the slack). One or two per cent of a catalogue pass; their inner products are computed in
+floats, so that the hits are exactly those of sorting all float scores. Before the rounding, vectors
+are rotated at random, which changes no inner product: otherwise a single large component of one
+vector would make the integer steps coarse for all.
 
-**Selection.** The n-th best score is not found by sorting, but by counting how many scores reach a
-threshold while the range of the threshold is halved (`index.kernels.topk`).
+**Selection by counting.** The n-th best score is found without sorting: the range of a threshold is
+halved, and the scores that reach it are counted, again and again (`index.kernels.topk`).
 
-**No over-fetch.** An index must return more hits than are wanted, because it does not know what a
-query excludes. Here the scores of excluded and listed items are overwritten by the lowest one, and
-the selection then looks for the quota only.
+**No over-fetch.** An index has to return more hits than are needed, because it does not know what a
+query excludes. Here the scores of excluded and listed items are set to the lowest value before the
+selection, which then looks for the quota only.
 
 Shapes: W queries of a step, V catalogue, P the same padded to whole blocks, D width, E the same
 padded to a multiple of four, K hits.
@@ -60,20 +60,20 @@ class Int8Catalogue(NamedTuple):
     step: float  # the value of one integer step
     max_error: float  # the largest |v - v'|
     max_length: float  # the largest |v'|, in steps
-    levels: int  # of a component of an interest, to either side of zero
-    shift: int  # bits by which products are shifted to the right, to fit into 16
+    levels: int  # of an interest's components, to either side of zero
+    shift: int  # bits to the right, so that products fit into 16 bits
 
 
 class Int8Scores(NamedTuple):
-    """The 8-bit form of the interests of a step, and the scores; memory that is used again."""
+    """The interests of a step in 8 bits, and their scores; memory that is used again."""
 
     interests_WE: NDArray[np.uint8]  # rotated
-    scores_WP: Short  # `LOW` for padding, and for what must not be found
+    scores_WP: Short  # `LOW` for padding and for items that must not be found
     slack_W: Ints  # twice the bound of the error, in units of `scores_WP`
 
     @staticmethod
-    def room(queries: int, catalogue: Int8Catalogue) -> "Int8Scores":
-        """Memory for this many queries."""
+    def allocate(queries: int, catalogue: Int8Catalogue) -> "Int8Scores":
+        """Allocates memory for this many queries."""
         items, width = len(catalogue.blocks.start_P), catalogue.blocks.items_NQ64.shape[1] * FOUR
         return Int8Scores(
             np.zeros((queries, width), np.uint8),
@@ -83,11 +83,11 @@ class Int8Scores(NamedTuple):
 
 
 class ExactSearcher:
-    """Exact search of a catalogue; see `service.recall.cpu.backend.Searcher`."""
+    """Searches a catalogue exactly; see `service.recall.cpu.backend.Searcher`."""
 
     def __init__(self, vectors_VD: Floats) -> None:
         self._catalogue = quantise(vectors_VD)
-        self._scores = Int8Scores.room(1, self._catalogue)
+        self._scores = Int8Scores.allocate(1, self._catalogue)
         self._room = Room.of(len(self._catalogue.blocks.start_P))
 
     def search(
@@ -95,7 +95,7 @@ class ExactSearcher:
     ) -> Ints:
         """See `service.recall.cpu.backend.Searcher`."""
         if len(self._scores.slack_W) < len(interests_WD):
-            self._scores = Int8Scores.room(len(interests_WD), self._catalogue)
+            self._scores = Int8Scores.allocate(len(interests_WD), self._catalogue)
         _search(self._catalogue, self._scores, self._room, interests_WD, step, lists)
         times.lap("search")
         offers_W: Ints = lists.offered_BM[step.queries_W, step.interest]
@@ -103,7 +103,7 @@ class ExactSearcher:
 
 
 def quantise(vectors_VD: Floats) -> Int8Catalogue:
-    """Round vectors of any lengths to 8 bits."""
+    """Rounds vectors, of any lengths, to 8 bits."""
     rotation_DD = _rotation(vectors_VD.shape[1])
     rotated_VD = (torch.from_numpy(vectors_VD) @ rotation_DD).numpy()
     steps_VD, step = steps_of(rotated_VD)
@@ -122,7 +122,7 @@ def quantise(vectors_VD: Floats) -> Int8Catalogue:
 
 
 def _rotation(width: int) -> Tensor:
-    """A random rotation D D, the same one every time."""
+    """Returns a random rotation D D, the same one every time."""
     drawn_DD = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
     rotation_DD: Tensor = torch.linalg.qr(drawn_DD).Q.contiguous()
     return rotation_DD
@@ -137,7 +137,7 @@ def _search(
     step: Step,
     lists: CandidateLists,
 ) -> None:
-    """Score the catalogue for all queries of a step, then extend the lists one by one."""
+    """Scores the catalogue for all queries of a step, then extends their lists one by one."""
     _score(catalogue, interests_WD, scores)
     for at in range(len(interests_WD)):
         scores_P, slack, interest_D = scores.scores_WP[at], scores.slack_W[at], interests_WD[at]
@@ -150,7 +150,7 @@ def _search(
 
 @pasted
 def _score(catalogue: Int8Catalogue, interests_WD: Floats, scores: Int8Scores) -> None:
-    """Compute the 8-bit scores of all items, and how much less than in truth they may be."""
+    """Computes the 8-bit scores of all items, and their slack."""
     queries = len(interests_WD)
     for query in range(queries):
         interest_D, interest_E = interests_WD[query], scores.interests_WE[query]
@@ -165,7 +165,7 @@ def _score(catalogue: Int8Catalogue, interests_WD: Floats, scores: Int8Scores) -
 def _quantise_interest(
     catalogue: Int8Catalogue, interest_D: Floats, interest_E: NDArray[np.uint8]
 ) -> Integer:
-    """Rotate an interest and round it to 8 bits; returns the slack of its scores."""
+    """Rotates an interest and rounds it to 8 bits; returns the slack of its scores."""
     rotated_D, zero = np.empty(len(interest_D), dtype=np.float32), catalogue.levels + 1
     np.dot(interest_D, catalogue.rotation_DD, rotated_D)
     step = whole_steps(rotated_D, catalogue.levels, interest_E)
@@ -178,7 +178,7 @@ def _quantise_interest(
     item_error = catalogue.max_error + SUM_ERROR * item_length
     error = np.sqrt(rest) * item_length + np.sqrt(square) * item_error
     unit = np.float64(step) * catalogue.step * (1 << catalogue.shift)
-    return np.int64(2 * error / unit) + 2  # the shift rounds down, and so does this
+    return np.int64(2 * error / unit) + 2  # for the rounding of the shift and of this
 
 
 @pasted
@@ -193,9 +193,10 @@ def _select(
     query: Integer,
     quota: Integer,
 ) -> Integer:
-    """Append a query's best hits to its list; returns the item to offer, NO_OFFER in the last step.
+    """Appends a query's best hits to its list; returns the item to offer.
 
-    A listed item may be offered, so the best of those is looked for before their scores go.
+    It is NO_OFFER in the last step. A listed item may be offered, so the best of them is looked for
+    before their scores are overwritten.
     """
     excluded = lists.excluded
     for at in range(excluded.offsets_B[query], excluded.offsets_B[query + 1]):
@@ -208,7 +209,7 @@ def _select(
         )
     for listed in range(lists.sizes_B[query]):
         scores_P[lists.rows_BK[query, listed]] = LOW
-    # One hit more than were offered before: one of them is then new.
+    # With one hit more than were offered before, one of them is new.
     wanted = max(quota, 0 if step.last else step.interest + 1)
     found = candidates(scores_P, wanted, slack, room)
     found_K = best_of(interest_D, vectors_VD, room.places_P[:found], wanted, room)
@@ -234,7 +235,7 @@ def _best_listed(
 ) -> tuple[Integer, Real]:
     """Returns the best listed item that was not offered and its score; NO_OFFER if there is none.
 
-    As in the search, 8-bit scores leave few items, whose inner products decide.
+    As in the search, 8-bit scores leave few items, among which the inner products decide.
     """
     best = LOW
     for listed in range(lists.sizes_B[query]):

@@ -1,8 +1,8 @@
 """The number of rows that a matrix product should take at once, measured when the service starts.
 
-A batch of tokens times a weight can be one product or several over chunks of the tokens. On some
-processors OpenBLAS has kernels for small products; on others it copies ("packs") the whole weight
-even for a dozen rows, so that chunks of one row are faster. See docs/results/bench.md.
+The tokens of a batch can be multiplied by a weight in one product, or chunk by chunk. On some
+processors OpenBLAS has kernels for small products. On others it copies ("packs") the whole weight
+even for a dozen rows, and chunks of one row are faster. See docs/results/bench.md.
 
 Shapes: N rows, D width, F width of the feed-forward layer.
 """
@@ -22,10 +22,10 @@ NEVER = 1 << 62
 
 
 class GemmChunking(NamedTuple):
-    """The faster way on this machine: chunks for small batches, one product for large ones."""
+    """The fastest way on this machine: chunks for small batches, one product for large ones."""
 
     small: int  # rows of a chunk
-    whole_from: int  # batches of this many rows are multiplied at once
+    whole_from: int  # batches of this many rows or more are one product
 
     def rows_for(self, count: int) -> int:
         """Returns the rows of a chunk for a batch of this many rows."""

@@ -1,13 +1,13 @@
 """The arithmetic of one decoder layer on a CPU; `model.network.block` is the same in torch.
 
-**Histories are not padded.** The tokens of all histories of a batch stand one after another, so
-that a matrix product computes nothing but real tokens, however different the lengths are.
-Attention, convolution and normalisation run token by token; a record for each says which tokens it
-sees.
+**Histories are not padded.** The tokens of all histories of a batch are stored one after another,
+so that a matrix product has a row for each real token and for nothing else, however much lengths
+differ. Attention, convolution and normalisation run token by token; a record for each token says
+which tokens it sees.
 
-**The KV cache** of a layer has two parts. The prefill writes the inputs, keys and values of all
-history tokens, in the same order. Each step appends one offered item to every history; these tokens
-stand in arrays of their own, a row a step, because there is no space between two histories.
+**The KV cache** of a layer has two parts. The prefill fills the first with the inputs, keys and
+values of all history tokens, in the same order. Each step appends one offered item to each history;
+as there is no space between two histories, those tokens have arrays of their own, a row a step.
 
 Shapes: B queries, S tokens of all histories, A steps (offered items a history), N any tokens, T
 tokens that one token sees, D width, E = 2 D (keys, then values), F width of the feed-forward layer,
@@ -33,7 +33,7 @@ TOKEN = np.dtype(
     [
         ("query", np.int64),  # of the batch
         ("begin", np.int64),  # the slot of the first item of its history
-        ("end", np.int64),  # behind the last history item that the token sees
+        ("end", np.int64),  # the slot after the last history item that the token sees
         ("offers", np.int64),  # offered items that it sees, itself included; 0 in a history
     ]
 )
@@ -79,7 +79,7 @@ class LayerWeights(NamedTuple):
     local_CD: Floats  # taps of the convolution, oldest first
     out_DD: Floats
     out_bias_D: Floats
-    norms_4D: Floats  # scale and shift behind attention, then behind the feed-forward layer
+    norms_4D: Floats  # scale and shift after attention, then after the feed-forward layer
     up_DF: Floats
     up_bias_F: Floats
     down_FD: Floats
@@ -153,13 +153,13 @@ def slots_of(cache: KVCache, count: Integer, offers: Integer) -> tuple[Floats, F
 
 @inner
 def set_token(token: Token, query: Integer, begin: Integer, end: Integer, offers: Integer) -> None:
-    """Fill a record; see `TOKEN`."""
+    """Fills a record; see `TOKEN`."""
     token["query"], token["begin"], token["end"], token["offers"] = query, begin, end, offers
 
 
 @inner
 def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_NE: Floats) -> None:
-    """A linear layer; each matrix product takes this many rows (`gemm_chunking`)."""
+    """Computes a linear layer; each matrix product takes this many rows (`gemm_chunking`)."""
     for first in range(0, len(x_ND), rows):
         np.dot(x_ND[first : first + rows], weight_DE, out_NE[first : first + rows])
     for token in range(len(out_NE)):
@@ -177,7 +177,7 @@ def run_layer(
     x_ND: Floats,
     out_ND: Floats,
 ) -> None:
-    """Compute a layer's outputs for some tokens, a chunk of `rows` tokens after another.
+    """Computes a layer's outputs for some tokens, in chunks of `rows` tokens.
 
     The cache must hold the keys and values of all that they see.
     """
@@ -231,7 +231,7 @@ def _attend(
     logits_T: Floats,
     out_D: Floats,
 ) -> None:
-    """Attention of one token over the history before it, the offers before it, and itself."""
+    """Computes the attention of a token over the history and offers before it, and itself."""
     query, begin, offers = token["query"], token["begin"], token["offers"]
     known = token["end"] - begin
     seen = known + offers
@@ -255,7 +255,7 @@ def _attend(
             total += logits_T[at]
         for at in range(head_width):
             out_d[at] = ZERO
-        first += width  # values stand behind keys
+        first += width  # values follow the keys
         for at in range(known):
             add(out_d, logits_T[at] / total, known_SE[begin + at, first : first + head_width])
         for at in range(offers):
@@ -267,7 +267,7 @@ def _attend(
 def _convolve(
     token: Token, inputs_SD: Floats, offers_ABD: Floats, local_CD: Floats, out_D: Floats
 ) -> None:
-    """Add the causal convolution over the token and those just before it."""
+    """Adds the causal convolution over the token and those just before it."""
     query, begin, offers = token["query"], token["begin"], token["offers"]
     taps, known = len(local_CD), token["end"] - begin
     for back in range(min(taps, known + offers)):
@@ -280,7 +280,7 @@ def _convolve(
 
 @inner
 def normalise(x_D: Floats, norm_2D: Floats, eps: Real) -> None:
-    """Layer normalisation, in place; `norm_2D` is its scale and its shift."""
+    """Normalises a layer's output in place; `norm_2D` has scale and shift."""
     width = len(x_D)
     total = square = ZERO
     for at in range(width):
@@ -302,17 +302,17 @@ def length_of(x_D: Floats) -> Real:
 
 @inner
 def add(sum_D: Floats, factor: Real, x_D: Floats) -> None:
-    """Add a multiple of a vector to another."""
+    """Adds a multiple of one vector to another."""
     for at in range(len(sum_D)):
         sum_D[at] += factor * x_D[at]
 
 
 @inner
 def gelu(x_F: Floats, bias_F: Floats) -> None:
-    """GELU of x + bias, in place.
+    """Replaces x by GELU of x + bias.
 
     The error function is evaluated by Horner's rule, with the coefficients that Eigen and XLA use
-    for float32. The C library's `erf` is a call a number, which the compiler can't vectorise.
+    for float32. The C library's `erf` takes one number a call, which cannot become a vector loop.
     """
     for at in range(len(x_F)):
         x = x_F[at] + bias_F[at]

@@ -49,7 +49,7 @@ class Embedding(NamedTuple):
     positions_ID: Floats  # without rows if attention knows distances instead
     norm_2D: Floats  # scale and shift
     max_history: int
-    unit: bool  # item vectors count by their direction alone
+    unit: bool  # only the direction of an item vector counts
 
 
 class NetworkWeights(NamedTuple):
@@ -84,7 +84,7 @@ class Transformer:
         self._user_BD: Floats
 
     def prefill(self, items_S: Ints, offsets_B: Ints, users_B: Ints) -> Floats:
-        """Read histories of 1 to `max_history` item rows each; returns the first interests B D.
+        """Reads histories of 1 to `max_history` item rows each; returns the first interests B D.
 
         History b is items_S[offsets_B[b] : offsets_B[b + 1]]. Users are rows of the user table, -1
         if unknown.
@@ -98,7 +98,7 @@ class Transformer:
         return self._extend(items_S)
 
     def step(self, items_B: Ints) -> Floats:
-        """Append one offered item to each history; returns the next interests B D."""
+        """Appends one offered item to each history; returns the next interests B D."""
         self._offers += 1
         return self._extend(items_B)
 
@@ -120,7 +120,7 @@ class Transformer:
         return interest_BD
 
     def _reserve(self, tokens: int, queries: int) -> None:
-        """Make the cache and the workspace large enough, with half as much again to grow into."""
+        """Makes cache and workspace large enough, with half as much again to grow into."""
         if tokens <= self._max_tokens and queries <= self._max_queries:
             return
         self._max_tokens = tokens = max(self._max_tokens, tokens * 3 // 2)
@@ -158,12 +158,12 @@ def _extend(
     newest_rows: Integer,
     interest_BD: Floats,
 ) -> None:
-    """Run the network over new tokens, and compute the interests behind the newest ones.
+    """Runs the network over new tokens, and computes the interests after the newest ones.
 
-    While `offers` is 0, the tokens are all items of the histories; else they are the latest offered
-    item of each history, and `offers` counts the offered items with it. Both are one function,
-    because each would take as long to compile. `rows` and `newest_rows` are those of a matrix
-    product over all tokens and over the newest ones (`gemm_chunking`).
+    If `offers` is 0, the new tokens are all items of the histories (prefill). Otherwise they are
+    the latest offered item of each history, and `offers` counts all its offered items (step). One
+    function does both, because two would take twice as long to compile. `rows` and `newest_rows`
+    are the rows of a matrix product over all new tokens and over the newest ones.
     """
     count, last = len(items_N), len(weights.layers.query_DD) - 1
     tokens_N = workspace.tokens_N[:count]
@@ -184,7 +184,7 @@ def _extend(
         if depth < last:
             out_ND, _ = slots_of(cache_at(cache, depth + 1), count, offers)
             chunk = rows
-        elif offers == 0:  # the last layer's outputs are wanted for the newest items only
+        elif offers == 0:  # the last layer computes the newest items only
             tokens_N, x_ND = _newest(workspace, offsets_B, x_ND)
         run_layer(layer, own, workspace, weights.eps, chunk, tokens_N, x_ND, out_ND)
     _scale(interest_BD, weights.interest_length)
@@ -192,7 +192,7 @@ def _extend(
 
 @inner
 def _newest(workspace: Workspace, offsets_B: Ints, x_SD: Floats) -> tuple[Tokens, Floats]:
-    """The newest token of each history, and its row of `x_SD`."""
+    """Returns the newest token of each history, and its row of `x_SD`."""
     newest_BD = workspace.newest_BD[: len(offsets_B) - 1]
     tokens_B = workspace.tokens_N[: len(newest_BD)]
     for query in range(len(newest_BD)):
@@ -213,7 +213,7 @@ def _embed(
     segment: Integer,
     out_ND: Floats,
 ) -> None:
-    """The input of the first layer; see `GPT.embed`."""
+    """Computes the input of the first layer, as `GPT.embed` does."""
     embedding = weights.embedding
     positions = len(embedding.positions_ID)
     segment_D = embedding.segments_2D[segment]
@@ -224,16 +224,16 @@ def _embed(
         for component in range(len(out_D)):
             out_D[component] = item_D[component] / length + segment_D[component] + user_D[component]
         if positions:
-            # The last item of a history stands at max_history - 1, offers behind it.
-            behind = offsets_B[token["query"] + 1] - token["end"]
-            position = embedding.max_history - 1 - behind + token["offers"]
+            # The last item of a history has the position max_history - 1; offers follow.
+            items_after = offsets_B[token["query"] + 1] - token["end"]
+            position = embedding.max_history - 1 - items_after + token["offers"]
             add(out_D, ONE, embedding.positions_ID[min(position, positions - 1)])
         normalise(out_D, embedding.norm_2D, weights.eps)
 
 
 @inner
 def _scale(vectors_ND: Floats, length: Real) -> None:
-    """Give all vectors this length; 0 leaves them as they are."""
+    """Gives all vectors this length; 0 leaves them as they are."""
     if length > 0:
         for at in range(len(vectors_ND)):
             factor = np.float32(length) / length_of(vectors_ND[at])
@@ -242,7 +242,7 @@ def _scale(vectors_ND: Floats, length: Real) -> None:
 
 
 def network_weights(model: GPT) -> NetworkWeights:
-    """The weights of a model on the CPU, in the layout of the compiled code.
+    """Returns the weights of a model on the CPU, in the layout of the compiled code.
 
     The item table is not copied: for a large catalogue it is a file mapped into memory.
     """
