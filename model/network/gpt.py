@@ -13,7 +13,7 @@ depth-wise convolution beside it sees the newest items in their order. A sample 
 anywhere, and one pass over a whole history sees every prefix as if it stood alone.
 Items and interests are unit vectors, so that an inner product is a cosine.
 
-Source: METHOD section 1 (arXiv 2404.08675). The low-rank user table, its dropout to a shared
+Source: docs/method.md, section 1. The low-rank user table, its dropout to a shared
 unknown user, relative positions (as in T5), the convolution and the cosine are our own choices.
 """
 

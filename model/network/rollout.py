@@ -1,4 +1,4 @@
-"""From a history to several interests, one after another (METHOD section 4).
+"""From a history to several interests, one after another (docs/method.md, section 4).
 
 Shapes: B batch, L length, M interests, D width, K items found per interest.
 """

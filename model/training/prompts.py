@@ -1,4 +1,6 @@
-"""The prompt builder: sequences that hold offers the model itself generated (METHOD section 3).
+"""The prompt builder: sequences that hold offers the model itself generated.
+
+Source: docs/method.md, section 3.
 
 Two forms, one function each. Both take the samples of a batch and the current model, and return
 sequences in which offers carry the segment OFFER, with the user's true next items as targets.

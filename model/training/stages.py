@@ -1,4 +1,4 @@
-"""The two stages of training: pre-training and prompt-tuning (METHOD sections 2 and 3)."""
+"""The two stages of training: pre-training and prompt-tuning (docs/method.md, 2 and 3)."""
 
 from collections.abc import Callable
 
