@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGURATION = {".cff", ".cfg", ".html", ".toml", ".yaml", ".yml", ""}
+CONFIGURATION = {".cff", ".cfg", ".toml", ".yaml", ".yml", ""}
 
 HEADLESS = "docstring without a head"
 RULES = {

@@ -189,6 +189,17 @@ def test_image_gets_the_whole_project_and_nothing_else() -> None:
     assert {"README.md", "pyproject.toml", "LICENSE"} <= set(kept)
 
 
+def test_every_file_of_a_package_is_installed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packed = setuptools["package-data"]
+    for package in (name.removesuffix("*") for name in setuptools["packages"]["find"]["include"]):
+        patterns = packed["*"] + packed.get(package, [])
+        for file in (ROOT / package).rglob("*"):
+            if file.is_file() and file.suffix not in (".py", ".pyc"):
+                name = file.relative_to(ROOT / package)
+                assert any(name.match(pattern) for pattern in patterns), file
+
+
 def container_environment(name: str) -> dict[str, str]:
     words = " ".join(arguments(stage_of(SERVICES[name]), "ENV")).split()
     return dict(word.split("=", 1) for word in words) | SERVICES[name]["environment"]
