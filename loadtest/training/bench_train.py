@@ -37,6 +37,7 @@ from safetensors import safe_open
 from loadtest.environment import environment
 from loadtest.quality.bench_quality import FILES, published_data, recgpt
 from loadtest.results import put_between_marks
+from loadtest.training import ablate
 from model.data.dataset import Dataset, Split, test_split, validation_split
 from model.evaluation.metrics import ndcg, ranking_figures, ranks
 from model.files import write_json
@@ -150,12 +151,18 @@ def compare(ours: Curve, peer: Curve) -> dict[str, Any]:
     return epochs | {"to_target": targets, "curves": {"ours": ours, "peer": peer}}
 
 
+def prepared(options: argparse.Namespace, folder: Path) -> Path:
+    """Returns the folder of Beauty as a data set; prepares it under `folder` if none is given."""
+    if options.data:
+        return Path(options.data)
+    source, data = options.source / FILES["Beauty"], folder / "data"
+    recgpt("data prepare", "--input", source, "--format", "lines", "--out", data)
+    return data
+
+
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train both at once, each in a folder of its own under `folder`; the comparison."""
-    data = options.data or folder / "data"
-    if not options.data:
-        source = options.source / FILES["Beauty"]
-        recgpt("data prepare", "--input", source, "--format", "lines", "--out", data)
+    data = prepared(options, folder)
     dataset = Dataset.load(data)
     split = validation_split(dataset)
     given = ["--data", str(data.resolve()), "--seed", str(options.seed)]
@@ -234,10 +241,21 @@ def draw(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def write_ablation(result: dict[str, Any], out: Path) -> None:
+    """Writes training-ablation.json and its table in training.md."""
+    write_json(out / "training-ablation.json", result)
+    put_between_marks(out / "training.md", ablate.MARK, ablate.table(result))
+    print(ablate.table(result))
+
+
 def main() -> None:
-    """Run both, then write training.json, training.png and the table in training.md."""
+    """Writes training.json, training.png and a table in training.md; or those of the ablation."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--peer-python", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--peer-python", type=Path, help="interpreter that has RecBole")
+    what.add_argument(
+        "--ablate", action="store_true", help="time the hand-written parts against torch's own"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--source", type=Path, default=published_data())
     parser.add_argument("--data", type=Path, help="Beauty, prepared already")
@@ -246,12 +264,17 @@ def main() -> None:
     parser.add_argument("--our-epochs", type=int, default=6)
     parser.add_argument("--cores", type=int, nargs=2, default=(0, 1), help="ours, the peer's")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=60, help="of each variant of the ablation")
     options = parser.parse_args()
     if not options.data and not (options.source / FILES["Beauty"]).exists():
         print(f"skipped: there is no {FILES['Beauty']} in {options.source} (S3-Rec's file)")
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.keep or Path(scratch)).resolve()
+        if options.ablate:
+            found = ablate.measure(prepared(options, folder), folder, options.steps)
+            write_ablation(found | environment(), options.out)
+            return
         result = measure(options, folder) | environment()
     write_json(options.out / "training.json", result)
     draw(result, options.out / "training.png")
