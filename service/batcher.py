@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 STORE_PAUSE = 0.5  # seconds between two attempts to reach a store that failed
 
 
+class WorkerLost(Exception):
+    """A worker ended while it computed a micro-batch, and so did the one that was asked again."""
+
+
 class Worker(Protocol):
     """Computes micro-batches."""
 
@@ -43,7 +47,7 @@ class Worker(Protocol):
         """Prepares for micro-batches; called on the event loop."""
 
     async def recall(self, queries: Sequence[Query]) -> BatchResult:
-        """Answers the queries, in order. May raise any exception."""
+        """Answers the queries, in order. Raises WorkerLost, or any other exception."""
 
     async def close(self) -> None:
         """Releases what it holds; no further call comes."""
@@ -273,6 +277,11 @@ class Batcher:
     async def _answer(self, batch: Sequence[Waiting]) -> None:
         try:
             computed = await self._worker.recall([waiting.query for waiting in batch])
+        except WorkerLost as error:  # each query may be the cause: none is asked once more
+            log.error("a batch of %d failed: %s", len(batch), error)
+            for waiting in batch:
+                waiting.fail(ServiceError(f"the recall failed: {error}"))
+            return
         except Exception:
             log.exception("a batch of %d failed", len(batch))
             if len(batch) > 1:  # one bad query must not fail its neighbours

@@ -41,14 +41,20 @@ class ServeSettings(BaseModel, frozen=True):
     history_limit: int = Field(
         1000, ge=1, le=100_000, description="newest items of a user that are kept and read"
     )
-    max_batch: int = Field(
-        16,
+    max_batch: int | None = Field(
+        None,
         ge=1,
         le=4096,
-        description="most recalls in one batch; 32 for lists, 256 on a GPU",
+        description="most recalls in one batch (default: 16, 32 with lists, 256 on a GPU)",
     )
     queue_limit: int = Field(1024, ge=1, description="recalls that may wait; above: 429")
     deadline_ms: int = Field(1000, ge=1, description="a recall that waits longer gets 504")
+    engine_patience_ms: int = Field(
+        2000,
+        ge=1000,
+        description="an engine that does not respond for this time is killed and replaced; it must "
+        "be longer than the slowest batch",
+    )
     body_limit: int = Field(4 << 20, ge=1024, description="largest request body in bytes")
     store_connections: int = Field(8, ge=1, le=1000, description="connections to Redis")
     store_timeout_ms: int = Field(200, ge=1, description="longest wait for Redis")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
+from service.http.metadata import ServedBundle
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 
 
@@ -17,12 +18,18 @@ class Answers(Protocol):
 
 
 class InProcessWorker:
-    """Runs a Recaller, or a stand-in for one, in a thread; one micro-batch at a time."""
+    """Runs a Recaller, or a stand-in for one, in a thread; one micro-batch at a time.
+
+    It is an `Engine` to the HTTP operations, too.
+    """
 
     ahead = 0
 
-    def __init__(self, recaller: Answers, max_batch: int = 16) -> None:
+    def __init__(
+        self, recaller: Answers, max_batch: int = 16, bundle: ServedBundle | None = None
+    ) -> None:
         self.max_batch = max_batch
+        self.bundle = bundle
         self._recaller = recaller
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recall")
 
@@ -38,3 +45,9 @@ class InProcessWorker:
 
     async def close(self) -> None:
         self._thread.shutdown()
+
+    def problem(self) -> str:
+        return "" if self.bundle else "the engine is starting"
+
+    def alive(self) -> bool:
+        return True

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
+import psutil
 from redis_server import free_port
 
 START_SECONDS = 300.0  # a start compiles for 15 s on an idle core, longer beside other work
@@ -28,18 +29,38 @@ class Service:
             self.process = subprocess.Popen(command, stderr=log, env=os.environ | environment)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
-    def wait_until_up(self) -> None:
-        """Returns when it answers; raises AssertionError if it ends or takes too long."""
+    def wait_until_ready(self) -> None:
+        """Returns when it can answer recalls."""
+        self.wait_until(lambda: self.client.get("/readyz").status_code == 200)
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Returns when the condition holds. Raises AssertionError if it takes too long."""
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up:
             if self.process.poll() is not None:
                 raise AssertionError(f"the service ended: {self.log.read_text()}")
-            try:
-                if self.client.get("/healthz").status_code == 200:
+            with suppress(httpx.TransportError):
+                if condition():
                     return
-            except httpx.TransportError:
-                time.sleep(0.1)
-        raise AssertionError(f"the service does not answer: {self.log.read_text()}")
+            time.sleep(0.05)
+        raise AssertionError(f"waited in vain: {self.log.read_text()}")
+
+    def engine(self) -> psutil.Process:
+        """The engine process."""
+        (engine,) = self._children("service.processes.engine_process")
+        return engine
+
+    def front_ends(self) -> list[psutil.Process]:
+        """The front-end processes."""
+        return self._children("service.processes.frontend")
+
+    def _children(self, module: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            with suppress(psutil.NoSuchProcess):
+                if module in child.cmdline():
+                    found.append(child)
+        return found
 
     def recall(self, **body: object) -> dict[str, object]:
         answer = self.client.post("/recall", json=body)
@@ -64,7 +85,7 @@ class Service:
 def service(artifacts: Path, store: str, folder: Path, **environment: str) -> Iterator[Service]:
     running = Service(artifacts, store, folder, **environment)
     try:
-        running.wait_until_up()
+        running.wait_until_ready()
         yield running
     finally:
         running.client.close()

@@ -27,7 +27,7 @@ REPORTS = {"PIL", "jinja2", "matplotlib", "tensorboard"}
     [
         ("service.processes.frontend", COMPUTING | REPORTS),
         ("service.recall.types", COMPUTING | REPORTS | {"fastapi", "polars"}),
-        ("service.server", REPORTS),
+        ("service.server", COMPUTING | REPORTS | {"fastapi", "numpy", "polars", "uvicorn"}),
     ],
 )
 def test_a_module_does_not_load(module: str, unwanted: set[str]) -> None:

@@ -16,10 +16,10 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.batcher import Batcher, Worker
+from service.batcher import Batcher
 from service.errors import ServiceError
 from service.history.store import HistoryStore, StoreUnavailable
-from service.http.metadata import ServedBundle
+from service.http.engine import Engine
 from service.http.middleware import Observed
 from service.http.problems import Problem, error_responses
 from service.http.routes import Routes
@@ -73,26 +73,23 @@ class RecallApp(FastAPI):
 
 def create_app(
     settings: ServeSettings,
-    worker: Worker,
-    bundle: ServedBundle,
+    engine: Engine,
     store: HistoryStore,
     metrics: Metrics | None = None,
 ) -> RecallApp:
-    """Returns the application around a worker, its bundle and an opened store.
+    """Returns the application around an engine and an opened store.
 
     The application closes the store when it ends.
     """
     metrics = metrics or Metrics()
-    metrics.version = bundle.version
-    batcher = Batcher(worker, store, metrics, settings)
+    batcher = Batcher(engine, store, metrics, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await worker.start()
+        await engine.start()
         batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
             await store.ping()
-        log.info("ready to serve", extra={"version": bundle.version})
         yield
         await batcher.drain()
         await store.close()
@@ -107,7 +104,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    _route(app, Routes(settings, bundle, batcher, store, metrics))
+    _route(app, Routes(settings, engine, batcher, store, metrics))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -28,6 +28,7 @@ from service.errors import (
     UnsupportedEncoding,
 )
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
+from service.http.engine import Engine
 from service.http.metadata import ServedBundle
 from service.http.problems import (
     MAX_LISTED,
@@ -69,17 +70,16 @@ class Routes:
     def __init__(
         self,
         settings: ServeSettings,
-        bundle: ServedBundle,
+        engine: Engine,
         batcher: Batcher,
         store: HistoryStore,
         metrics: Metrics,
     ) -> None:
         self._settings = settings
-        self._bundle = bundle
+        self._engine = engine
         self._batcher = batcher
         self._store = store
         self._metrics = metrics
-        self._version = to_json(bundle.version)
         self._logged_problem = ""
 
     def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
@@ -98,18 +98,18 @@ class Routes:
     async def recall(self, request: Request) -> Response:
         """Generates several interests from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
-        self._check_interests([body])
+        bundle = self._served([body])
         answer = await _while_connected(request, self._recall(body))
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
-        return _json(self._result(request, body, answer), {"server-timing": timing})
+        return _json(_result(request, body, answer, bundle), {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
         body = await self._body(request, BatchRequest)
-        self._check_interests(body.requests)
+        bundle = self._served(body.requests)
         answers = await _while_connected(request, self._recall_all(body.requests))
         results = [
-            self._result(request, one, answer)
+            _result(request, one, answer, bundle)
             for one, answer in zip(body.requests, answers, strict=True)
         ]
         return _json(b'{"results":[%b]}' % b",".join(results))
@@ -138,7 +138,9 @@ class Routes:
     async def healthz(self) -> Response:
         """Answers 200 while the process works; restart it when it answers anything else."""
         if not self._batcher.alive():
-            raise NotReady("a task of the service has ended: restart it")
+            raise NotReady("a task of this process has ended: restart the service")
+        if not self._engine.alive():
+            raise NotReady("no engine has answered for too long: restart the service")
         return _json(b'{"alive":true}')
 
     async def readyz(
@@ -151,7 +153,7 @@ class Routes:
         store is answered 503. A load balancer should ask without it: recalls are answered without
         a store too, and a moment without Redis must not take every replica out of rotation.
         """
-        self._check_ready()
+        bundle = self._check_ready()
         available = await self._store_answers(None if strict else PROBE_SECONDS)
         if strict and not available:
             raise NotReady(
@@ -160,13 +162,14 @@ class Routes:
             )
         ready = Ready(
             ready=True,
-            version=self._bundle.version,
+            version=bundle.version,
             store="available" if available else "unavailable",
         )
         return _json(to_json(ready))
 
     async def metrics(self) -> Response:
         """Answers with the metrics of all processes of the service, for Prometheus."""
+        self._metrics.version = self._engine.bundle.version if self._engine.bundle else ""
         self._metrics.ready = not self._process_problem() and await self._store_answers()
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
 
@@ -215,22 +218,26 @@ class Routes:
             raise HistoryUnusable(f"{first[0].where}: {first[0].problem}", first)
         return errors
 
-    def _check_ready(self) -> None:
-        """Raises NotReady if this process cannot answer recalls, and logs when that changes."""
+    def _check_ready(self) -> ServedBundle:
+        """Returns the served bundle. Raises NotReady if this process cannot answer recalls.
+
+        Logs when that changes.
+        """
         problem = self._process_problem()
         if problem != self._logged_problem:
             self._logged_problem = problem
             log.warning("not ready: %s", problem) if problem else log.info("ready again")
-        if problem:
+        if problem or not self._engine.bundle:
             raise NotReady(problem)
+        return self._engine.bundle
 
     def _process_problem(self) -> str:
         """Returns why this process cannot answer recalls; empty if it can."""
         if self._batcher.draining:
             return "the service is draining: ask another instance"
         if not self._batcher.alive():
-            return "a task of the service has not started, or has ended"
-        return ""
+            return "a task of this process has not started, or has ended"
+        return self._engine.problem()
 
     async def _store_answers(self, seconds: float | None = None) -> bool:
         """Returns whether histories can be read, and within this time. The store logs why not."""
@@ -279,25 +286,31 @@ class Routes:
             for recall in recalls:
                 recall.cancel()
 
-    def _check_interests(self, requests: list[RecallRequest]) -> None:
-        limit = self._bundle.max_interests
+    def _served(self, requests: list[RecallRequest]) -> ServedBundle:
+        """Returns the bundle that will answer. Raises NotReady, or Invalid if it cannot."""
+        bundle = self._engine.bundle
+        if not bundle:
+            raise NotReady(self._engine.problem())
+        limit = bundle.max_interests
         if any((request.interests or 0) > limit for request in requests):
             raise Invalid(f"interests: this bundle generates at most {limit}")
+        return bundle
 
-    def _result(self, request: Request, body: RecallRequest, answer: Answer) -> bytes:
-        """Returns a `RecallResponse` in JSON. Nothing that is put between quotes needs escapes."""
-        found, reason = answer.found, answer.degraded_reason
-        return (
-            b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
-            b'"unknown_items":%d}'
-        ) % (
-            request.scope["state"]["request_id"].encode(),
-            self._version,
-            self._bundle.metadata.added_to(found) if body.with_metadata else found.json,
-            b"true" if reason else b"false",
-            b'"%b"' % reason.encode() if reason else b"null",
-            found.unknown_items,
-        )
+
+def _result(request: Request, body: RecallRequest, answer: Answer, bundle: ServedBundle) -> bytes:
+    """Returns a `RecallResponse` in JSON. Nothing that is put between quotes needs escapes."""
+    found, reason = answer.found, answer.degraded_reason
+    return (
+        b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
+        b'"unknown_items":%d}'
+    ) % (
+        request.scope["state"]["request_id"].encode(),
+        to_json(bundle.version),
+        bundle.metadata.added_to(found) if body.with_metadata else found.json,
+        b"true" if reason else b"false",
+        b'"%b"' % reason.encode() if reason else b"null",
+        found.unknown_items,
+    )
 
 
 def _check_encoding(request: Request) -> None:

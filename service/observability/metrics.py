@@ -11,6 +11,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import generate_latest
 
+from service.observability.service_status import ServiceStatus
 from service.observability.shared_counters import Counter, CounterMemory, Gauge, Histogram
 from service.recall.types import DegradedReason
 
@@ -66,8 +67,11 @@ FAILURES = (
 class Metrics:
     """The metrics of the service, over all processes that share the counters' memory."""
 
-    def __init__(self, memory: CounterMemory | None = None) -> None:
+    def __init__(
+        self, memory: CounterMemory | None = None, engine: ServiceStatus | None = None
+    ) -> None:
         memory = memory or CounterMemory()
+        self._engine = engine or ServiceStatus()
         self.stage_seconds = {stage: Histogram(memory, SECONDS) for stage in STAGES}
         self.request_seconds = {route: Histogram(memory, SECONDS) for route in ROUTES}
         self.batch_size = Histogram(memory, SIZES)
@@ -79,7 +83,7 @@ class Metrics:
         self._events = Counter(memory, EVENT_TYPES)
         self.refused_events = Counter(memory, STORE_PROBLEMS)
         self.queue_length = Gauge(memory)
-        self.version = ""  # of the loaded bundle
+        self.version = ""  # of the loaded bundle; empty before it is known
         self.ready = False
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -125,10 +129,13 @@ class Metrics:
         yield _counter("recgpt_refused_events", about, self.refused_events, "reason")
         about = "Recalls that no batch has taken yet"
         yield GaugeMetricFamily("recgpt_queue_length", about, self.queue_length.total())
+        about = "Engines that were started in place of one that ended or hung"
+        yield CounterMetricFamily("recgpt_engine_restarts", about, self._engine.restarts)
         artifact = GaugeMetricFamily(
             "recgpt_artifact_info", "Version of the loaded bundle", labels=["version"]
         )
-        artifact.add_metric([self.version], 1)
+        if self.version:
+            artifact.add_metric([self.version], 1)
         yield artifact
         about = "1 if recalls are answered in full"
         yield GaugeMetricFamily("recgpt_ready", about, float(self.ready))

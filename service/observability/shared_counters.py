@@ -3,17 +3,12 @@
 Every process owns a row of numbers and writes to no other; a reader sums the column of a number
 over all rows. So no process locks or waits for another, a count costs a fraction of a microsecond,
 and it survives the process that made it. Only one thread of a process may count.
-
-Shapes: R processes (rows), S numbers of each.
 """
 
 import mmap
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate, product
-
-import numpy as np
-from numpy.typing import NDArray
 
 SLOTS = 1024
 """Numbers of a process."""
@@ -23,14 +18,13 @@ ROW_BYTES = SLOTS * 8
 class Slots:
     """Some numbers of this process, beside the same numbers of the other processes."""
 
-    def __init__(self, own: "memoryview[float]", all_RS: NDArray[np.float64]) -> None:
+    def __init__(self, own: "memoryview[float]", rows: "Sequence[memoryview[float]]") -> None:
         self.own = own
-        self._all_RS = all_RS
+        self._rows = rows
 
     def total(self) -> list[float]:
         """Returns the sum of each number over all processes."""
-        sums: list[float] = self._all_RS.sum(axis=0).tolist()
-        return sums
+        return [sum(column) for column in zip(*self._rows, strict=True)]
 
 
 class CounterMemory:
@@ -38,9 +32,9 @@ class CounterMemory:
 
     def __init__(self, file: int = -1, rows: int = 1, row: int = 0) -> None:
         """Maps an open file of `rows` times ROW_BYTES; -1 maps memory of this process only."""
-        memory = mmap.mmap(file, rows * ROW_BYTES)
-        self._own = memoryview(memory).cast("d")[row * SLOTS : (row + 1) * SLOTS]
-        self._all_RS = np.frombuffer(memory).reshape(rows, SLOTS)
+        memory = memoryview(mmap.mmap(file, rows * ROW_BYTES)).cast("d")
+        self._rows = [memory[begin : begin + SLOTS] for begin in range(0, len(memory), SLOTS)]
+        self._own = self._rows[row]
         self._allocated = 0
 
     def allocate(self, count: int) -> Slots:
@@ -48,7 +42,7 @@ class CounterMemory:
         begin, self._allocated = self._allocated, self._allocated + count
         assert self._allocated <= SLOTS, "raise SLOTS"
         columns = slice(begin, self._allocated)
-        return Slots(self._own[columns], self._all_RS[:, columns])
+        return Slots(self._own[columns], [row[columns] for row in self._rows])
 
 
 class Gauge:

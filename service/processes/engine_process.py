@@ -1,192 +1,244 @@
-"""The engine's process: owns model and index, starts front ends, and answers what they ask.
+"""The engine process: it owns network, vectors and index, and answers what front ends ask.
 
     client ─HTTP─► front end ─┐
-                              ├─ local sockets ─► one batch of all that waits ─► Recaller
+                              ├─ local stream sockets ─► EngineLoop ─► Recaller
     client ─HTTP─► front end ─┘
 
-A front end that dies is started again. When this process ends, however it does, they end too.
+The supervisor starts it, with the socket that it listens on, and replaces it if it ends or hangs.
 """
 
 import logging
-import os
 import selectors
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
-from service.observability.shared_counters import ROW_BYTES
-from service.processes.frontend import FrontEndConfig
-from service.processes.messages import Frames, answer, failure, read_question
+import faiss
+import torch
+
+from index.kernels.code_cache import log_compiled
+from service.observability.logs import configure_logs
+from service.observability.service_status import ServiceStatus
+from service.processes.child import EngineConfig, Supervision, freeze_loaded
+from service.processes.messages import (
+    FrameReader,
+    Greeting,
+    decode_question,
+    encode_failure,
+    encode_greeting,
+    encode_result,
+)
 from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, Query
-from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 5.0  # seconds for a front end to take an answer, or to end after it hung up
+IDLE_SECONDS = 0.25
+"""Longest turn of an idle loop; the heartbeat is of every turn."""
+RECEIVE_BYTES = 1 << 20
 
 
 @dataclass(eq=False, slots=True)
-class _FrontEnd:
-    row: int
-    process: subprocess.Popen[bytes]
+class FrontEnd:
+    """A front end as the engine sees it."""
+
     connection: socket.socket
-    frames: Frames = field(default_factory=Frames)
-    greeted: bool = False
+    frames: FrameReader = field(default_factory=FrameReader)
+    unsent: bytearray = field(default_factory=bytearray)
+    """Answers for which its socket had no room; `EngineLoop` sends them when it has."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    front_end: _FrontEnd
+class Question:
+    """A micro-batch of a front end that waits to be computed."""
+
+    front_end: FrontEnd
     queries: list[Query]
     since: float
 
 
-class Hub:
-    """Front ends around a Recaller."""
+class EngineLoop:
+    """Computes all that waits as one batch, one batch after another.
+
+    Front ends send micro-batches, because a read of the store and a message are shared by the
+    recalls in them. The loop joins the micro-batches of all front ends, because a computation for
+    16 queries takes little longer than for one. It never waits for a front end, so that one that
+    hangs does not hold up the others, nor the heartbeat.
+    """
 
     def __init__(
-        self, settings: ServeSettings, recaller: Recaller, listeners: Sequence[socket.socket]
+        self, recaller: Recaller, greeting: Greeting, listener: socket.socket, status: ServiceStatus
     ) -> None:
-        """A listening socket for each front end, which the next one there inherits too."""
-        self._settings = settings
         self._recaller = recaller
-        self._listeners = listeners
-        self._board = tempfile.TemporaryFile()  # noqa: SIM115 — open as long as this process
-        os.truncate(self._board.fileno(), settings.http_workers * ROW_BYTES)
+        self._greeting = greeting
+        self._status = status
+        self._listener = listener
+        self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        self._front_ends: set[_FrontEnd] = set()
-        self._asked: deque[_Question] = deque()
-        self._draining = False
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._waiting: deque[Question] = deque()
 
     def run(self) -> None:
-        """Answer until SIGTERM or SIGINT and until the front ends have drained.
+        """Answers until SIGTERM ends the process."""
+        while True:
+            self.turn(IDLE_SECONDS)
 
-        Raises ChildProcessError where a front end can't be started.
-        """
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, self._drain)
+    def close(self) -> None:
+        """Hangs up, and listens no more."""
+        for key in list(self._selector.get_map().values()):
+            key.fileobj.close()  # type: ignore[union-attr]
+        self._selector.close()
+
+    def turn(self, seconds: float) -> None:
+        """Beats, receives, and computes a batch; waits if there is none, up to this time."""
+        self._status.beat()
+        self._receive(0 if self._waiting else seconds)
+        if self._waiting:
+            self._compute(self._next_batch())
+
+    def _receive(self, timeout: float) -> None:
+        for key, events in self._selector.select(timeout):
+            if key.fileobj is self._listener:
+                self._accept()
+                continue
+            front_end: FrontEnd = key.data
+            if events & selectors.EVENT_WRITE:
+                self._flush(front_end)
+            if events & selectors.EVENT_READ:
+                self._read(front_end)
+
+    def _accept(self) -> None:
         try:
-            for row in range(self._settings.http_workers):
-                self._start(row)
-            while self._front_ends:
-                self._listen(timeout=0 if self._asked else None)
-                if self._asked:
-                    self._answer(self._batch())
-        finally:
-            for front_end in self._front_ends:
-                front_end.process.kill()
+            connection, _ = self._listener.accept()
+        except OSError:  # it has ended already
+            return
+        connection.setblocking(False)
+        front_end = FrontEnd(connection)
+        self._selector.register(connection, selectors.EVENT_READ, front_end)
+        self._send(front_end, encode_greeting(self._greeting))
 
-    def _drain(self, *_: object) -> None:
-        self._draining = True
-        for front_end in self._front_ends:
-            front_end.process.terminate()
+    def _read(self, front_end: FrontEnd) -> None:
+        if front_end.connection.fileno() == -1:
+            return
+        try:
+            data = front_end.connection.recv(RECEIVE_BYTES)
+        except OSError:
+            data = b""
+        if not data:
+            self._disconnect(front_end)
+            return
+        now = time.perf_counter()
+        for body in front_end.frames.feed(data):
+            self._waiting.append(Question(front_end, decode_question(body), now))
 
-    def _start(self, row: int) -> None:
-        ours, theirs = socket.socketpair()
-        ours.settimeout(PATIENCE)
-        config = FrontEndConfig(
-            settings=self._settings,
-            bundle=self._recaller.bundle.absolute(),
-            version=self._recaller.version,
-            max_interests=self._recaller.max_interests,
-            listener=self._listeners[row].fileno(),
-            connection=theirs.fileno(),
-            board=self._board.fileno(),
-            row=row,
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service.processes.frontend"],
-            stdin=subprocess.PIPE,  # the store's URL may hold a password: no argument
-            pass_fds=(config.listener, config.connection, config.board),
-            start_new_session=True,  # Ctrl-C is for this process, which tells them
-        )
-        assert process.stdin
-        with theirs, process.stdin as pipe:
-            pipe.write(config.model_dump_json().encode())
-        front_end = _FrontEnd(row, process, ours)
-        self._front_ends.add(front_end)
-        self._selector.register(ours, selectors.EVENT_READ, front_end)
-        if self._draining:  # the signal came meanwhile
-            process.terminate()
-
-    def _listen(self, timeout: float | None) -> None:
-        """Take in what was asked; wait where nothing was."""
-        for key, _ in self._selector.select(timeout):
-            front_end: _FrontEnd = key.data
-            try:
-                data = front_end.connection.recv(1 << 20)
-            except OSError:
-                data = b""
-            if not data:
-                self._ended(front_end)
-            for body in front_end.frames.feed(data):
-                front_end.greeted = True
-                if queries := read_question(body):
-                    self._asked.append(_Question(front_end, queries, time.perf_counter()))
-
-    def _ended(self, front_end: _FrontEnd) -> None:
-        """Its process has ended, or does: start another one, unless all are to end."""
-        self._front_ends.remove(front_end)
+    def _disconnect(self, front_end: FrontEnd) -> None:
+        """Forgets a front end that has ended, and what it asked."""
         self._selector.unregister(front_end.connection)
         front_end.connection.close()
-        try:
-            status = front_end.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            front_end.process.kill()
-            status = front_end.process.wait()
-        if self._draining:
-            return
-        if not front_end.greeted:
-            raise ChildProcessError(f"a front end could not start (status {status}): see above")
-        log.error("a front end ended and is started again", extra={"status": status})
-        self._start(front_end.row)
+        self._waiting = deque(q for q in self._waiting if q.front_end is not front_end)
 
-    def _batch(self) -> list[_Question]:
-        """What waits, up to the largest batch."""
-        batch = [self._asked.popleft()]
-        room = self._settings.max_batch - len(batch[0].queries)
-        while self._asked and len(self._asked[0].queries) <= room:
-            batch.append(self._asked.popleft())
+    def _next_batch(self) -> list[Question]:
+        """Takes the oldest questions, as many as one batch holds."""
+        batch = [self._waiting.popleft()]
+        room = self._greeting.max_batch - len(batch[0].queries)
+        while self._waiting and len(self._waiting[0].queries) <= room:
+            batch.append(self._waiting.popleft())
             room -= len(batch[-1].queries)
         return batch
 
-    def _answer(self, batch: Sequence[_Question]) -> None:
+    def _compute(self, batch: Sequence[Question]) -> None:
         started = time.perf_counter()
         try:
             queries = [query for question in batch for query in question.queries]
-            found, seconds = self._recaller.recall_json(queries)
+            answers, seconds = self._recaller.recall_json(queries)
         except Exception:
             if len(batch) > 1:  # one bad query must not fail another front end's
                 for question in batch:
-                    self._answer([question])
+                    self._compute([question])
                 return
             log.exception("a batch of %d failed", len(batch[0].queries))
-            _reply(batch[0].front_end, None)
+            self._send(batch[0].front_end, encode_failure())
             return
         begin = 0
         for question in batch:
             end = begin + len(question.queries)
-            told = 0 if begin else len(queries)
-            waited = started - question.since
-            _reply(question.front_end, BatchResult(found[begin:end], seconds, told, waited))
+            size = 0 if begin else len(queries)
+            result = BatchResult(answers[begin:end], seconds, size, started - question.since)
+            self._reply(question.front_end, result)
             begin = end
 
+    def _reply(self, front_end: FrontEnd, result: BatchResult) -> None:
+        try:
+            frame = encode_result(result)
+        except ValueError:
+            log.exception("an answer was not sent")
+            frame = encode_failure()  # the front end asks for one recall after the other then
+        self._send(front_end, frame)
 
-def _reply(front_end: _FrontEnd, computed: BatchResult | None) -> None:
-    """Send; one that does not listen is ended, which `Hub._listen` will see."""
+    def _send(self, front_end: FrontEnd, frame: bytes) -> None:
+        """Sends as much as the socket has room for now; `_flush` sends the rest."""
+        if front_end.connection.fileno() == -1:  # it ended while its batch was computed
+            return
+        if front_end.unsent:
+            front_end.unsent += frame
+            return
+        sent = self._write(front_end, frame)
+        if sent < len(frame):
+            front_end.unsent += frame[sent:]
+            both = selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._selector.modify(front_end.connection, both, front_end)
+
+    def _flush(self, front_end: FrontEnd) -> None:
+        del front_end.unsent[: self._write(front_end, front_end.unsent)]
+        if not front_end.unsent and front_end.connection.fileno() != -1:
+            self._selector.modify(front_end.connection, selectors.EVENT_READ, front_end)
+
+    def _write(self, front_end: FrontEnd, data: bytes | bytearray) -> int:
+        """Returns the number of bytes that are done with."""
+        try:
+            return front_end.connection.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._disconnect(front_end)
+            return len(data)
+
+
+def load(config: EngineConfig) -> tuple[Recaller, Greeting]:
+    """Loads the served bundle and computes its first, slow batches.
+
+    Raises ArtifactError if the bundle cannot be used, ValueError if the device cannot.
+    """
+    settings = config.settings
+    # By default both use every core that they see, and spin while one of them is late.
+    torch.set_num_threads(settings.threads)
+    faiss.omp_set_num_threads(settings.threads)
+    recaller = Recaller.load(config.artifacts, settings.device)
+    recaller.warm_up()
+    log_compiled()
+    bundle = str(recaller.bundle.absolute())
+    max_batch = settings.max_batch or recaller.preferred_batch
+    return recaller, Greeting(bundle, recaller.version, recaller.max_interests, max_batch)
+
+
+def main() -> None:
+    """Serves front ends until SIGTERM, or until the supervisor is gone."""
+    supervision = Supervision()
+    config = supervision.config(EngineConfig)
+    configure_logs(config.settings.log_level)
     try:
-        said = answer(computed) if computed else failure()
-    except ValueError:
-        log.exception("an answer was not sent")
-        said = failure()  # the front end asks for one recall after the other then
-    try:
-        front_end.connection.sendall(said)
-    except OSError:
-        front_end.process.kill()
+        recaller, greeting = load(config)
+    except (ValueError, OSError) as error:
+        supervision.fail(error)
+    freeze_loaded()
+    listener, status = socket.socket(fileno=config.listener), ServiceStatus(config.status)
+    with closing(EngineLoop(recaller, greeting, listener, status)) as loop:
+        supervision.ready(recaller.bundle.absolute())
+        loop.run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,13 +1,17 @@
-"""What a front-end process and the engine's process say to each other over a local socket.
+"""The messages between front ends and the engine, over a local stream socket.
 
-A frame is its length in four bytes and a msgpack value. A front end greets with an empty list, then
-asks with lists of queries, which are answered in their order: by candidates, in JSON already, or by
-what failed.
+A stream has no message boundaries, so each message is a frame: the length of its body in four
+bytes (little-endian), then the body, a msgpack value. The engine speaks first: it greets every
+front end that connects with what it serves. From then on the front end sends questions, a list of
+queries each, without waiting for answers, and the engine answers them in the order in which they
+came, so that no message needs a number. An answer holds candidates that are JSON already, or is
+empty if the batch failed. Ids of items cross as msgpack arrays inside of msgpack, which the engine
+reads only where it looks them up, in compiled code.
 """
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
@@ -15,36 +19,38 @@ import numpy as np
 from service.recall.types import BatchResult, EncodedCandidates, Query, pack_ids
 
 LENGTH = struct.Struct("<I")
-LONGEST = 1 << 30  # bytes of a frame
+MAX_BODY = 1 << 30
+"""Bytes of the largest body; a longer one is a sign of another protocol."""
 
 
 class RecallFailed(Exception):
-    """The engine could not answer a batch; its log has the details."""
+    """The engine could not compute a batch; its log has the details."""
 
 
-def frame(content: Any) -> bytes:
-    """A value as it goes over the socket. Raises ValueError where it is too large."""
-    body: bytes = msgpack.packb(content)
-    if len(body) > LONGEST:
-        raise ValueError(f"a batch of {len(body)} bytes is too large for one message")
-    return LENGTH.pack(len(body)) + body
+class Greeting(NamedTuple):
+    """What an engine tells a front end that connects."""
+
+    bundle: str
+    """Absolute path of the bundle, whose checksums the engine has verified."""
+    version: str
+    max_interests: int
+    """Interests that the bundle's network can generate for a user."""
+    max_batch: int
+    """The most queries that the engine computes at once."""
 
 
-class Frames:
-    """Puts together what comes in pieces."""
+class FrameReader:
+    """Puts frames together from the pieces in which a stream delivers them."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The bodies that are complete now."""
+        """Returns the bodies that are complete now. Raises ValueError for another protocol."""
         self._buffer += data
         complete = []
         while len(self._buffer) >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(self._buffer)
-            end = LENGTH.size + length
-            if length > LONGEST:
-                raise ValueError("not a frame of ours")
+            end = LENGTH.size + body_length(self._buffer)
             if len(self._buffer) < end:
                 break
             complete.append(bytes(self._buffer[LENGTH.size : end]))
@@ -52,40 +58,65 @@ class Frames:
         return complete
 
 
-def question(queries: Sequence[Query]) -> bytes:
-    """The frame that asks for a batch."""
-    return frame(
+def body_length(head: bytes | bytearray) -> int:
+    """Returns the length that a frame's head announces. Raises ValueError if it is absurd."""
+    (length,) = LENGTH.unpack_from(head)
+    if length > MAX_BODY:
+        raise ValueError("not a frame of this protocol")
+    return int(length)
+
+
+def encode_greeting(greeting: Greeting) -> bytes:
+    """Returns the frame with which an engine greets."""
+    return _frame(greeting)
+
+
+def decode_greeting(body: bytes) -> Greeting:
+    """Returns the greeting in the body of a frame."""
+    return Greeting(*msgpack.unpackb(body))
+
+
+def encode_question(queries: Sequence[Query]) -> bytes:
+    """Returns the frame that asks for a batch."""
+    return _frame(
         [[q.user_id, pack_ids(q.history), pack_ids(q.exclude), q.k, q.interests] for q in queries]
     )
 
 
-def read_question(body: bytes) -> list[Query]:
-    """The queries of a frame, whose ids stay as they came; none in a greeting."""
+def decode_question(body: bytes) -> list[Query]:
+    """Returns the queries in the body of a frame; their ids stay packed."""
     return [Query(*fields) for fields in msgpack.unpackb(body)]
 
 
-def answer(computed: BatchResult) -> bytes:
-    """The frame that answers a question."""
-    found = [
+def encode_result(result: BatchResult) -> bytes:
+    """Returns the frame that answers a question. Raises ValueError if it is too large."""
+    answers = [
         (one.json, one.rows.astype(np.int32).tobytes(), one.unknown_items, one.cold)
-        for one in computed.answers
+        for one in result.answers
     ]
-    return frame([found, computed.seconds, computed.batch_size, computed.queue_seconds])
+    return _frame([answers, result.seconds, result.batch_size, result.queue_seconds])
 
 
-def failure() -> bytes:
-    """The frame that says that a batch failed."""
-    return frame([])
+def encode_failure() -> bytes:
+    """Returns the frame that answers a question whose batch failed."""
+    return _frame([])
 
 
-def read_answer(body: bytes) -> BatchResult:
-    """What `answer` was given. Raises RecallFailed."""
-    said = msgpack.unpackb(body)
-    if not said:
+def decode_result(body: bytes) -> BatchResult:
+    """Returns the result in the body of a frame. Raises RecallFailed if it is a failure."""
+    content = msgpack.unpackb(body)
+    if not content:
         raise RecallFailed("the engine's log has the details")
-    found, *about = said
+    answers, *about = content
     encoded = [
-        EncodedCandidates(items, np.frombuffer(rows, np.int32), unknown, cold)
-        for items, rows, unknown, cold in found
+        EncodedCandidates(json, np.frombuffer(rows, np.int32), unknown_items, cold)
+        for json, rows, unknown_items, cold in answers
     ]
     return BatchResult(encoded, *about)
+
+
+def _frame(content: Any) -> bytes:
+    body: bytes = msgpack.packb(content)
+    if len(body) > MAX_BODY:
+        raise ValueError(f"a message of {len(body)} bytes is too large: the limit is {MAX_BODY}")
+    return LENGTH.pack(len(body)) + body

@@ -41,7 +41,7 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     settings = ServeSettings(artifacts=tmp_path, store="", body_limit=100_000, deadline_ms=60_000)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
-    app = create_app(settings, InProcessWorker(recaller), bundle, store)
+    app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

@@ -1,0 +1,20 @@
+"""The engine process as the HTTP operations see it."""
+
+from typing import Protocol
+
+from service.batcher import Worker
+from service.http.metadata import ServedBundle
+
+
+class Engine(Worker, Protocol):
+    """A worker that tells what it serves, and whether it can."""
+
+    @property
+    def bundle(self) -> ServedBundle | None:
+        """The bundle whose items are recalled; None until an engine has loaded one."""
+
+    def problem(self) -> str:
+        """Returns why the engine cannot answer now; empty if it can."""
+
+    def alive(self) -> bool:
+        """Returns whether there is an engine, or will be soon."""

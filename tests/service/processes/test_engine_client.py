@@ -1,0 +1,189 @@
+"""The client of the engine, against stand-ins for engines that come and go."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.batcher import WorkerLost
+from service.observability.service_status import BEAT, ServiceStatus
+from service.processes.engine_client import EngineClient
+from service.processes.messages import (
+    LENGTH,
+    Greeting,
+    decode_question,
+    encode_failure,
+    encode_greeting,
+    encode_result,
+)
+from service.recall.types import BatchResult, EncodedCandidates, Query
+
+pytestmark = pytest.mark.anyio
+
+
+class Engine:
+    """An engine that answers with the user's own id, and hangs up after so many answers.
+
+    The next connection is the next engine's. `lives` are the answers of each of the first engines.
+    """
+
+    def __init__(self, path: Path, greeting: Greeting) -> None:
+        self._path = path
+        self.greeting = greeting
+        self.lives: list[int] = []
+        self.asked: list[list[str]] = []
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with await asyncio.start_unix_server(self._serve, self._path):
+            yield
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers = self.lives.pop(0) if self.lives else 1_000_000
+        writer.write(encode_greeting(self.greeting))
+        while True:
+            try:
+                (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                queries = decode_question(await reader.readexactly(length))
+            except asyncio.IncompleteReadError:
+                break
+            self.asked.append([query.user_id for query in queries])
+            if not answers:
+                break
+            answers -= 1
+            found = [EncodedCandidates(q.user_id.encode(), np.zeros(0), 0, False) for q in queries]
+            failed = queries[0].user_id == "bad"
+            writer.write(encode_failure() if failed else encode_result(BatchResult(found, {}, 1)))
+        writer.close()
+
+
+@pytest.fixture
+def engine(artifacts: Path, tmp_path: Path) -> Engine:
+    bundle = str((artifacts / "current").resolve())
+    return Engine(tmp_path / "engine", Greeting(bundle, "v1", 4, 16))
+
+
+@pytest.fixture
+async def client(tmp_path: Path) -> AsyncIterator[EngineClient]:
+    status = ServiceStatus()
+    client = EngineClient(str(tmp_path / "engine"), status, patience_seconds=60)
+    client.status = status  # type: ignore[attr-defined]
+    await client.start()
+    yield client
+    await client.close()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def recalled(client: EngineClient, user: str) -> str:
+    result = await client.recall([Query(user, [])])
+    return result.answers[0].json.decode()
+
+
+async def test_it_waits_for_the_engine_and_learns_what_it_serves(
+    client: EngineClient, engine: Engine
+) -> None:
+    ready: list[bool] = []
+    client.on_ready = lambda: ready.append(True)
+    assert "starting" in client.problem()
+    early = asyncio.create_task(recalled(client, "ann"))
+    async with engine.running():
+        assert await early == "ann"
+        assert client.bundle
+        assert (client.bundle.version, client.bundle.max_interests) == ("v1", 4)
+        assert (client.max_batch, client.ahead) == (16, 32)
+        assert ready == [True]
+        assert "starting" in client.problem()  # for another front end may not be ready
+        client.status.beat()  # type: ignore[attr-defined]
+        client.status.set_started()  # type: ignore[attr-defined]
+        assert client.problem() == ""
+
+
+async def test_beside_an_engine_that_serves_it_starts_when_it_can_answer(
+    client: EngineClient, engine: Engine, tmp_path: Path
+) -> None:
+    client.status.beat()  # type: ignore[attr-defined]
+    client.status.set_started()  # type: ignore[attr-defined]
+    second = EngineClient(str(tmp_path / "engine"), client.status, 60)  # type: ignore[attr-defined]
+    starting = asyncio.create_task(second.start())
+    await until(lambda: second._status.last_beat)
+    assert not starting.done()
+    async with engine.running():
+        await starting
+        assert second.bundle
+        assert not second.problem()
+        await second.close()
+
+
+async def test_answers_come_in_the_order_of_the_questions(
+    client: EngineClient, engine: Engine
+) -> None:
+    async with engine.running():
+        users = [f"u{i}" for i in range(50)]
+        assert await asyncio.gather(*(recalled(client, user) for user in users)) == users
+
+
+async def test_the_next_engine_is_asked_what_the_last_left_unanswered(
+    client: EngineClient, engine: Engine
+) -> None:
+    engine.lives = [2]
+    calls = [asyncio.create_task(recalled(client, f"u{i}")) for i in range(4)]
+    await until(lambda: len(client._unanswered) == 4)
+    calls[3].cancel()  # nobody waits for this answer any more
+    async with engine.running():
+        assert await asyncio.gather(*calls[:3]) == ["u0", "u1", "u2"]
+        assert await recalled(client, "later") == "later"
+    assert engine.asked == [["u0"], ["u1"], ["u2"], ["u2"], ["later"]]
+
+
+async def test_a_question_over_which_two_engines_ended_is_not_asked_again(
+    client: EngineClient, engine: Engine
+) -> None:
+    engine.lives = [0, 0]
+    async with engine.running():
+        with pytest.raises(WorkerLost):
+            await client.recall([Query("poison", [])])
+        assert await recalled(client, "ann") == "ann"
+    assert engine.asked == [["poison"], ["poison"], ["ann"]]
+
+
+async def test_an_engine_that_does_not_beat_is_no_engine(
+    client: EngineClient, engine: Engine
+) -> None:
+    status: ServiceStatus = client.status  # type: ignore[attr-defined]
+    assert client.alive()  # the first start may take as long as it takes
+    async with engine.running():
+        await until(lambda: client.bundle)
+        status.beat()
+        status.set_started()
+        assert client.alive()
+        assert client.problem() == ""
+        client._patience_seconds = 0.0
+        assert "replaced" in client.problem()
+        status._slots[BEAT] -= 31
+        assert not client.alive()
+        status.set_load_seconds(20)  # it may take this much longer
+        assert client.alive()
+
+
+async def test_another_version_needs_another_front_end(
+    client: EngineClient, engine: Engine
+) -> None:
+    """Rows of one catalogue and metadata of another would make wrong answers."""
+    failures: list[BaseException] = []
+    client.on_failure = failures.append
+    engine.lives = [0]
+    async with engine.running():
+        await until(lambda: client.bundle)
+        engine.greeting = engine.greeting._replace(version="v2")
+        lost = asyncio.create_task(recalled(client, "ann"))
+        await until(lambda: failures)
+        lost.cancel()
+    assert "v2" in str(failures[0])

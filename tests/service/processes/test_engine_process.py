@@ -1,0 +1,169 @@
+"""The loop of the engine, over real sockets and with a stand-in for the Recaller."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.observability.service_status import ServiceStatus
+from service.processes.engine_process import EngineLoop
+from service.processes.messages import (
+    FrameReader,
+    Greeting,
+    RecallFailed,
+    decode_greeting,
+    decode_result,
+    encode_question,
+)
+from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
+
+GREETING = Greeting("/bundles/v1", "v1", 4, 4)
+
+
+class Computing:
+    """Answers with as many bytes as `k`; refuses users named `bad`."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+
+    def recall_json(self, queries: Sequence[Query]) -> tuple[list[EncodedCandidates], StageSeconds]:
+        self.batches.append([query.user_id for query in queries])
+        if any(query.user_id == "bad" for query in queries):
+            raise RuntimeError("poison")
+        empty = np.zeros(0, np.int64)
+        answers = [EncodedCandidates(b"x" * query.k, empty, 0, False) for query in queries]
+        return answers, {"model": 0.5}
+
+
+class Engine:
+    """An engine's loop, turned by the test, and its front ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self.recaller = Computing()
+        self.status = ServiceStatus()
+        self._path = str(folder / "engine")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self._path)
+        self._listener.listen()
+        self._loop = EngineLoop(self.recaller, GREETING, self._listener, self.status)  # type: ignore[arg-type]
+        self._open: list[socket.socket] = []
+
+    def turn(self, times: int = 1) -> None:
+        for _ in range(times):
+            self._loop.turn(0)
+
+    def connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._path)
+        connection.settimeout(10)
+        self._open.append(connection)
+        self.turn()
+        (body,) = FrameReader().feed(connection.recv(1 << 16))
+        assert decode_greeting(body) == GREETING
+        return connection
+
+    def close(self) -> None:
+        self._loop.close()
+        for each in self._open:
+            each.close()
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = Engine(tmp_path)
+    yield engine
+    engine.close()
+
+
+def question(*users: str, k: int = 1) -> bytes:
+    return encode_question([Query(user, [], k=k) for user in users])
+
+
+def results(connection: socket.socket, count: int) -> list[BatchResult]:
+    frames, bodies = FrameReader(), list[bytes]()
+    while len(bodies) < count:
+        bodies += frames.feed(connection.recv(1 << 20))
+    return [decode_result(body) for body in bodies]
+
+
+def test_all_that_waits_is_one_batch(engine: Engine) -> None:
+    one, two = engine.connect(), engine.connect()
+    one.sendall(question("a", "b"))
+    two.sendall(question("c") + question("d"))
+    engine.turn()
+    assert sorted(engine.recaller.batches[0]) == ["a", "b", "c", "d"]
+    answers = [*results(one, 1), *results(two, 2)]
+    assert [len(answer.answers) for answer in answers] == [2, 1, 1]
+    assert sorted(answer.batch_size for answer in answers) == [0, 0, 4]  # one of them reports it
+
+
+def test_a_batch_is_bounded(engine: Engine) -> None:
+    one = engine.connect()
+    one.sendall(question("a", "b", "c") + question("d", "e") + question("f"))
+    engine.turn(2)
+    assert engine.recaller.batches == [["a", "b", "c"], ["d", "e", "f"]]
+
+
+def test_one_bad_query_does_not_fail_another_front_end_s(engine: Engine) -> None:
+    one, two = engine.connect(), engine.connect()
+    one.sendall(question("a"))
+    two.sendall(question("bad"))
+    engine.turn()
+    assert len(results(one, 1)[0].answers) == 1
+    with pytest.raises(RecallFailed):
+        results(two, 1)
+
+
+def test_a_result_that_is_too_large_is_a_failure(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.processes.messages.MAX_BODY", 100)
+    one = engine.connect()
+    one.sendall(question("a", k=10))
+    engine.turn()
+    assert results(one, 1)[0].answers[0].json == b"x" * 10
+    one.sendall(question("a", k=1000))
+    engine.turn()
+    with pytest.raises(RecallFailed):
+        results(one, 1)
+
+
+def test_a_front_end_that_does_not_read_holds_nobody_up(engine: Engine) -> None:
+    stuck, other = engine.connect(), engine.connect()
+    sizes = [3_000_000, 5, 2_000_000]
+    for size in sizes:
+        stuck.sendall(question("a", k=size))
+        engine.turn()
+    other.sendall(question("b"))
+    engine.turn()
+    assert len(results(other, 1)[0].answers) == 1
+    frames, bodies = FrameReader(), list[bytes]()
+    while len(bodies) < len(sizes):  # it reads at last
+        bodies += frames.feed(stuck.recv(1 << 20))
+        engine.turn()
+    assert [len(decode_result(body).answers[0].json) for body in bodies] == sizes
+
+
+def test_a_front_end_that_left_is_not_computed_for(engine: Engine) -> None:
+    gone, other = engine.connect(), engine.connect()
+    gone.sendall(question("a", "b", "c", "d") + question("e") + question("f"))
+    engine.turn()  # computes the first question
+    gone.close()
+    other.sendall(question("g"))
+    engine.turn(3)
+    assert engine.recaller.batches[0] == ["a", "b", "c", "d"]
+    assert ["g"] in engine.recaller.batches
+    assert ["f"] not in engine.recaller.batches
+    assert len(results(other, 1)[0].answers) == 1
+
+
+def test_every_turn_beats(engine: Engine) -> None:
+    assert engine.status.beat_age == float("inf")
+    engine.turn()
+    first = engine.status.last_beat
+    assert first > 0
+    engine.turn()
+    assert engine.status.last_beat > first
+    assert engine.status.beat_age < 10

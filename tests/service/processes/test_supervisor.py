@@ -1,0 +1,141 @@
+"""How children are kept, with stand-ins for processes."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from service.processes.child import Report
+from service.processes.supervisor import Keeper, Supervisor, pause_seconds
+from service.settings import ServeSettings
+
+pytestmark = pytest.mark.anyio
+
+
+class Process:
+    """Stands in for a `Child`."""
+
+    def __init__(self, failure: str = "") -> None:
+        self._failure = failure
+        self._gone = asyncio.Event()
+        self.signals: list[str] = []
+
+    async def report(self) -> Report:
+        if self._failure:
+            raise ChildProcessError(self._failure)
+        return Report(bundle=Path("bundle"))
+
+    async def ended(self) -> int:
+        await self._gone.wait()
+        return 7
+
+    def terminate(self) -> None:
+        self.signals.append("TERM")
+        self._gone.set()
+
+    def kill(self) -> None:
+        self.signals.append("KILL")
+        self._gone.set()
+
+
+class Kept:
+    """A keeper whose children the test hands out."""
+
+    def __init__(self, *children: Process) -> None:
+        self.started: list[Process] = []
+        self._children = list(children)
+        self.keeper = Keeper("a child", self._start, self._watch)  # type: ignore[arg-type]
+        self.running = asyncio.create_task(self.keeper.keep())
+
+    async def _start(self) -> Process:
+        self.started.append(self._children.pop(0))
+        return self.started[-1]
+
+    async def _watch(self, child: Process, report: Report) -> str:
+        return f"it ended with status {await child.ended()}"
+
+    async def until_started(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.started) < count and not self.running.done():
+                await asyncio.sleep(0.001)
+
+
+async def test_a_child_that_ends_is_started_again_until_it_drains(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    kept = Kept(first := Process(), second := Process())
+    await kept.until_started(1)
+    first.kill()
+    await kept.until_started(2)
+    kept.keeper.drain()
+    await kept.running
+    assert second.signals == ["TERM"]
+    assert "a child is started again: it ended with status 7" in caplog.text
+
+
+async def test_the_first_start_must_succeed() -> None:
+    kept = Kept(Process(failure="no such bundle"))
+    with pytest.raises(ChildProcessError, match="no such bundle"):
+        await kept.running
+
+
+async def test_a_later_start_that_fails_is_tried_again() -> None:
+    kept = Kept(first := Process(), Process(failure="disk full"), Process())
+    await kept.until_started(1)
+    first.kill()
+    await kept.until_started(3)
+    assert not kept.running.done()
+    kept.keeper.drain()
+    await kept.running
+
+
+async def test_a_start_that_fails_while_all_drain_is_no_failure() -> None:
+    kept = Kept(Process(failure="ended by SIGTERM"))
+    kept.keeper.drain()
+    await kept.running
+
+
+def test_pauses_grow_up_to_a_bound() -> None:
+    assert [pause_seconds(failures) for failures in (1, 2, 3, 11, 12, 1000)] == [
+        *(0, 1, 2),
+        *(10, 10, 10),
+    ]
+
+
+@pytest.fixture
+async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+    settings = ServeSettings(artifacts=tmp_path, store="", engine_patience_ms=1000)
+    with socket.socket() as listener:
+        supervisor = Supervisor(settings, [listener])
+        yield supervisor
+        supervisor._resources.close()
+
+
+async def test_an_engine_whose_heartbeat_stops_is_killed(supervisor: Supervisor) -> None:
+    engine, status = Process(), supervisor._status
+
+    async def beating() -> None:
+        for _ in range(50):
+            status.beat()
+            await asyncio.sleep(0.05)
+
+    watching = asyncio.create_task(
+        supervisor._watch_engine(engine, Report(bundle=Path("bundle")))  # type: ignore[arg-type]
+    )
+    await beating()
+    assert not engine.signals
+    assert "hung for 1 s" in await watching
+    assert engine.signals == ["KILL"]
+
+
+async def test_the_end_of_an_engine_is_seen_at_once(supervisor: Supervisor) -> None:
+    engine = Process()
+    watching = asyncio.create_task(
+        supervisor._watch_engine(engine, Report(bundle=Path("bundle")))  # type: ignore[arg-type]
+    )
+    await asyncio.sleep(0)
+    engine._gone.set()
+    assert await watching == "it ended with status 7"
+    assert engine.signals == []
