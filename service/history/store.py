@@ -12,9 +12,6 @@ from itertools import islice
 from typing import Any, Self
 
 import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from service.history.embedded import EmbeddedStore
@@ -27,6 +24,7 @@ from service.history.events import (
     ids_key,
 )
 from service.history.health import Health, words_of
+from service.history.redis_pool import redis_pool
 from service.history.redis_reader import RedisReader
 
 LOAD_CHUNK = 500
@@ -78,22 +76,9 @@ class HistoryStore:
             return cls(embedded.client, limit, embedded=embedded)
         if not url.startswith(("redis://", "rediss://")):
             raise ValueError("--store: give redis://host:port/db or embedded:PATH")
-        seconds = timeout_ms / 1000
-        pool: Any = aioredis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=connections,
-            timeout=None,  # a whole call has one time limit: one timer, not several for a command
-            socket_timeout=None,
-            # One retry without a pause, for a connection that Redis closed meanwhile. A slow Redis
-            # is not asked again.
-            retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
-        )
-        try:
-            reader = RedisReader(pool.make_connection())  # checks the options, does not connect
-        except TypeError:
-            raise ValueError("--store: the URL has an option that Redis does not take") from None
-        # The client closes the pool when it is closed.
-        return cls(aioredis.Redis.from_pool(pool), limit, seconds, reader)
+        pool = redis_pool(url, connections)  # the client closes it
+        client = aioredis.Redis.from_pool(pool)
+        return cls(client, limit, timeout_ms / 1000, RedisReader(pool.make_connection()))
 
     async def read(self, users: Sequence[str]) -> list[list[str] | StoreProblem]:
         """Returns the history of each user, empty if there is none, or why it cannot be read.
@@ -237,7 +222,7 @@ def _refuses(reply: Any) -> bool:
     permission or password, a replica that was cut off, a script that runs for long, a node of a
     cluster that has other keys, a server that still loads its data, …
     """
-    return isinstance(reply, Exception) and "WRONGTYPE" not in str(reply)
+    return isinstance(reply, Exception) and "WRONGTYPE" not in words_of(reply)
 
 
 def _raise_if_all_refuse(replies: Sequence[Any]) -> None:

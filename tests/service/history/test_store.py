@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from redis._parsers import _AsyncRESP2Parser
 from redis_server import RedisServer
 
 from service.history.events import MAX_KNOWN, RETRY_SECONDS, HistoryEvent
-from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
+from service.history.health import Health
+from service.history.store import HistoryStore, StoreProblem, StoreUnavailable, _problem
 
 PATIENT = 10_000  # milliseconds: machines that run tests are busy
 
@@ -240,6 +242,46 @@ async def test_errors_of_redis_are_not_taken_for_no_history(
     await store.close()
 
 
+WRITE_TROUBLES = {
+    "a replica": Trouble(["REPLICAOF 127.0.0.1 1"], ["REPLICAOF NO ONE"], "ReadOnlyError: "),
+    "no memory": Trouble(
+        ["CONFIG SET maxmemory 1"], ["CONFIG SET maxmemory 0"], "OutOfMemoryError: "
+    ),
+    "no permission for scripts": Trouble(
+        ["ACL SETUSER default -eval -evalsha"],
+        ["ACL SETUSER default +@all"],
+        "NoPermissionError: ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITE_TROUBLES)
+async def test_events_that_redis_refuses_are_stored_once_afterwards(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    redis_server.flush()
+    trouble = WRITE_TROUBLES[name]
+    store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
+    events = [("ann", "a"), ("bob", "b")]
+    try:
+        for command in trouble.begin:
+            redis_server.command(*command.split())
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match=trouble.words):
+                await append(store, events)
+            assert await store.read(["ann"]) == [[]]
+    finally:
+        for command in trouble.end:
+            redis_server.command(*command.split())
+    assert caplog.text.count(trouble.words) == 1
+    assert "ann" not in caplog.text
+    assert await append(store, events) == [None, None]
+    assert await store.read(["ann", "bob"]) == [["a"], ["b"]]
+    assert caplog.text.count("available again for writing") == 1
+    await store.close()
+
+
 async def test_a_long_script_is_trouble_with_the_store(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
         store = HistoryStore.open(server.url, timeout_ms=PATIENT)
@@ -444,8 +486,60 @@ async def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path, damage: 
 
 
 @pytest.mark.parametrize(
-    "url", ["", "memcached://x", "localhost:6379", "embedded:", "redis://h/0?foo=1"]
+    "url",
+    [
+        "",
+        "memcached://x",
+        "localhost:6379",
+        "embedded:",
+        "redis://:secret@h/0?foo=1",
+        "redis://:secret/more@h:1/0",
+        "redis://:secret@h:port/0",
+        "redis://:secret@h:99999/0",
+        "redis://:secret@[::1/0",
+        "redis://:secret@h/zero",
+        "redis://:secret@h/0?socket_timeout=soon",
+    ],
 )
 async def test_other_urls_are_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="--store"):
+    with pytest.raises(ValueError, match="--store") as refused:
         HistoryStore.open(url)
+    assert "secret" not in str(refused.value)
+
+
+async def test_options_of_the_url_that_would_break_reading_have_no_effect(
+    redis_server: RedisServer,
+) -> None:
+    redis_server.flush()
+    options = "decode_responses=true&encoding=latin-1"
+    store = HistoryStore.open(f"{redis_server.url}?{options}", timeout_ms=PATIENT)
+    await append(store, [("ünï", "日本")])
+    assert await store.read(["ünï"]) == [["日本"]]
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", "wrong_type"),
+        ("ERR Error running script: @user_script:7: WRONGTYPE Operation against", "wrong_type"),
+        ("ERR unknown command", "unavailable"),
+        ("NOPERM No permissions to access a key", "unavailable"),
+        ("NOAUTH Authentication required.", "unavailable"),
+        ("MOVED 3999 127.0.0.1:6381", "unavailable"),
+        ("ASK 3999 127.0.0.1:6381", "unavailable"),
+        ("TRYAGAIN Multiple keys request during rehashing of slot", "unavailable"),
+        ("CLUSTERDOWN Hash slot not served", "unavailable"),
+        ("CROSSSLOT Keys in request don't hash to the same slot", "unavailable"),
+        ("MASTERDOWN Link with MASTER is down", "unavailable"),
+        ("READONLY You can't write against a read only replica.", "unavailable"),
+        ("LOADING Redis is loading the dataset in memory", "unavailable"),
+        ("BUSY Redis is busy running a script.", "unavailable"),
+        ("NOSCRIPT No matching script.", "unavailable"),
+        ("OOM command not allowed when used memory > 'maxmemory'.", "unavailable"),
+        ("MISCONF Redis is configured to save RDB snapshots", "unavailable"),
+    ],
+)
+def test_every_error_of_redis_is_sorted(reply: str, problem: str) -> None:
+    error = _AsyncRESP2Parser.parse_error(reply)
+    assert _problem(error, Health("testing")) is StoreProblem(problem)
