@@ -18,10 +18,10 @@ class Export(Command):
 
     run_dir: Path = Field(description="folder that `recgpt train` wrote")
     artifacts: Path = Field(description="folder of the bundles")
-    index: Literal["auto", "flat", "dense", "ivf"] = Field(
+    index: Literal["auto", "exact", "ivf"] = Field(
         "auto",
-        description="exact search by Faiss (flat) or by 8-bit scores (dense), approximate search "
-        "(ivf), or the fastest, measured (auto)",
+        description="exact search (exact), approximate search of inverted lists (ivf), or the "
+        "faster of the two, as measured on this catalogue (auto)",
     )
     index_recall: float = Field(
         0.98, gt=0, le=1, description="share of the exact hits that an approximate index must find"

@@ -1,4 +1,4 @@
-"""From item vectors to a Faiss index file: exact, or approximate with a measured recall.
+"""The index of a bundle: exact search, or an approximate one whose recall was measured.
 
 Shapes: V catalogue, D width, B queries, K hits.
 """
@@ -6,72 +6,62 @@ Shapes: V catalogue, D width, B queries, K hits.
 import hashlib
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.benchmark import (
-    Rates,
-    Vectors,
-    exact_search,
-    in_batches,
-    lists_search,
-    one_thread,
-    rates,
-    sufficient,
-)
-from index.formats import Kind, build
-from index.index_json import INDEX_FILE, QUERIES_FILE, read_card, write_card
-from index.ivf.layout import lists_of
-from index.ivf.search import ListSearch
-from index.search import ItemIndex
+from index.benchmark import Rows, Vectors, in_batches, one_thread, rates, smallest_nprobe
+from index.exact import ExactIndex
+from index.formats import LISTS_FILE, QUERIES_FILE, Kind, read_index_json, write_index_json
+from index.ivf.layout import read_layout, train_lists
+from index.ivf.search import IvfSearch
 
 log = logging.getLogger(__name__)
 
-Choice = Literal["auto", Kind]
-Contest = Callable[[Vectors, ItemIndex, Vectors], tuple[Rates, Rates]]
-"""Takes the item vectors, their index and queries; returns the rates of a service that scores the
-whole catalogue itself, and of the same service with this index."""
+Requested = Literal["auto", Kind]
 
-LARGE = 100_000  # items from which on `auto` tries an approximate index: at 50,000 it lost
-MOST_DENSE = 1_000_000  # items up to which whole scores are tried: 64 users' take 256 MB
-HITS = 150  # what a recall of 100 with its over-fetch asks for
+LARGE = 100_000  # items from which on `auto` tries inverted lists; at 50,000 they were slower
+HITS = 150  # what a recall of 100 candidates with its over-fetch asks for
 QUERIES = 512
-DECIDING = "8"  # the size of a batch whose rate decides: a usual one on a busy CPU
+DECIDING_BATCH = "8"  # the size of a batch whose rate decides: usual on a busy CPU
+
+
+class Choice(NamedTuple):
+    """A way to search a catalogue."""
+
+    description: dict[str, Any]  # "kind", "parameters" and "measured" for index.json
+    lists: Any = None  # the Faiss index of inverted lists, for the kind `ivf`
 
 
 def build_index(
     vectors_VD: Vectors,
     folder: Path,
-    kind: Choice = "auto",
+    requested: Requested = "auto",
     target: float = 0.98,
     queries_BD: Vectors | None = None,
-    contest: Contest | None = None,
 ) -> None:
-    """Write `index.faiss` (inner product) and its card `index.json` into `folder`.
+    """Writes the index of a bundle into its folder: see `index.formats`.
 
-    `auto` takes exact search, unless an approximate index finds `target` of its hits and is faster;
-    and `dense`, where the service is faster without either, as the `contest` tells. All are
-    measured here, with `queries_BD` (kept as `index_queries.npy`) or else with perturbed item
-    vectors. The card says what was found, and repeats the hash of the vectors, so that an index is
-    never served with other ones. Raises ValueError where `ivf` is asked for and does not reach
-    `target`.
+    Searches are measured with `queries_BD`, which are kept, or else with perturbed item vectors.
+    index.json repeats the hash of the vectors, so that an index is never served with other ones.
+    Raises ValueError if `ivf` is requested and does not reach the target.
     """
     if vectors_VD.dtype != np.float32 or not vectors_VD.flags.c_contiguous:
         vectors_VD = np.ascontiguousarray(vectors_VD, dtype=np.float32)
-    if queries_BD is not None:
-        queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
-        np.save(folder / QUERIES_FILE, queries_BD)
-    source = "given" if queries_BD is not None else "perturbed items"
+    source = "perturbed items" if queries_BD is None else "given"
     if queries_BD is None:
         queries_BD = _perturbed(vectors_VD)
-    index, found = _by_faiss(vectors_VD, kind, target, queries_BD)
+    else:
+        queries_BD = np.ascontiguousarray(queries_BD, dtype=np.float32)
+        np.save(folder / QUERIES_FILE, queries_BD)
+    choice = choose_search(vectors_VD, requested, target, queries_BD)
+    if choice.lists:
+        faiss.write_index(choice.lists, str(folder / LISTS_FILE))
     about = {
-        "asked": kind,
+        "requested": requested,
         "target": target,
         "queries": source,
         "metric": "inner_product",
@@ -79,84 +69,84 @@ def build_index(
         "dim": vectors_VD.shape[1],
         "vectors_sha256": vectors_sha256(vectors_VD),
     }
-    if kind == "auto" and contest and len(vectors_VD) <= MOST_DENSE:
-        dense, by_index = contest(
-            vectors_VD, ItemIndex(index, found | about, vectors_VD), queries_BD
-        )
-        about["contest"] = {"dense_per_second": dense, f"{found['kind']}_per_second": by_index}
-        log.info("whole scores beside the index, recalls a second: %s", about["contest"])
-        if dense[DECIDING] > by_index[DECIDING]:
-            if found["kind"] == "ivf":
-                index, found = build("flat", vectors_VD), {"tried": found}
-            found |= {"kind": "dense", "parameters": {}}
-    faiss.write_index(index, str(folder / INDEX_FILE))
-    write_card(folder, found | about)
+    write_index_json(folder, choice.description | about)
 
 
-def build_index_like(
-    vectors_VD: Vectors, folder: Path, other: Path, contest: Contest | None = None
-) -> None:
-    """An index as was asked for in the folder `other`: kind, recall, and the queries to measure."""
-    card, file = read_card(other), other / QUERIES_FILE
+def build_index_like(vectors_VD: Vectors, folder: Path, other: Path) -> None:
+    """Writes the index that was requested for the bundle `other`, with its queries."""
+    content, file = read_index_json(other), other / QUERIES_FILE
     queries_BD = np.load(file, allow_pickle=False) if file.exists() else None
-    build_index(vectors_VD, folder, card["asked"], card["target"], queries_BD, contest)
+    build_index(vectors_VD, folder, content["requested"], content["target"], queries_BD)
+
+
+def choose_search(
+    vectors_VD: Vectors, requested: Requested, target: float, queries_BD: Vectors
+) -> Choice:
+    """Returns the requested kind; for `auto` inverted lists if they pay, else exact search.
+
+    They pay if they find `target` of the exact hits, and are faster than the exact search.
+    """
+    exact = Choice({"kind": "exact", "parameters": {}})
+    if requested == "exact" or (requested == "auto" and len(vectors_VD) < LARGE):
+        return exact
+    lists, parameters, measured = _measure_lists(vectors_VD, target, queries_BD)
+    log.info("inverted lists: %s, %s", parameters, measured)
+    reached = measured["recall"] >= target
+    if requested == "ivf" and not reached:
+        raise ValueError(
+            f"inverted lists find {measured['recall']:.3f} of the exact hits, not {target}: "
+            "lower --index-recall, or choose --index exact"
+        )
+    rates_ivf, rates_exact = measured["ivf_per_second"], measured["exact_per_second"]
+    if requested == "ivf" or (reached and rates_ivf[DECIDING_BATCH] > rates_exact[DECIDING_BATCH]):
+        return Choice({"kind": "ivf", "parameters": parameters, "measured": measured}, lists)
+    return Choice(exact.description | {"measured": measured})
 
 
 def vectors_sha256(vectors_VD: NDArray[Any]) -> str:
-    """Hash of the vectors' bytes as float32, row after row."""
+    """Returns the hash of the vectors' bytes as float32, row after row."""
     data = np.ascontiguousarray(vectors_VD, dtype=np.float32)
     return hashlib.sha256(data.data).hexdigest()
 
 
-def _by_faiss(
-    vectors_VD: Vectors, kind: Choice, target: float, queries_BD: Vectors
-) -> tuple[Any, dict[str, Any]]:
-    """The index that is asked for, or the faster one; and what the card says of it."""
-    if kind != "ivf" and (kind != "auto" or len(vectors_VD) < LARGE):
-        kept: Kind = "dense" if kind == "dense" else "flat"
-        return build(kept, vectors_VD), {"kind": kept, "parameters": {}}
-    index, found = _measured(vectors_VD, target, queries_BD)
-    log.info("approximate search: %s", found)
-    reached = found["recall"] >= target
-    if kind == "ivf" and not reached:
-        raise ValueError(
-            f"the approximate index finds {found['recall']:.3f} of the exact hits, "
-            f"not {target}: ask for less with --index-recall, or for --index flat"
-        )
-    pays = found["queries_per_second"][DECIDING] > found["flat_per_second"][DECIDING]
-    if kind == "ivf" or (reached and pays):
-        return index, {"kind": "ivf"} | found
-    return build("flat", vectors_VD), {"kind": "flat", "parameters": {}, "tried": found}
-
-
-def _measured(
+def _measure_lists(
     vectors_VD: Vectors, target: float, queries_BD: Vectors
-) -> tuple[Any, dict[str, Any]]:
-    """An approximate index, and what the card says of it."""
+) -> tuple[Any, dict[str, int], dict[str, Any]]:
+    """Returns inverted lists, the parameters that reach the target, and what was measured."""
     hits = min(HITS, len(vectors_VD))
-    exact = exact_search(vectors_VD, hits)
-    exact_BK = in_batches(exact, queries_BD)
+    exact = ExactIndex(vectors_VD)
     started = time.perf_counter()
-    index = build("ivf", vectors_VD)
+    lists = train_lists(vectors_VD)
     seconds = time.perf_counter() - started
-    lists = ListSearch(lists_of(index, vectors_VD))
+    inverted = IvfSearch(read_layout(lists, vectors_VD))
+
+    def by_exact(queries_BD: Vectors) -> Rows:
+        return exact.search(queries_BD, hits)[1]
+
+    def by_lists(queries_BD: Vectors) -> Rows:
+        return inverted.search(queries_BD, hits, nprobe)[1]
+
+    exact_BK = in_batches(by_exact, queries_BD)
+    nprobe, recall = smallest_nprobe(inverted, queries_BD, exact_BK, target)
     with one_thread():
-        parameters, recall = sufficient(lists, queries_BD, exact_BK, target)
-        search = lists_search(lists, parameters["nprobe"], hits)
-        rate, flat_rate = rates([search, exact], queries_BD, clock=time.process_time)
-    return index, {
-        "parameters": parameters,
-        "recall": recall,
-        "queries_per_second": rate,
-        "flat_per_second": flat_rate,
-        "measured_with": {"hits": hits, "threads": 1},
-        "build_seconds": round(seconds, 1),
-    }
+        ivf_rates, exact_rates = rates([by_lists, by_exact], queries_BD, clock=time.process_time)
+    return (
+        lists,
+        {"lists": inverted.lists, "nprobe": nprobe},
+        {
+            "hits": hits,
+            "threads": 1,
+            "recall": recall,
+            "ivf_per_second": ivf_rates,
+            "exact_per_second": exact_rates,
+            "build_seconds": round(seconds, 1),
+        },
+    )
 
 
 def _perturbed(vectors_VD: Vectors) -> Vectors:
-    """Queries near items."""
+    """Returns made-up queries: items with noise."""
     rng = np.random.default_rng(0)
-    near_BD: Vectors = vectors_VD[rng.integers(len(vectors_VD), size=QUERIES)]
-    noise_BD = rng.standard_normal(near_BD.shape, dtype=np.float32)
-    return near_BD + noise_BD * np.float32(0.5 * near_BD.std())
+    items_BD: Vectors = vectors_VD[rng.integers(len(vectors_VD), size=QUERIES)]
+    noise_BD = rng.standard_normal(items_BD.shape, dtype=np.float32)
+    return items_BD + noise_BD * np.float32(0.5 * items_BD.std())

@@ -1,52 +1,52 @@
-"""The kinds of index a catalogue can have, and what each is told at a search.
+"""The kinds of index, and the files of an index in the folder of a bundle.
 
-flat    every item is scored by Faiss: exact
-dense   the same index, of a catalogue that the service scores faster itself, on a CPU
-ivf     items in lists by their nearest centroid (`index.ivf.layout`); those nearest to a query are
-        scored by 8 bits a component, and the best of them again by their vectors
+exact   every item is scored (`index.exact`)
+ivf     inverted lists of 8-bit codes, of which a search looks at a part (`index.ivf`): approximate
 
-What else was measured and lost, a graph (HNSW) among it: docs/results/scale.md.
-Shapes: V catalogue, D width.
+index.json          the kind, its parameters, how it was chosen, and the hash of the item vectors
+index.faiss         the inverted lists, as Faiss writes them; for `ivf` only
+index_queries.npy   the queries B D of the measurement; missing if they were made up
+
+Keys of index.json:
+
+format                        version of these files
+kind, parameters              {"lists", "nprobe"} for `ivf`: how many lists there are, and how many
+                              of them a search looks at; {} for `exact`
+requested, target             the kind and the recall that the export was asked for
+queries                       "given", or "perturbed items"
+metric, items, dim, vectors_sha256
+measured                      of `ivf`, where it was tried: see `index.build.choose_search`
+
+Graphs (HNSW) and other kinds were measured and lost: docs/results/scale.md.
 """
 
-import math
-from typing import Any, Literal
+import json
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-import faiss
-import numpy as np
-from numpy.typing import NDArray
-
-from index.ivf.layout import empty_index
-
-Kind = Literal["flat", "dense", "ivf"]
-Parameters = dict[str, int]
-
-CHUNK = 100_000  # items added at once, so that a mapped table is never copied whole
-LIST_SAMPLE = 50  # items a list is trained on; Faiss wants 39 at least
+Kind = Literal["exact", "ivf"]
+FORMAT = 2
+JSON_FILE, LISTS_FILE, QUERIES_FILE = "index.json", "index.faiss", "index_queries.npy"
 
 
-def build(kind: Kind, vectors_VD: NDArray[np.float32]) -> Any:
-    """A Faiss index over all rows, by inner product."""
-    items, width = vectors_VD.shape
-    if kind != "ivf":
-        index: Any = faiss.IndexFlatIP(width)
-    else:
-        lists = count_of_lists(items)
-        index = empty_index(width, lists)
-        sample = np.random.default_rng(0).permutation(items)[: max(LIST_SAMPLE * lists, 20_000)]
-        index.train(vectors_VD[np.sort(sample)])
-    for first in range(0, items, CHUNK):
-        index.add(vectors_VD[first : first + CHUNK])
-    return index
+def read_index_json(folder: Path) -> dict[str, Any]:
+    """Returns what `index.build` wrote into a bundle.
+
+    Raises OSError if there is no such file, KeyError or ValueError if it cannot be used.
+    """
+    file = folder / JSON_FILE
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if (found := content.get("format", 1)) != FORMAT:
+        raise ValueError(
+            f"{file} has the format {found}, and this version of recgpt reads {FORMAT}: "
+            "export the run again (recgpt export)"
+        )
+    if content["kind"] not in get_args(Kind):
+        raise ValueError(f"{file} is of the unknown kind {content['kind']!r}")
+    return content
 
 
-def widened(parameters: Parameters, times: float) -> Parameters:
-    """For a search of so many times the hits: as many times the lists, up to all of them."""
-    probed = min(parameters["lists"], math.ceil(parameters["nprobe"] * times))
-    return parameters | {"nprobe": probed}
-
-
-def count_of_lists(items: int) -> int:
-    """How many lists suit so many items."""
-    fitting = 1 << round(math.log2(4 * math.sqrt(items + 1)))
-    return max(1, min(fitting, items // LIST_SAMPLE))
+def write_index_json(folder: Path, content: dict[str, Any]) -> None:
+    """Writes index.json."""
+    text = json.dumps({"format": FORMAT} | content, indent=2) + "\n"
+    (folder / JSON_FILE).write_text(text, encoding="utf-8")

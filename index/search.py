@@ -1,8 +1,9 @@
-"""Search of the catalogue by inner product, on a CPU.
+"""The index of a bundle, loaded for search by inner product on a CPU.
 
 Shapes: B queries, V catalogue, D width, K hits.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,61 +11,56 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.benchmark import prefer_products
-from index.formats import Kind, Parameters, widened
-from index.index_json import CARD_FILE, INDEX_FILE, read_card
-from index.ivf.layout import lists_of
-from index.ivf.search import MISSING, ListSearch
+from index.exact import ExactIndex
+from index.formats import LISTS_FILE, read_index_json
+from index.ivf.layout import read_layout
+from index.ivf.search import MISSING, IvfSearch
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
 
 
-class ItemIndex:
-    """A loaded index."""
+class IvfIndex:
+    """Inverted lists, with the effort that was measured to find the wanted share of the hits."""
 
-    def __init__(self, index: Any, card: dict[str, Any], vectors_VD: NDArray[np.float32]) -> None:
-        self.items, self.dim = int(index.ntotal), int(index.d)
-        self.kind: Kind = card["kind"]
-        self.vectors_sha256 = str(card["vectors_sha256"])
-        self._parameters: Parameters = card["parameters"]
-        self._measured_hits = int(card["measured_with"]["hits"]) if self._parameters else 0
-        self._faiss = index
-        self._lists: ListSearch | None = None
-        if self.kind == "ivf":
-            self._faiss, self._lists = None, ListSearch(lists_of(index, vectors_VD))
-        prefer_products(self.dim)
+    kind = "ivf"
 
-    @classmethod
-    def load(cls, folder: Path, vectors_VD: NDArray[np.float32]) -> "ItemIndex":
-        """Read what `build_index` wrote of these vectors, which may be mapped.
+    def __init__(self, lists: Any, content: dict[str, Any], vectors_VD: Vectors) -> None:
+        """`lists` is what `train_lists` returned for the vectors; `content` is of index.json."""
+        self._search = IvfSearch(read_layout(lists, vectors_VD))
+        self._items = len(vectors_VD)
+        self._nprobe = int(content["parameters"]["nprobe"])
+        self._measured_hits = int(content["measured"]["hits"])
 
-        Raises ValueError naming the file that does not fit.
+    def search(self, queries_BD: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """Returns the k highest inner products of each query, best first, and their rows: B K.
+
+        Some of the exact hits may be missing, but there are k hits all the same; K is the size of
+        the catalogue if that is less.
         """
-        try:
-            card = read_card(folder)
-            index = faiss.read_index(str(folder / INDEX_FILE))
-            loaded = cls(index, card, vectors_VD)
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f"the index in {folder} cannot be read: {error}") from error
-        if (loaded.items, loaded.dim) != (card["items"], card["dim"]):
-            raise ValueError(f"{folder / INDEX_FILE} is not the index that {CARD_FILE} describes")
-        return loaded
-
-    def search(
-        self, queries_BD: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The k highest inner products, best first, and the rows that they are of: B K each.
-
-        An approximate index may miss some of them, as its card says; it gives k rows all the same.
-        Where fewer than k rows exist, K is the catalogue's size.
-        """
-        k = min(k, self.items)
-        if not self._lists:
-            scores_BK, rows_BK = self._faiss.search(queries_BD, k)
-            return scores_BK, rows_BK
-        # The recall was measured at so many hits: more of them take more effort.
-        told = widened(self._parameters, max(1.0, k / self._measured_hits))
-        scores_BK, rows_BK = self._lists.search(queries_BD, k, told["nprobe"])
+        k = min(k, self._items)
+        # The recall was measured with this many hits: more of them take more lists.
+        nprobe = math.ceil(self._nprobe * max(1.0, k / self._measured_hits))
+        scores_BK, rows_BK = self._search.search(queries_BD, k, min(nprobe, self._search.lists))
         short_B = (rows_BK == MISSING).any(axis=1)
-        if short_B.any():  # it ended with too few: callers rely on k rows
-            everything = self._lists.search(queries_BD[short_B], k, told["lists"])
-            scores_BK[short_B], rows_BK[short_B] = everything
+        if short_B.any():  # its lists hold less than k items
+            found = self._search.search(queries_BD[short_B], k, self._search.lists)
+            scores_BK[short_B], rows_BK[short_B] = found
         return scores_BK, rows_BK
+
+
+def load_index(folder: Path, vectors_VD: Vectors, vectors_sha256: str) -> ExactIndex | IvfIndex:
+    """Returns the index of a bundle with these vectors, which may be mapped.
+
+    Raises ValueError, with the name of the file, if it is damaged or of other vectors.
+    """
+    try:
+        content = read_index_json(folder)
+        described = content["items"], content["dim"], content["vectors_sha256"]
+        if described != (*vectors_VD.shape, vectors_sha256):
+            raise ValueError("it was built from other item vectors")
+        if content["kind"] == "exact":
+            return ExactIndex(vectors_VD)
+        return IvfIndex(faiss.read_index(str(folder / LISTS_FILE)), content, vectors_VD)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise ValueError(f"the index in {folder} cannot be used: {error}") from error

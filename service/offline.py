@@ -6,7 +6,6 @@ Shapes: B batch, K candidates.
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from importlib.metadata import version as package_version
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index.build import QUERIES, Choice, build_index, build_index_like
+from index.build import QUERIES, Requested, build_index, build_index_like
 from model.artifact.additions import Additions, extended_bundle, find_new_items
 from model.artifact.bundle import (
     find_bundle,
@@ -30,7 +29,6 @@ from model.evaluation.metrics import Figures, Recall
 from model.evaluation.reference import pad
 from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
-from service.contest import dense_and_index
 from service.history.store import HistoryStore
 from service.recall.recaller import Recaller
 from service.recall.types import Query
@@ -44,7 +42,7 @@ def export_bundle(
     model: GPT,
     recall: RecallConfig,
     figures: Figures,
-    kind: Choice = "auto",
+    index: Requested = "auto",
     index_recall: float = 0.98,
 ) -> Path:
     """Write a bundle with its index and make it the served one; returns its folder.
@@ -59,14 +57,7 @@ def export_bundle(
     code = package_version("recgpt")
     with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
         interests_BD = sample_interests(dataset, model, QUERIES)
-        build_index(
-            read_item_vectors(folder),
-            folder,
-            kind,
-            index_recall,
-            interests_BD,
-            partial(dense_and_index, recall),
-        )
+        build_index(read_item_vectors(folder), folder, index, index_recall, interests_BD)
     publish(artifacts, version)
     return artifacts / version
 
@@ -78,8 +69,7 @@ def add_items(config: AddConfig) -> tuple[Path, Additions]:
     artifact = load_artifact(find_bundle(config.artifacts))
     new = find_new_items(config, artifact)
     with extended_bundle(config.artifacts, artifact, new) as (folder, version):
-        contest = partial(dense_and_index, artifact.manifest.recall)
-        build_index_like(read_item_vectors(folder), folder, artifact.folder, contest)
+        build_index_like(read_item_vectors(folder), folder, artifact.folder)
     publish(config.artifacts, version)
     return config.artifacts / version, new.report
 

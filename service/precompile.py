@@ -25,7 +25,7 @@ ITEMS = 3000  # enough for an index of several lists
 
 
 def precompile() -> None:
-    """Answer recalls by every kind of index, so that each loop is compiled and kept on disk."""
+    """Answers recalls by every kind of index, so that each loop is compiled and kept on disk."""
     item_ids = [str(row) for row in range(ITEMS)]
     dataset = Dataset(
         name="precompile",

@@ -1,8 +1,25 @@
-"""A large catalogue in lists, in 8 bits: made and kept by Faiss, read here for `index.ivf.search`.
+"""A large catalogue in inverted lists of 8-bit codes: trained and stored by Faiss, searched by us.
 
-Shapes: V catalogue, D width, L lists, P places of items (a list is padded to whole blocks).
+An inverted file (IVF) puts each item into the list of its nearest centroid. A query looks only into
+the lists whose centroids are nearest to it. Faiss finds the centroids (k-means), assigns the items
+and writes `index.faiss`: a random rotation, then lists of 8-bit codes (`ScalarQuantizer`, one step
+size for all components).
+
+Here the codes are brought into the blocks of `index.kernels.int8_layout`, list after list in one
+array; each list is padded to whole blocks, so that it begins with a block of its own:
+
+    block       0    1    2  |  3  |  4    5  | …
+    list        0    0    0  |  1  |  2    2  | …
+    positions   0   16   32  | 48  | 64   80  | …    of a block's first item
+
+List l has the blocks from `offsets_L[l]` to `offsets_L[l + 1]`. `rows_P` names the catalogue's row
+at each position. A sum at a padded position starts so low that the item is never found. Centroids
+are 8-bit integers in blocks as well, so the nearest ones are found by the same products as items.
+
+Shapes: V catalogue, D width, L lists (L + 1 offsets), P positions of items, N items of a list.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import faiss
@@ -10,91 +27,116 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.kernels.int8_layout import (
-    ITEMS,
-    Blocks,
-    blocks_of,
-    levels,
-    put,
-    room_for,
-    shift_of,
-    steps_of,
+    BLOCK_ITEMS,
+    Int8Blocks,
+    fill_blocks,
+    max_level,
+    score_shift,
+    step_size,
 )
 
 CODES = faiss.ScalarQuantizer.QT_8bit_uniform
-CODE_ZERO = 128  # what codes count from, here: the rest is the same for all items
-NOTHING = -(1 << 30)  # what sums begin with where there is no item
-NOBODY = -1
-LIST_ROUNDS = 12
+CODE_ZERO = 128  # the code in the middle; what it stands for is the same for all items of a query
+PADDING_START = -(1 << 30)  # what the sum of a padded position starts from
+NO_ROW = -1
+KMEANS_ROUNDS = 12
+LIST_SAMPLE = 50  # items that a list is trained on; Faiss wants at least 39
+MIN_SAMPLE = 20_000
+CHUNK = 100_000  # items that are added at a time, so that a mapped table is never copied whole
 
 
-class Lists(NamedTuple):
-    """Lists of items by their nearest centroid."""
+class IvfLayout(NamedTuple):
+    """Items by list, and the centroids of the lists."""
 
-    turn_DD: NDArray[np.float32]  # queries are turned by it, as items are
-    centroids: Blocks
+    rotation_DD: NDArray[np.float32]  # of queries; items and centroids are rotated already
+    centroids: Int8Blocks
     centroids_shift: int
-    items: Blocks
+    items: Int8Blocks
     items_shift: int
-    ends_L: NDArray[np.int32]  # where each list's blocks end, and a 0 before
-    rows_P: NDArray[np.int32]  # in the catalogue; NOBODY where a list is padded
-    vectors_VD: NDArray[np.float32]  # in the catalogue's order
-    levels: int  # of a query
+    offsets_L: NDArray[np.int32]  # where lists begin, in blocks, and where the last one ends
+    rows_P: NDArray[np.int32]  # of the catalogue; NO_ROW for padding
+    vectors_VD: NDArray[np.float32]  # in the order of the catalogue
+    max_level: int  # of a component of a query
 
 
-def empty_index(width: int, lists: int) -> Any:
-    """An index without items or centroids: a rotation, then lists of 8-bit codes."""
+def list_count(items: int) -> int:
+    """Returns how many lists suit a catalogue: about four times the root of its size."""
+    suitable = 1 << round(math.log2(4 * math.sqrt(items + 1)))
+    return max(1, min(suitable, items // LIST_SAMPLE))
+
+
+def train_lists(vectors_VD: NDArray[np.float32]) -> Any:
+    """Returns a Faiss index with all items in inverted lists."""
+    items, width = vectors_VD.shape
+    lists = list_count(items)
     inverted = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(width), width, lists, CODES, faiss.METRIC_INNER_PRODUCT, False
     )
-    inverted.cp.niter = LIST_ROUNDS
+    inverted.cp.niter = KMEANS_ROUNDS
     rotation = faiss.RandomRotationMatrix(width, width)
     rotation.init(0)
-    return faiss.IndexPreTransform(rotation, inverted)
+    index: Any = faiss.IndexPreTransform(rotation, inverted)
+    shuffled = np.random.default_rng(0).permutation(items)
+    index.train(vectors_VD[np.sort(shuffled[: max(LIST_SAMPLE * lists, MIN_SAMPLE)])])
+    for first in range(0, items, CHUNK):
+        index.add(vectors_VD[first : first + CHUNK])
+    return index
 
 
-def lists_of(index: Any, vectors_VD: NDArray[np.float32]) -> Lists:
-    """Of such an index and the vectors it was made of. Raises ValueError for any other index."""
+def read_layout(index: Any, vectors_VD: NDArray[np.float32]) -> IvfLayout:
+    """Returns the layout of an index of `train_lists`, which was trained on these vectors.
+
+    Raises ValueError for any other index.
+    """
     inverted = faiss.downcast_index(index.index) if hasattr(index, "chain") else None
     if not isinstance(inverted, faiss.IndexIVFScalarQuantizer) or inverted.sq.qtype != CODES:
         raise ValueError("its lists are those of another version of recgpt: export it again")
     width = inverted.d
     if vectors_VD.shape != (index.ntotal, width):
-        raise ValueError(f"it is of {index.ntotal} vectors, not of these: {vectors_VD.shape}")
+        raise ValueError(f"it holds {index.ntotal} vectors, and the bundle {vectors_VD.shape}")
     rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
-    turn_DD = faiss.vector_to_array(rotation.A).reshape(width, width).T.copy()
-    centroids_LD = inverted.quantizer.reconstruct_n(0, inverted.nlist)
-    steps_LD, _ = steps_of(centroids_LD)
-    items, ends_L, rows_P, longest = _read(inverted)
-    return Lists(
-        turn_DD,
-        blocks_of(steps_LD.astype(np.int8)),
-        shift_of(float(np.linalg.norm(steps_LD, axis=1).max()), width),
+    centroids, centroids_shift = _centroids(inverted)
+    items, offsets_L, rows_P, max_length = _read_lists(inverted)
+    return IvfLayout(
+        faiss.vector_to_array(rotation.A).reshape(width, width).T.copy(),
+        centroids,
+        centroids_shift,
         items,
-        shift_of(longest, width),
-        ends_L,
+        score_shift(max_length, width),
+        offsets_L,
         rows_P,
         np.asarray(vectors_VD),
-        levels(),
+        max_level(),
     )
 
 
-def _read(
+def _centroids(inverted: Any) -> tuple[Int8Blocks, int]:
+    """Returns the centroids in blocks, and the shift of their scores."""
+    centroids_LD = inverted.quantizer.reconstruct_n(0, inverted.nlist)
+    step = step_size(float(np.abs(centroids_LD).max()))
+    steps_LD = np.rint(centroids_LD / np.float32(step))
+    shift = score_shift(float(np.linalg.norm(steps_LD, axis=1).max()), inverted.d)
+    return Int8Blocks.of(steps_LD.astype(np.int8)), shift
+
+
+def _read_lists(
     inverted: Any,
-) -> tuple[Blocks, NDArray[np.int32], NDArray[np.int32], float]:
-    """Items in blocks, where each list ends, the rows, and the length of the longest in steps."""
-    lists, width, longest = inverted.invlists, inverted.d, 0.0
-    sizes_L = np.array([lists.list_size(one) for one in range(inverted.nlist)])
-    ends_L = np.array([0, *(-(-sizes_L // ITEMS)).cumsum()], dtype=np.int32)
-    items = room_for(int(ends_L[-1]), width)
-    rows_P = np.full(len(items.start_P), NOBODY, dtype=np.int32)
-    for one, size in enumerate(sizes_L.tolist()):
+) -> tuple[Int8Blocks, NDArray[np.int32], NDArray[np.int32], float]:
+    """Returns items in blocks, list offsets, rows, and the length of the longest item in steps."""
+    lists, width, max_length = inverted.invlists, inverted.d, 0.0
+    sizes_L = np.array([lists.list_size(number) for number in range(inverted.nlist)])
+    offsets_L = np.array([0, *(-(-sizes_L // BLOCK_ITEMS)).cumsum()], dtype=np.int32)
+    items = Int8Blocks.allocate(int(offsets_L[-1]), width)
+    rows_P = np.full(len(items.start_P), NO_ROW, dtype=np.int32)
+    for number, size in enumerate(sizes_L.tolist()):
         if not size:
             continue
-        codes = faiss.rev_swig_ptr(lists.get_codes(one), size * width).reshape(size, width)
-        steps_ND = codes.view(np.int8) ^ np.int8(-CODE_ZERO)  # takes CODE_ZERO away
-        put(items, ends_L[one], steps_ND)
-        first, end = ends_L[one] * ITEMS, ends_L[one + 1] * ITEMS
-        rows_P[first : first + size] = faiss.rev_swig_ptr(lists.get_ids(one), size)
-        items.start_P[first + size : end] = NOTHING
-        longest = max(longest, float(np.linalg.norm(steps_ND.astype(np.float32), axis=1).max()))
-    return items, ends_L, rows_P, longest
+        codes_ND = faiss.rev_swig_ptr(lists.get_codes(number), size * width).reshape(size, width)
+        steps_ND = codes_ND.view(np.int8) ^ np.int8(-CODE_ZERO)  # the code less CODE_ZERO
+        fill_blocks(items, offsets_L[number], steps_ND)
+        first, end = offsets_L[number] * BLOCK_ITEMS, offsets_L[number + 1] * BLOCK_ITEMS
+        rows_P[first : first + size] = faiss.rev_swig_ptr(lists.get_ids(number), size)
+        items.start_P[first + size : end] = PADDING_START
+        lengths_N = np.linalg.norm(steps_ND.astype(np.float32), axis=1)
+        max_length = max(max_length, float(lengths_N.max()))
+    return items, offsets_L, rows_P, max_length

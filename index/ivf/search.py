@@ -1,12 +1,20 @@
-"""Search of a large catalogue in lists, compiled.
+"""Approximate search of a large catalogue: only the lists whose centroids are nearest to a query.
 
-The lists whose centroids are nearest to a query are scored in 8 bits, each list once for all
-queries of a batch that want it; the best of what they hold is scored again by the vectors
-themselves. Faiss's own ways through lists take two to three times as long, see
-docs/results/scale.md.
+A batch is searched in three steps, each one compiled loop:
 
-Shapes: B queries, D width, E the same padded to whole quarters, L lists, N blocks of centroids,
-S places that a query looks at, K hits.
+1. **Probe.** The centroids are scored for all queries. Each query takes the `nprobe` nearest lists,
+   or up to an eighth more.
+2. **Score.** Lists are scored one after another, each once for all queries that take it: its codes
+   are read from memory once, and tiles of several queries are faster than single ones. The scores
+   of a query's lists stand one after another in its row of `scores_BS`.
+3. **Select.** The best positions of a query by 8-bit score are translated to rows of the catalogue,
+   and scored again by the vectors themselves. A few more than k are taken, because rounding may
+   rank the last of the best a little lower.
+
+Faiss's own searches of inverted lists take two to three times as long: docs/results/scale.md.
+
+Shapes: B queries, D width, E the width padded to a multiple of four, L lists, P positions of
+centroids, S positions of the items that a query looks at, T addresses of a table, K hits.
 """
 
 from typing import NamedTuple
@@ -14,179 +22,205 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.ivf.layout import NOBODY, Lists
-from index.kernels.int8_gemm import FEW, SHORT_BYTES, addresses, multiply, whole_steps
-from index.kernels.int8_layout import FOUR, ITEMS, Blocks, Short
+from index.ivf.layout import NO_ROW, IvfLayout
+from index.kernels.int8_gemm import (
+    INT16_BYTES,
+    SMALL_TILE,
+    multiply,
+    quantise_query,
+    row_addresses,
+)
+from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, MAX_SCORES, Int8Blocks, Int16s
 from index.kernels.jit import Integer, compiled, inner
-from index.kernels.topk import Room, best_of, candidates, reached, row_of, score_of
+from index.kernels.topk import (
+    TopKWorkspace,
+    find_candidates,
+    key_row,
+    key_score,
+    rescore,
+    threshold,
+)
 
 Vectors = NDArray[np.float32]
-Whole = NDArray[np.int32]
+Int32s = NDArray[np.int32]
+Rows = NDArray[np.int64]
 
-MISSING = -1  # the row of a hit that was not found
-SPARE = 16  # items that are scored again beside the best k, at the least
-MOST_PLACES = 1 << 26  # that a batch looks at together: their scores take 128 MB
+MISSING = -1  # the row of a hit that the lists do not hold
+MIN_SPARE = 16  # items beyond k that are scored again
 
 
-class Probed(NamedTuple):
-    """Which lists the queries of a batch want."""
+class Probes(NamedTuple):
+    """The lists that each query of a batch takes; memory that is used again."""
 
-    asked_BE: NDArray[np.uint8]  # the queries in whole steps
-    near_BP: Short  # how near centroids are
-    lists_BL: Whole  # everyone's lists, ascending
-    counts_B: Whole  # how many
-    places_B: Whole  # in all of them
-    queries_LB: Whole  # who wants a list
-    wanted_L: Whole  # how many do
+    levels_BE: NDArray[np.uint8]  # the 8-bit form of the queries
+    centroid_scores_BP: Int16s
+    lists_BL: Int32s  # the lists of each query, ascending
+    lists_B: Int32s  # how many these are
+    positions_B: Int32s  # of all items in them
+    queries_LB: Int32s  # the queries that take each list
+    queries_L: Int32s  # how many these are
 
     @staticmethod
-    def room(lists: Lists, queries: int) -> "Probed":
-        """For so many at the most."""
-        count, width = len(lists.ends_L) - 1, lists.items.items_NQ64.shape[1] * FOUR
-        return Probed(
-            np.zeros((queries, width), np.uint8),
-            np.empty((queries, len(lists.centroids.start_P)), np.int16),
-            np.empty((queries, count), np.int32),
+    def allocate(layout: IvfLayout, queries: int) -> "Probes":
+        """Allocates memory for up to `queries` queries."""
+        lists, groups = len(layout.offsets_L) - 1, layout.items.items_NQ64.shape[1]
+        return Probes(
+            np.zeros((queries, groups * FOUR), np.uint8),
+            np.empty((queries, len(layout.centroids.start_P)), np.int16),
+            np.empty((queries, lists), np.int32),
             np.empty(queries, np.int32),
             np.empty(queries, np.int32),
-            np.empty((count, queries), np.int32),
-            np.empty(count, np.int32),
+            np.empty((lists, queries), np.int32),
+            np.empty(lists, np.int32),
         )
 
 
-class ListSearch:
-    """Searches, in memory that is used again. From one thread, and with one."""
+class IvfSearch:
+    """Searches inverted lists in one thread, in memory that is used again."""
 
-    def __init__(self, lists: Lists) -> None:
-        self.lists = lists
-        self._probed = Probed.room(lists, 1)
+    def __init__(self, layout: IvfLayout) -> None:
+        self.layout = layout
+        self._probes = Probes.allocate(layout, 1)
         self._scores = np.empty(0, dtype=np.int16)
-        self._room = Room.of(0)
+        self._workspace = TopKWorkspace.allocate(0)
 
     @property
-    def count(self) -> int:
-        """How many lists there are."""
-        return len(self.lists.ends_L) - 1
+    def lists(self) -> int:
+        """The number of lists."""
+        return len(self.layout.offsets_L) - 1
 
-    def search(self, queries_BD: Vectors, k: int, probed: int) -> tuple[Vectors, NDArray[np.int64]]:
-        """The best k scores and their rows in about so many lists each, best first: B K.
+    def search(self, queries_BD: Vectors, k: int, nprobe: int) -> tuple[Vectors, Rows]:
+        """Returns the k highest inner products in `nprobe` lists or a few more, and their rows.
 
-        The row is MISSING where lists hold too few.
+        Best first, B K each. If the lists hold less than k items, the remaining rows are `MISSING`.
         """
         queries = len(queries_BD)
-        if len(self._probed.counts_B) < queries:
-            self._probed = Probed.room(self.lists, queries)
-        _probe(self.lists, queries_BD, probed, self._probed)
-        longest = int(self._probed.places_B[:queries].max(initial=0))
-        if queries > 1 and queries * longest > MOST_PLACES:
+        if len(self._probes.lists_B) < queries:
+            self._probes = Probes.allocate(self.layout, queries)
+        _probe(self.layout, queries_BD, nprobe, self._probes)
+        positions = int(self._probes.positions_B[:queries].max(initial=0))
+        if queries > 1 and queries * positions > MAX_SCORES:
             halves = np.array_split(queries_BD, 2)
-            scores, rows = zip(*(self.search(half, k, probed) for half in halves), strict=True)
+            found = zip(*(self.search(half, k, nprobe) for half in halves), strict=True)
+            scores, rows = found
             return np.concatenate(scores), np.concatenate(rows)
-        self._make_room(queries, longest)
-        scores_BS = self._scores[: queries * longest].reshape(queries, longest)
-        _score(self.lists, self._probed, scores_BS)
-        rows_BK = np.full((queries, k), MISSING, dtype=np.int64)
+        scores_BS = self._reserve(queries, positions)
+        _score(self.layout, self._probes, scores_BS)
         scores_BK = np.zeros((queries, k), dtype=np.float32)
-        _find(self.lists, queries_BD, self._probed, scores_BS, self._room, scores_BK, rows_BK)
+        rows_BK = np.full((queries, k), MISSING, dtype=np.int64)
+        _select(
+            self.layout, queries_BD, self._probes, scores_BS, self._workspace, scores_BK, rows_BK
+        )
         return scores_BK, rows_BK
 
-    def _make_room(self, queries: int, places: int) -> None:
-        """For so many queries that look at so many places each, and a little more."""
-        if len(self._scores) < queries * places:
-            self._scores = np.empty(queries * places * 5 // 4, dtype=np.int16)
-        if len(self._room.places_P) < places:
-            self._room = Room.of(places * 5 // 4 // ITEMS * ITEMS)
+    def _reserve(self, queries: int, positions: int) -> Int16s:
+        """Returns memory for the scores; a quarter more is allocated than is needed now."""
+        if len(self._scores) < queries * positions:
+            self._scores = np.empty(queries * positions * 5 // 4, dtype=np.int16)
+        if len(self._workspace.positions_P) < positions:
+            self._workspace = TopKWorkspace.allocate(
+                positions * 5 // 4 // BLOCK_ITEMS * BLOCK_ITEMS
+            )
+        return self._scores[: queries * positions].reshape(queries, positions)
 
 
 @compiled
-def _probe(lists: Lists, queries_BD: Vectors, wanted: Integer, probed: Probed) -> None:
-    """Find everyone's lists."""
-    queries, count = len(queries_BD), len(lists.ends_L) - 1
+def _probe(layout: IvfLayout, queries_BD: Vectors, nprobe: Integer, probes: Probes) -> None:
+    """Finds the lists of each query, and the queries of each list."""
+    queries, lists = len(queries_BD), len(layout.offsets_L) - 1
     turned_D = np.empty(queries_BD.shape[1], dtype=np.float32)
     for query in range(queries):
-        np.dot(queries_BD[query], lists.turn_DD, turned_D)
-        whole_steps(turned_D, lists.levels, probed.asked_BE[query])
-    asked_T, near_T = addresses(probed.asked_BE[:queries]), addresses(probed.near_BP[:queries])
-    multiply(lists.centroids, asked_T, near_T, lists.centroids_shift)
-    probed.wanted_L[:] = 0
-    near_L = np.empty(count, dtype=np.int32)
+        np.dot(queries_BD[query], layout.rotation_DD, turned_D)
+        quantise_query(turned_D, layout.max_level, probes.levels_BE[query])
+    levels_T = row_addresses(probes.levels_BE[:queries])
+    scores_T = row_addresses(probes.centroid_scores_BP[:queries])
+    multiply(layout.centroids, levels_T, scores_T, layout.centroids_shift)
+    probes.queries_L[:] = 0
+    scores_L = np.empty(lists, dtype=np.int32)
     for query in range(queries):
-        for one in range(count):
-            near_L[one] = probed.near_BP[query, one]
-        floor, found, blocks = reached(near_L, wanted), 0, 0
-        for one in range(count):
-            if near_L[one] >= floor:
-                probed.lists_BL[query, found] = one
-                found += 1
-                probed.queries_LB[one, probed.wanted_L[one]] = query
-                probed.wanted_L[one] += 1
-                blocks += lists.ends_L[one + 1] - lists.ends_L[one]
-        probed.counts_B[query], probed.places_B[query] = found, blocks * ITEMS
+        for number in range(lists):
+            scores_L[number] = probes.centroid_scores_BP[query, number]
+        limit, taken, blocks = threshold(scores_L, nprobe), 0, 0
+        for number in range(lists):
+            if scores_L[number] >= limit:
+                probes.lists_BL[query, taken] = number
+                taken += 1
+                probes.queries_LB[number, probes.queries_L[number]] = query
+                probes.queries_L[number] += 1
+                blocks += layout.offsets_L[number + 1] - layout.offsets_L[number]
+        probes.lists_B[query], probes.positions_B[query] = taken, blocks * BLOCK_ITEMS
 
 
 @compiled
-def _score(lists: Lists, probed: Probed, scores_BS: Short) -> None:
-    """Score everyone's lists, which stand one after another in a row of scores."""
+def _score(layout: IvfLayout, probes: Probes, scores_BS: Int16s) -> None:
+    """Writes the scores of each query's lists, one list after another."""
     queries = len(scores_BS)
-    filled_B = np.zeros(queries, dtype=np.int64)
-    asked_B, scores_B = addresses(probed.asked_BE[:queries]), addresses(scores_BS)
-    asked_T, scores_T = np.empty_like(asked_B), np.empty_like(scores_B)
-    for one in range(len(probed.wanted_L)):
-        wanted = probed.wanted_L[one]
-        begin, end = lists.ends_L[one], lists.ends_L[one + 1]
-        if wanted == 0 or begin == end:
+    written_B = np.zeros(queries, dtype=np.int64)
+    levels_B, scores_B = row_addresses(probes.levels_BE[:queries]), row_addresses(scores_BS)
+    levels_T, scores_T = np.empty_like(levels_B), np.empty_like(scores_B)
+    for number in range(len(probes.queries_L)):
+        taking = probes.queries_L[number]
+        begin, end = layout.offsets_L[number], layout.offsets_L[number + 1]
+        if taking == 0 or begin == end:
             continue
-        tiles = (wanted + FEW - 1) // FEW * FEW
-        for at in range(tiles):
-            query = probed.queries_LB[one, min(at, wanted - 1)]
-            asked_T[at] = asked_B[query]
-            scores_T[at] = scores_B[query] + filled_B[query] * SHORT_BYTES
-        first, last = begin * ITEMS, end * ITEMS
-        items = Blocks(lists.items.items_NQ64[begin:end], lists.items.start_P[first:last])
-        multiply(items, asked_T[:tiles], scores_T[:tiles], lists.items_shift)
-        for at in range(wanted):
-            filled_B[probed.queries_LB[one, at]] += last - first
+        entries = (taking + SMALL_TILE - 1) // SMALL_TILE * SMALL_TILE
+        for entry in range(entries):  # the last query is repeated until the tiles are full
+            query = probes.queries_LB[number, min(entry, taking - 1)]
+            levels_T[entry] = levels_B[query]
+            scores_T[entry] = scores_B[query] + written_B[query] * INT16_BYTES
+        first, last = begin * BLOCK_ITEMS, end * BLOCK_ITEMS
+        items = Int8Blocks(layout.items.items_NQ64[begin:end], layout.items.start_P[first:last])
+        multiply(items, levels_T[:entries], scores_T[:entries], layout.items_shift)
+        for entry in range(taking):
+            written_B[probes.queries_LB[number, entry]] += last - first
 
 
 @compiled
-def _find(
-    lists: Lists,
+def _select(
+    layout: IvfLayout,
     queries_BD: Vectors,
-    probed: Probed,
-    scores_BS: Short,
-    room: Room,
+    probes: Probes,
+    scores_BS: Int16s,
+    workspace: TopKWorkspace,
     scores_BK: Vectors,
-    rows_BK: NDArray[np.int64],
+    rows_BK: Rows,
 ) -> None:
-    """Write everyone's best rows."""
-    ends_L = np.empty(len(probed.wanted_L), dtype=np.int64)
+    """Writes the best hits of each query."""
+    ends_L = np.empty(len(probes.queries_L), dtype=np.int64)
     k = rows_BK.shape[1]
-    wanted = max(k + SPARE, k + k // 8)  # 8 bits may rank the last of the best a little lower
+    wanted = max(k + MIN_SPARE, k + k // 8)
     for query in range(len(queries_BD)):
-        lists_L = probed.lists_BL[query, : probed.counts_B[query]]
+        lists_L = probes.lists_BL[query, : probes.lists_B[query]]
         end = 0
         for at in range(len(lists_L)):
-            end += (lists.ends_L[lists_L[at] + 1] - lists.ends_L[lists_L[at]]) * ITEMS
+            begin, stop = layout.offsets_L[lists_L[at]], layout.offsets_L[lists_L[at] + 1]
+            end += (stop - begin) * BLOCK_ITEMS
             ends_L[at] = end
-        found, items = candidates(scores_BS[query, :end], wanted, 0, room), 0
-        for at in range(found):
-            row = _row_at(lists, lists_L, ends_L, room.places_P[at])
-            room.places_P[items] = row
-            items += row != NOBODY
-        keys_K = best_of(queries_BD[query], lists.vectors_VD, room.places_P[:items], k, room)
+        positions_N, items = find_candidates(scores_BS[query, :end], wanted, 0, workspace), 0
+        for at in range(len(positions_N)):
+            row = _row_at(layout, lists_L, ends_L, positions_N[at])
+            positions_N[items] = row  # a row takes the place of a position that was read
+            items += row != NO_ROW
+        keys_K = rescore(queries_BD[query], layout.vectors_VD, positions_N[:items], k, workspace)
         for at in range(len(keys_K)):
-            rows_BK[query, at], scores_BK[query, at] = row_of(keys_K[at]), score_of(keys_K[at])
+            scores_BK[query, at], rows_BK[query, at] = key_score(keys_K[at]), key_row(keys_K[at])
 
 
 @inner
-def _row_at(lists: Lists, lists_L: Whole, ends_L: NDArray[np.int64], place: Integer) -> Integer:
-    """The row that stands at a place of someone's lists, which end in theirs at `ends_L`."""
+def _row_at(
+    layout: IvfLayout, lists_L: Int32s, ends_L: NDArray[np.int64], position: Integer
+) -> Integer:
+    """Returns the catalogue's row at a position of a query's scores.
+
+    `ends_L` says where each of the query's lists ends there. The list is found by bisection.
+    """
     low, high = 0, len(lists_L) - 1
     while low < high:
         middle = (low + high) // 2
-        if ends_L[middle] > place:
+        if ends_L[middle] > position:
             high = middle
         else:
             low = middle + 1
-    row: Integer = lists.rows_P[lists.ends_L[lists_L[low] + 1] * ITEMS - (ends_L[low] - place)]
+    end = layout.offsets_L[lists_L[low] + 1] * BLOCK_ITEMS
+    row: Integer = layout.rows_P[end - (ends_L[low] - position)]
     return row

@@ -45,7 +45,7 @@ KEPT_KEYS = 8  # folders of other versions or processors that stay
 
 @cache
 def cache_folder() -> Path | None:
-    """The folder of this version's machine code; None if nothing is to be kept on disk.
+    """Returns the folder of this version's machine code; None if nothing is kept on disk.
 
     Raises ValueError if `RECGPT_CACHE_DIR` names a folder that must not be used. A default folder
     that must not be used is a warning, once: loops are compiled at every start then.
@@ -76,7 +76,7 @@ def _default_root() -> Path:
 
 
 def _make_private(root: Path) -> None:
-    """Create the folder if it is missing. Raises OSError if others own it or can enter it."""
+    """Creates the folder if it is missing. Raises OSError if others own it or can enter it."""
     root.parent.mkdir(parents=True, exist_ok=True)
     root.mkdir(mode=0o700, exist_ok=True)
     found = root.stat()
@@ -108,7 +108,7 @@ def _key() -> str:
 
 
 def _prune(root: Path, used: Path) -> None:
-    """Remove the folders of all keys but the `KEPT_KEYS` that were used last."""
+    """Removes the folders of all keys but the `KEPT_KEYS` that were used last."""
     try:
         os.utime(used)
         others = [folder for folder in root.iterdir() if folder.is_dir() and folder != used]
@@ -153,7 +153,7 @@ class _OnDisk(FunctionCache):
 
 
 class LoopCache(NullCache):
-    """What numba asks for a function's machine code before it compiles, and gives it afterwards.
+    """The cache of one function: numba asks it for machine code, and hands over what it compiled.
 
     A cache that cannot be read or written costs time, never an answer. The folder is looked for
     when the first loop is called, so that importing a module reads nothing.
@@ -169,7 +169,7 @@ class LoopCache(NullCache):
         self._started = 0.0
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """The machine code for a signature; None if it has to be compiled."""
+        """Returns the machine code for a signature; None if it has to be compiled."""
         found = None
         if cache_folder() and self._is_covered():
             self._disk = self._disk or cast(Any, _OnDisk)(self._function)
@@ -185,7 +185,7 @@ class LoopCache(NullCache):
         return found
 
     def save_overload(self, sig: Any, cres: Any) -> None:
-        """Keep what was compiled."""
+        """Keeps what was compiled."""
         seconds = time.perf_counter() - self._started
         LoopCache.compiled += 1
         LoopCache.seconds += seconds
@@ -195,7 +195,7 @@ class LoopCache(NullCache):
 
     @staticmethod
     def _keep(write: Callable[..., object], *values: object) -> None:
-        """Write to disk unless that failed before."""
+        """Writes to disk unless that failed before."""
         try:
             if LoopCache.kept:
                 write(*values)
@@ -208,12 +208,12 @@ class LoopCache(NullCache):
         return f"{self._function.__module__}.{self._function.__qualname__}"
 
     def _is_covered(self) -> bool:
-        """Whether the key covers the function's file: tests and benchmarks have loops, too."""
+        """Tells whether the key covers the function; tests and benchmarks have loops, too."""
         file = Path(self._function.__code__.co_filename).resolve()
         return any(file.is_relative_to(ROOT / folder) for folder in SOURCES)
 
 
 def log_compiled() -> None:
-    """Say how long compiling took, if there was any."""
+    """Says how long compiling took, if there was any."""
     if LoopCache.compiled:
         log.info("compiled %d loops in %.1f s", LoopCache.compiled, LoopCache.seconds)

@@ -61,7 +61,7 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     vectors_VD = F.normalize(torch.randn(options.items, options.width), dim=1).numpy()
     with bundle_of(folder, vectors_VD, users=1) as (bundle, version):
-        build_index(read_item_vectors(bundle), bundle, "flat")
+        build_index(read_item_vectors(bundle), bundle, "exact")
     recaller = Recaller.load(folder / version, options.device, options.gpu_search)
     recaller.warm_up()
     rows_QL = rng.integers(options.items, size=(2048, HISTORY)).tolist()

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     figures: dict[str, Any] = {"hits": HITS, "width": options.width, "rows": []}
-    sizes = [("flat", items) for items in options.items]
+    sizes = [("exact", items) for items in options.items]
     for kind, items in [*sizes, *(("ivf", items) for items in options.lists)]:
         with tempfile.TemporaryDirectory() as folder:
             for found in compared(Path(folder), kind, items, options):
@@ -58,8 +58,8 @@ def compared(
     )
     exact_BF = (asked_BD @ there_VD.t()).topk(min(HITS, items)).indices
     found = []
-    for setting in ("product", "faiss") if kind == "flat" else ("faiss",):
-        about = {"items": items, "search": setting if kind == "flat" else "faiss, inverted lists"}
+    for setting in ("product", "faiss") if kind == "exact" else ("faiss",):
+        about = {"items": items, "search": setting if kind == "exact" else "faiss, inverted lists"}
         try:
             search = searcher(setting, there_VD, folder)
         except ValueError as error:

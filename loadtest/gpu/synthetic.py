@@ -26,4 +26,4 @@ def export_untrained(artifacts: Path, dataset: Dataset, width: int) -> None:
     torch.manual_seed(0)
     model = GPT(GPTConfig(dim=width, feed_forward=4 * width), dataset.catalogue, dataset.users)
     model.requires_grad_(False)
-    export_bundle(artifacts, dataset, model.eval(), RecallConfig(), {}, "flat")
+    export_bundle(artifacts, dataset, model.eval(), RecallConfig(), {}, "exact")

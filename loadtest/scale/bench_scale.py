@@ -12,7 +12,6 @@ import json
 import resource
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,18 +19,16 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.benchmark import BATCHES, exact_search, in_batches, rates, recall_of
+from index.benchmark import BATCHES, faiss_exact_search, in_batches, rates, recall_of
 from index.build import HITS, build_index
-from index.formats import Kind
-from index.index_json import read_card
-from index.search import ItemIndex
+from index.formats import Kind, read_index_json
+from index.search import load_index
 from loadtest.environment import environment
 from loadtest.results import say
 from loadtest.scale.scale_bundle import bundle_of, serving
 from loadtest.scale.scale_data import BASE, catalogue, interests
 from model.artifact.bundle import publish, read_item_vectors
-from model.network.config import RecallConfig
-from service.contest import dense_and_index
+from model.artifact.manifest import read_manifest
 
 Vectors = NDArray[np.float32]
 
@@ -69,14 +66,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         file.unlink()
         say("building the index")
         vectors_VD = read_item_vectors(bundle)
-        build_index(
-            vectors_VD,
-            bundle,
-            options.index,
-            options.index_recall,
-            chosen_with_BD,
-            partial(dense_and_index, RecallConfig()),
-        )
+        build_index(vectors_VD, bundle, options.index, options.index_recall, chosen_with_BD)
         say(f"index built after {time.perf_counter() - started:.0f} s")
     publish(artifacts, version)
     bundle = artifacts / version
@@ -89,7 +79,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "export_seconds": time.perf_counter() - started,
         "build_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "file_mb": {file.name: file.stat().st_size / 1e6 for file in bundle.iterdir()},
-        "card": read_card(bundle),
+        "index": read_index_json(bundle),
     }
     queries_BD = interests(options.width, options.queries, 2, *structure)
     figures |= _compare(bundle, queries_BD, options)
@@ -103,7 +93,8 @@ def _compare(bundle: Path, queries_BD: Vectors, options: argparse.Namespace) -> 
     Those of one thread count CPU time.
     """
     vectors_VD = read_item_vectors(bundle)
-    index, exact = ItemIndex.load(bundle, vectors_VD), exact_search(vectors_VD, HITS)
+    index = load_index(bundle, vectors_VD, read_manifest(bundle).vectors_sha256)
+    exact = faiss_exact_search(vectors_VD, HITS)
 
     def search(queries_BD: Vectors) -> NDArray[np.int64]:
         return index.search(queries_BD, HITS)[1]

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from index.kernels.int8_gemm import addresses, multiply
-from index.kernels.int8_layout import Blocks, blocks_of
+from index.kernels.int8_gemm import multiply, row_addresses
+from index.kernels.int8_layout import Int8Blocks
 from index.kernels.jit import compiled
 from loadtest.serving.pipeline import queries_of, run
 from model.data.dataset import Dataset
@@ -47,15 +47,18 @@ def matrix_rate() -> float:
 
 def integer_rate() -> float:
     """Returns the same for 8-bit integers."""
-    blocks = blocks_of(np.random.default_rng(0).integers(-127, 128, (1024, 1024), dtype=np.int8))
-    asked_BD = np.ones((1024, 1024), dtype=np.uint8)
+    steps = np.random.default_rng(0).integers(-127, 128, (1024, 1024), dtype=np.int8)
+    blocks = Int8Blocks.of(steps)
+    levels_BE = np.ones((1024, 1024), dtype=np.uint8)
     scores_BP = np.empty((1024, 1024), dtype=np.int16)
-    return 2 * 1024**3 / best_seconds(lambda: _multiply(blocks, asked_BD, scores_BP))
+    return 2 * 1024**3 / best_seconds(lambda: _multiply(blocks, levels_BE, scores_BP))
 
 
 @compiled
-def _multiply(blocks: Blocks, asked_BE: NDArray[np.uint8], scores_BP: NDArray[np.int16]) -> None:
-    multiply(blocks, addresses(asked_BE), addresses(scores_BP), 8)
+def _multiply(
+    blocks: Int8Blocks, levels_BE: NDArray[np.uint8], scores_BP: NDArray[np.int16]
+) -> None:
+    multiply(blocks, row_addresses(levels_BE), row_addresses(scores_BP), 8)
 
 
 def copy_bandwidth() -> float:

@@ -19,7 +19,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from index.kernels.jit import Integer, compiled, inner, pasted
+from index.kernels.jit import Integer, compiled, inlined, inner
 from service.recall.query_batch import Ragged, offsets_of
 from service.recall.types import Ids, Ints, pack_ids
 
@@ -163,7 +163,7 @@ def _header(packed_N: Bytes, at: Integer, stop: Integer) -> tuple[Integer, Integ
     return length, at
 
 
-@pasted
+@inlined
 def _row_of(table: ItemIds, packed_N: Bytes, start: Integer, end: Integer) -> Integer:
     """Looks up the id between two positions; returns its row, -1 if the catalogue has none."""
     ids, slots_T = table.ids, table.slots_T

@@ -19,7 +19,8 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from index.search import ItemIndex
+from index.exact import ExactIndex
+from index.search import IvfIndex, load_index
 from model.artifact.bundle import Artifact, find_bundle, load_artifact
 from model.artifact.manifest import ArtifactError
 from model.device import choose_device
@@ -148,12 +149,10 @@ class Recaller:
             self.recall_json([Query("", history), Query("", [])] * size)
 
 
-def _load_index(artifact: Artifact) -> ItemIndex:
-    """Loads the index of a bundle. Raises ArtifactError if it is of other item vectors."""
+def _load_index(artifact: Artifact) -> ExactIndex | IvfIndex:
+    """Loads the index of a bundle. Raises ArtifactError if it is damaged or of other vectors."""
+    vectors_VD = artifact.model.items.weight.numpy()
     try:
-        index = ItemIndex.load(artifact.folder, artifact.model.items.weight.numpy())
+        return load_index(artifact.folder, vectors_VD, artifact.manifest.vectors_sha256)
     except ValueError as error:
         raise ArtifactError(str(error)) from error
-    if index.vectors_sha256 != artifact.manifest.vectors_sha256:
-        raise ArtifactError(f"{artifact.folder}: the index was built from other item vectors")
-    return index

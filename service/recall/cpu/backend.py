@@ -7,7 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from index.search import ItemIndex
+from index.exact import ExactIndex
+from index.search import IvfIndex
 from model.artifact.bundle import Artifact
 from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.exact_search import ExactSearcher
@@ -36,16 +37,14 @@ class CpuBackend:
 
     max_users_per_pass = 64  # their states and scores fit into a CPU's caches
 
-    def __init__(self, artifact: Artifact, index: ItemIndex) -> None:
+    def __init__(self, artifact: Artifact, index: ExactIndex | IvfIndex) -> None:
         """The network computes with as many threads as torch uses now."""
         self.preferred_batch = PREFERRED_BATCH_IVF if index.kind == "ivf" else PREFERRED_BATCH
         self._catalogue = len(artifact.items)
         self._max_interests = artifact.manifest.model.max_interests
         self._network = Transformer(artifact.model)
         self._searcher: Searcher = (
-            ExactSearcher(artifact.model.items.weight.numpy())
-            if index.kind == "dense"
-            else IndexSearcher(index)
+            ExactSearcher(index) if isinstance(index, ExactIndex) else IndexSearcher(index)
         )
 
     def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
@@ -75,7 +74,7 @@ class IndexSearcher:
     The index does not know what a query excludes; excluded and listed hits are skipped afterwards.
     """
 
-    def __init__(self, index: ItemIndex) -> None:
+    def __init__(self, index: ExactIndex | IvfIndex) -> None:
         self._index = index
 
     def search(

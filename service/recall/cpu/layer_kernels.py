@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.kernels.jit import Integer, Real, inner, pasted
+from index.kernels.jit import Integer, Real, inlined, inner
 from index.kernels.topk import dot
 from service.recall.types import Floats
 
@@ -166,7 +166,7 @@ def affine(x_ND: Floats, weight_DE: Floats, bias_E: Floats, rows: Integer, out_N
         add(out_NE[token], ONE, bias_E)
 
 
-@pasted
+@inlined
 def run_layer(
     weights: LayerWeights,
     cache: KVCache,
@@ -186,7 +186,7 @@ def run_layer(
         _run_chunk(weights, cache, workspace, eps, tokens_N[chunk], x_ND[chunk], out_ND[chunk])
 
 
-@pasted
+@inlined
 def _run_chunk(
     weights: LayerWeights,
     cache: KVCache,

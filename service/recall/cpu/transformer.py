@@ -16,7 +16,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from index.kernels.jit import Integer, Real, compiled, inner, pasted
+from index.kernels.jit import Integer, Real, compiled, inlined, inner
 from model.network.block import Block
 from model.network.config import GPTConfig
 from model.network.gpt import GPT, HISTORY, OFFER
@@ -203,7 +203,7 @@ def _newest(workspace: Workspace, offsets_B: Ints, x_SD: Floats) -> tuple[Tokens
     return tokens_B, newest_BD
 
 
-@pasted
+@inlined
 def _embed(
     weights: NetworkWeights,
     user_BD: Floats,

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from index.index_json import INDEX_FILE, read_card
+from index.formats import LISTS_FILE, read_index_json
 from service.settings import GpuSearch
 
 GROUP = 64  # items whose maximum is looked at first
@@ -64,7 +64,7 @@ def searcher(kind: GpuSearch, vectors_VD: Tensor, bundle: Path) -> Searcher:
     product = ProductSearcher(vectors_VD)
     if kind == "product":
         return product
-    if read_card(bundle)["kind"] == "ivf":
+    if read_index_json(bundle)["kind"] == "ivf":
         return FaissListSearcher(vectors_VD, bundle, product)
     return FaissFlatSearcher(vectors_VD, product)
 
@@ -161,16 +161,16 @@ class FaissListSearcher(_FaissSearcher):
     """
 
     def __init__(self, vectors_VD: Tensor, bundle: Path, fallback: Searcher) -> None:
-        card = read_card(bundle)
-        index: Any = faiss.read_index(str(bundle / INDEX_FILE))
+        content = read_index_json(bundle)
+        index: Any = faiss.read_index(str(bundle / LISTS_FILE))
         rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
         width = vectors_VD.shape[1]
         turn_DD = torch.from_numpy(faiss.vector_to_array(rotation.A).reshape(width, width).T.copy())
         self._turn_DD = turn_DD.to(vectors_VD.device)
         self._owner = index  # of the lists, which a CPU searches in place
         super().__init__(faiss.downcast_index(index.index), vectors_VD, fallback)
-        self._nprobe = NPROBE_FACTOR * card["parameters"]["nprobe"]
-        self._measured_hits = int(card["measured_with"]["hits"])
+        self._nprobe = NPROBE_FACTOR * content["parameters"]["nprobe"]
+        self._measured_hits = int(content["measured"]["hits"])
 
     def _fetch(self, interests_BD: Tensor, count: int) -> tuple[Tensor, Tensor]:
         nprobe = math.ceil(self._nprobe * max(1.0, count / self._measured_hits))

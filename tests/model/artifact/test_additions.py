@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from cli.main import main
-from index.build import DECIDING
+from index.build import DECIDING_BATCH
 from model.artifact.bundle import find_bundle, load_artifact
 from model.artifact.config import AddConfig
 from model.data.dataset import Dataset, test_split
@@ -87,9 +87,10 @@ def test_the_index_stays_as_it_was_asked_for(dataset: Dataset, model: GPT, tmp_p
 def test_which_search_is_faster_is_measured_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind, dense in ("dense", 2.0), ("flat", 0.5):
-        found = {DECIDING: dense}, {DECIDING: 1.0}
-        monkeypatch.setattr("service.offline.dense_and_index", lambda *_, found=found: found)
+    monkeypatch.setattr("index.build.LARGE", 10)
+    for kind, by_lists in ("ivf", 2.0), ("exact", 0.5):
+        found = [{DECIDING_BATCH: by_lists}, {DECIDING_BATCH: 1.0}]
+        monkeypatch.setattr("index.build.rates", lambda *_, found=found, **__: found)
         rows = f"item_id,neighbours\nnew-{kind},i1|i2\n"
         version, _ = add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows)))
         assert json.loads((version / "index.json").read_text())["kind"] == kind

@@ -70,7 +70,6 @@ FILES = [
     "user_hashes.npy",
     "user_ids.npy",
     "user_rows.npy",
-    "index.faiss",
     "index.json",
 ]
 

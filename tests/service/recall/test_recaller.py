@@ -24,7 +24,7 @@ from service.recall.recaller import Recaller
 from service.recall.types import Candidates, Query
 
 
-@pytest.fixture(scope="module", params=["dense", "flat", "ivf", "gpu"])
+@pytest.fixture(scope="module", params=["exact", "ivf", "gpu"])
 def recaller(
     dataset: Dataset,
     model: GPT,

@@ -9,6 +9,7 @@ from tiny import query_batch
 from torch import Tensor
 from torch.nn import functional as F
 
+from index.exact import ExactIndex
 from model.evaluation.reference import at_positions, merge_by_quotas
 from model.network.rollout import best_new
 from model.network.top_items import best_rows
@@ -57,7 +58,7 @@ def test_candidates_and_offers_are_those_of_the_reference(
     ]
     batch = query_batch(excluded, [quotas] * users)
     lists = CandidateLists.empty(batch, items, len(quotas))
-    searcher = ExactSearcher(vectors_VD.numpy())
+    searcher = ExactSearcher(ExactIndex(vectors_VD.numpy()))
     if kind == "cut off":  # most of the best have one and the same 8-bit score
         searcher._catalogue = searcher._catalogue._replace(shift=0)
     times = StageTimes("search")

@@ -132,7 +132,7 @@ def test_more_hits_probe_more_lists(vectors_VD: torch.Tensor, bundle: Path) -> N
 def test_the_setting_and_index_json_name_the_search(
     vectors_VD: torch.Tensor, bundle: Path, tmp_path: Path
 ) -> None:
-    build_index(vectors_VD[:1000].cpu().numpy(), tmp_path, "flat")
+    build_index(vectors_VD[:1000].cpu().numpy(), tmp_path, "exact")
     assert isinstance(searcher("product", vectors_VD, bundle), ProductSearcher)
     assert isinstance(searcher("faiss", vectors_VD, bundle), FaissListSearcher)
     assert isinstance(searcher("faiss", vectors_VD[:1000], tmp_path), FaissFlatSearcher)

@@ -1,34 +1,24 @@
-"""Search in lists: what they hold, what is found in them, and that memory is used again safely."""
+"""Search of inverted lists: what is found, and that memory is used again safely."""
 
-import faiss
 import numpy as np
 import pytest
 
-from index.formats import build, count_of_lists
-from index.ivf.layout import NOBODY, lists_of
-from index.ivf.search import MISSING, ListSearch
+from index.ivf.layout import list_count, read_layout, train_lists
+from index.ivf.search import MISSING, IvfSearch
 
 rng = np.random.default_rng(0)
 VECTORS = rng.normal(size=(3000, 10)).astype(np.float32)
 QUERIES = rng.normal(size=(40, 10)).astype(np.float32)
-LISTS = count_of_lists(len(VECTORS))
+LISTS = list_count(len(VECTORS))
 K = 20
 
 
 @pytest.fixture(scope="module")
-def search() -> ListSearch:
-    return ListSearch(lists_of(build("ivf", VECTORS), VECTORS))
+def search() -> IvfSearch:
+    return IvfSearch(read_layout(train_lists(VECTORS), VECTORS))
 
 
-def test_lists_hold_every_item_once() -> None:
-    lists = lists_of(build("ivf", VECTORS), VECTORS)
-    held = lists.rows_P[lists.rows_P != NOBODY]
-    assert sorted(held.tolist()) == list(range(len(VECTORS)))
-    assert len(lists.ends_L) == LISTS + 1
-    assert lists.ends_L[-1] * 16 == len(lists.rows_P)
-
-
-def test_all_lists_together_give_the_exact_hits(search: ListSearch) -> None:
+def test_all_lists_together_give_the_exact_hits(search: IvfSearch) -> None:
     scores_BK, rows_BK = search.search(QUERIES, K, LISTS)
     exact_BV = QUERIES @ VECTORS.T
     best_BK = np.argsort(-exact_BV, axis=1)[:, :K]
@@ -38,7 +28,7 @@ def test_all_lists_together_give_the_exact_hits(search: ListSearch) -> None:
     assert (np.diff(scores_BK) <= 0).all()
 
 
-def test_batches_of_any_size_find_the_same(search: ListSearch) -> None:
+def test_batches_of_any_size_find_the_same(search: IvfSearch) -> None:
     alone = [search.search(query[None], K, 5)[1][0].tolist() for query in QUERIES]
     for size in (40, 3, 17):
         _, rows_BK = search.search(QUERIES[:size], K, 5)
@@ -46,12 +36,12 @@ def test_batches_of_any_size_find_the_same(search: ListSearch) -> None:
 
 
 def test_a_batch_that_looks_at_too_much_is_halved(
-    search: ListSearch, monkeypatch: pytest.MonkeyPatch
+    search: IvfSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = (40, 1, 7, 40, 2, 33)
     whole = [search.search(QUERIES[:size], K, LISTS) for size in sizes]
-    monkeypatch.setattr("index.ivf.search.MOST_PLACES", 4 * len(VECTORS))
-    halved = ListSearch(search.lists)
+    monkeypatch.setattr("index.ivf.search.MAX_SCORES", 4 * len(VECTORS))
+    halved = IvfSearch(search.layout)
     for size, expected in zip(sizes, whole, strict=True):
         found = halved.search(QUERIES[:size], K, LISTS)
         np.testing.assert_array_equal(found[0], expected[0])
@@ -61,15 +51,15 @@ def test_a_batch_that_looks_at_too_much_is_halved(
 def test_lists_may_be_empty() -> None:
     """Many equal vectors leave centroids without items."""
     equal = np.repeat(VECTORS[:40], 75, axis=0)
-    search = ListSearch(lists_of(build("ivf", equal), equal))
-    assert (np.diff(search.lists.ends_L) == 0).any()
+    search = IvfSearch(read_layout(train_lists(equal), equal))
+    assert (np.diff(search.layout.offsets_L) == 0).any()
     _, rows_BK = search.search(QUERIES, K, 1)
     assert (rows_BK == MISSING).all(axis=1).any()
     assert (search.search(QUERIES, K, LISTS)[1] != MISSING).all()
     assert search.search(QUERIES[:0], K, 1)[1].shape == (0, K)
 
 
-def test_long_lists_of_hits_are_in_order(search: ListSearch) -> None:
+def test_long_lists_of_hits_are_in_order(search: IvfSearch) -> None:
     """From a thousand on they are sorted in another way."""
     scores_BK, rows_BK = search.search(QUERIES[:3], 1500, LISTS)
     assert (np.diff(scores_BK) <= 0).all()
@@ -77,12 +67,7 @@ def test_long_lists_of_hits_are_in_order(search: ListSearch) -> None:
     np.testing.assert_array_equal(rows_BK[:, :K], search.search(QUERIES[:3], K, LISTS)[1])
 
 
-def test_lists_of_other_vectors_are_refused() -> None:
-    with pytest.raises(ValueError, match="not of these"):
-        lists_of(build("ivf", VECTORS), VECTORS[:-1])
-
-
-def test_more_lists_find_more(search: ListSearch) -> None:
+def test_more_lists_find_more(search: IvfSearch) -> None:
     best_BK = np.argsort(-(QUERIES @ VECTORS.T), axis=1)[:, :K]
     shares = []
     for probed in (1, 4, 16):
@@ -93,15 +78,8 @@ def test_more_lists_find_more(search: ListSearch) -> None:
     assert shares[0] < 0.5 < 0.8 < shares[2]
 
 
-def test_what_lists_do_not_hold_is_missing(search: ListSearch) -> None:
+def test_what_lists_do_not_hold_is_missing(search: IvfSearch) -> None:
     _, rows_BK = search.search(QUERIES, 2000, 1)
     assert (rows_BK == MISSING).any(axis=1).all()
     _, everything_BK = search.search(QUERIES[:2], len(VECTORS), LISTS)
     assert [sorted(row) for row in everything_BK.tolist()] == [[*range(len(VECTORS))]] * 2
-
-
-@pytest.mark.parametrize("kind", ["IVF16,Flat", "IVF16,PQ10x4fsr,Refine(SQfp16)", "RR10,Flat"])
-def test_lists_of_another_kind_are_refused(kind: str) -> None:
-    index = faiss.index_factory(10, kind, faiss.METRIC_INNER_PRODUCT)
-    with pytest.raises(ValueError, match="export it again"):
-        lists_of(index, VECTORS)
