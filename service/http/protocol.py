@@ -39,7 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to serve a client, who has to send a head in time."""
         super().connection_made(transport)
-        self._in_head = self._head_too_large = self._refused = False
+        self._head_too_large = self._refused = False
         self._pending_bytes = 0  # since the last head or piece of a body was complete
         self._unread = _Timer(self.loop, UNREAD_SECONDS, self.transport.abort)
         self._late = _Timer(self.loop, HEAD_SECONDS, self._head_is_late)
@@ -61,13 +61,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._pending_bytes > HEAD_BYTES:
             self._refuse_size()
-        elif self._in_head or not self.cycle or self.cycle.response_complete:
+        elif not self.cycle or self.cycle.response_complete or self._in_head():
             self._late.start()
-
-    def on_message_begin(self) -> None:
-        """Begins a request."""
-        self._in_head = True
-        super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Serves a request whose head is complete. Raises ValueError if the head is too large."""
@@ -76,7 +71,6 @@ class BoundedProtocol(HttpToolsProtocol):
             if size > HEAD_BYTES:
                 self._head_too_large = True
                 raise ValueError
-        self._in_head = False
         self._pending_bytes = 0
         self._late.stop()
         super().on_headers_complete()
@@ -107,10 +101,17 @@ class BoundedProtocol(HttpToolsProtocol):
         """Closes a connection on which no request has come."""
         self._close()
 
+    def _in_head(self) -> bool:
+        """Returns whether a request has begun whose head is not complete.
+
+        uvicorn makes a scope when a request begins, and a cycle of it when its head is complete.
+        """
+        return self.scope is not (self.cycle.scope if self.cycle else None)
+
     def _head_is_late(self) -> None:
         if self.transport.is_closing():
             return
-        if self._in_head:
+        if self._in_head():
             self._refuse(408, f"the head of the request did not arrive within {HEAD_SECONDS:g} s")
         else:
             self._close()
