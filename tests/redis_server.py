@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 
 def free_port() -> int:
-    """A port that nothing listens on."""
+    """Returns a port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -32,7 +32,7 @@ class RedisServer:
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Starts it and waits until it answers."""
         command = ["redis-server", "--port", str(self._port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -40,17 +40,17 @@ class RedisServer:
             client.ping()
 
     def stop(self) -> None:
-        """Stop it, and wait until it is gone."""
+        """Stops it and waits until it has ended."""
         self.process.terminate()
         self.process.wait(timeout=10)
 
     def flush(self) -> None:
-        """Empty it."""
+        """Empties it."""
         with self._client() as client:
             client.flushall()
 
     def command(self, *words: str) -> str:
-        """What redis-cli would print, a line a value."""
+        """Returns what redis-cli would print, one line for each value."""
         with self._client() as client:
             answer = client.execute_command(*words)
         values = answer if isinstance(answer, list) else [answer]

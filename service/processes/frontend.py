@@ -5,6 +5,7 @@ has loaded the bundle it answers 503 and says so. No library that computes is im
 that a front end starts fast and stays small.
 """
 
+import resource
 import socket
 
 import uvicorn
@@ -47,12 +48,22 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
+def allow_many_connections() -> None:
+    """Raises the soft limit of open files, of which every connection takes one, to the hard one.
+
+    Some systems set it to 1,024, which slow clients could use up for all others.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> None:
     """Serves HTTP until SIGTERM, or until the supervisor is gone."""
     supervision = Supervision()
     config = supervision.config(FrontEndConfig)
     settings = config.settings
     configure_logs(settings.log_level)
+    allow_many_connections()
     try:
         store = open_store(settings)
     except ValueError as error:

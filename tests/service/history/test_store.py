@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(params=["redis", "embedded"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[HistoryStore]:
-    """The same code over both; every test begins with an empty store."""
+    """An empty store: every test runs over Redis and over the embedded store."""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         server.flush()
@@ -148,7 +148,7 @@ async def test_nothing_to_append_is_fine(store: HistoryStore) -> None:
 
 
 async def test_redis_is_written_as_documented(redis_server: RedisServer) -> None:
-    """Another language's job: LPUSH, LTRIM."""
+    """Any job in any language can write histories by LPUSH and LTRIM."""
     redis_server.flush()
     redis_server.command("LPUSH", "h:ann", "a", "b")
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
@@ -174,7 +174,7 @@ async def test_a_redis_that_comes_and_goes(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_a_redis_that_hangs_is_given_up(redis_server: RedisServer) -> None:
+async def test_a_redis_that_hangs_is_not_waited_for(redis_server: RedisServer) -> None:
     redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
     await append(store, [("ann", "a"), ("bob", "b")])
@@ -187,12 +187,12 @@ async def test_a_redis_that_hangs_is_given_up(redis_server: RedisServer) -> None
     finally:
         os.kill(redis_server.process.pid, signal.SIGCONT)
     store._seconds = PATIENT / 1000
-    assert await store.read(["bob"]) == [["b"]]  # not the late answer to the former question
+    assert await store.read(["bob"]) == [["b"]]  # not the late reply to the former command
     await store.close()
 
 
 class Trouble(NamedTuple):
-    """Commands that bring a Redis into trouble and out of it, and its words."""
+    """Commands that make Redis refuse reads or writes and end that, and its words."""
 
     begin: list[str]
     end: list[str]
@@ -218,7 +218,7 @@ TROUBLES = {
 async def test_errors_of_redis_are_not_taken_for_no_history(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """They are trouble with the store, told once in the words of Redis, until it is over."""
+    """The store is unavailable until the trouble ends, and the log has Redis' words once."""
     caplog.set_level(logging.INFO)
     redis_server.flush()
     trouble = TROUBLES[name]
@@ -340,7 +340,7 @@ async def test_a_wrong_password_is_told_without_it(
 async def test_events_whose_outcome_was_unknown_are_stored_once(
     redis_server: RedisServer, timestamp: float | None
 ) -> None:
-    """Redis hangs, and carries out later what the first tries have sent."""
+    """Redis hangs, and executes the commands of the first tries later."""
     redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
     events = [HistoryEvent(user, "a", timestamp=timestamp) for user in ("ann", "bob", "ann")]
@@ -356,7 +356,7 @@ async def test_events_whose_outcome_was_unknown_are_stored_once(
     store._seconds = PATIENT / 1000
     await store.append(events)
     assert await store.read(["ann", "bob"]) == [["0", "a", "a"], ["a"]]
-    if timestamp is None:  # what is sent after that is new
+    if timestamp is None:  # an event that is sent after that is new
         await store.append(events[1:2])
         assert await store.read(["bob"]) == [["a", "a"]]
     await store.close()
@@ -426,7 +426,7 @@ asyncio.run(main())
 """
 
 
-async def test_what_the_embedded_store_acknowledged_survives_kill_9(tmp_path: Path) -> None:
+async def test_acknowledged_events_of_the_embedded_store_survive_kill_9(tmp_path: Path) -> None:
     url = f"embedded:{tmp_path / 'histories'}"
     child = subprocess.Popen(
         [sys.executable, "-c", APPENDER, url], stdout=subprocess.PIPE, text=True

@@ -225,7 +225,7 @@ async def test_metadata_without_a_value_is_still_json(
 
 
 async def exchange(app: Any, path: str, messages: list[Message]) -> list[Message]:
-    """One request, message by message: what a client that behaves oddly sends, and is sent."""
+    """Sends one request message by message, as odd clients do, and returns the answer's messages."""
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -248,7 +248,7 @@ def body(content: bytes, more_body: bool = False) -> Message:
 LEAVE = {"type": "http.disconnect"}
 
 
-async def test_a_client_that_leaves_early_is_no_error_of_ours(
+async def test_a_client_that_leaves_early_is_not_an_internal_error(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = client._transport.app  # type: ignore[attr-defined]
@@ -260,7 +260,7 @@ async def test_a_client_that_leaves_early_is_no_error_of_ours(
 
 
 @pytest.mark.parametrize("path", ["/recall", "/recall/batch"])
-async def test_who_left_is_not_computed(
+async def test_a_recall_whose_client_left_is_not_computed(
     client: httpx.AsyncClient, recaller: Recaller, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     go, real, computed = threading.Event(), recaller.recall_json, []
@@ -286,7 +286,7 @@ async def test_who_left_is_not_computed(
     assert computed == ["first", "last"]
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(
+async def test_a_body_that_does_not_arrive_is_answered_408(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.http.routes.BODY_SECONDS", 0.05)
@@ -407,7 +407,7 @@ async def test_other_errors_have_the_same_shape(
     assert sample(metrics, "recgpt_failures_total", reason=f"HTTP{status}") == 1
 
 
-async def test_an_error_of_ours_is_logged_and_hidden(
+async def test_an_internal_error_is_logged_and_hidden(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:
@@ -422,7 +422,9 @@ async def test_an_error_of_ours_is_logged_and_hidden(
     }
 
 
-async def test_request_ids_are_kept_when_they_are_sane(client: httpx.AsyncClient) -> None:
+async def test_request_ids_of_clients_are_kept_if_they_are_fit_for_logs(
+    client: httpx.AsyncClient,
+) -> None:
     body = {"user_id": "u0"}
     kept = await client.post("/recall", json=body, headers={"x-request-id": "trace-1.2:3"})
     assert kept.headers["x-request-id"] == kept.json()["request_id"] == "trace-1.2:3"

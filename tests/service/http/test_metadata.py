@@ -58,7 +58,7 @@ def test_scores_have_six_decimals() -> None:
     ]
 
 
-def test_only_what_is_known_of_an_item_is_told() -> None:
+def test_attributes_that_are_null_are_left_out() -> None:
     metadata = ItemMetadata(METADATA)
     assert [metadata.of(row) for row in range(3)] == [{"title": "A"}, {}, {"title": "Ü"}]
 
@@ -89,7 +89,7 @@ NO_JSON = {
 def test_a_column_of_any_type_is_json_or_left_out_by_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whatever the bundle holds: no recall may fail because of it."""
+    """No recall may fail because of a column of the bundle."""
     metadata = ItemMetadata(pl.DataFrame(ANY_TYPE | NO_JSON))
     found = candidates([0, 1, 2], [0, 0, 0])
     encoded = EncodedCandidates(JsonEncoder(IDS).encode(found), found.rows, 0, False)

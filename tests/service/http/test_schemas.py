@@ -1,4 +1,4 @@
-"""The largest and smallest that is taken; what is refused is tested over HTTP, in test_app."""
+"""The largest and smallest bodies that are accepted; test_app covers those that are refused."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ EVENT = {"user_id": "ann", "item_id": "a"}
         {"history": None, "interests": None},
     ],
 )
-def test_a_recall_at_the_bounds_is_taken(fields: dict[str, Any]) -> None:
+def test_recalls_at_the_bounds_are_accepted(fields: dict[str, Any]) -> None:
     body = {"user_id": ID} | fields
     taken = RecallRequest.model_validate_json(json.dumps(body))
     assert taken.model_dump(include=body.keys()) == body
@@ -43,12 +43,12 @@ def test_defaults_of_a_recall() -> None:
     assert not taken.with_metadata
 
 
-def test_a_full_batch_of_default_recalls_is_taken() -> None:
+def test_a_full_batch_of_default_recalls_is_accepted() -> None:
     body = json.dumps({"requests": [{"user_id": "ann"}] * MAX_BATCH})
     assert len(BatchRequest.model_validate_json(body).requests) == MAX_BATCH
 
 
-def test_a_thousand_events_are_taken_as_clicks() -> None:
+def test_a_thousand_events_are_accepted_as_clicks() -> None:
     taken = EventsRequest.model_validate_json(json.dumps({"events": [EVENT] * 1000}))
     assert {event.type for event in taken.events} == {"click"}
 
@@ -78,5 +78,7 @@ def test_times_in_other_units_are_refused_by_name(time: float, words: str) -> No
 
 
 @pytest.mark.parametrize("kind", [RecallRequest, EventsRequest])
-def test_the_documented_example_is_taken(kind: type[RecallRequest] | type[EventsRequest]) -> None:
+def test_the_documented_example_is_accepted(
+    kind: type[RecallRequest] | type[EventsRequest],
+) -> None:
     kind.model_validate_json(json.dumps(kind.model_json_schema()["example"]))

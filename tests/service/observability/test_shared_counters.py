@@ -7,7 +7,7 @@ from service.observability.metrics import SECONDS, Metrics
 from service.observability.shared_counters import ROW_BYTES, CounterMemory
 
 
-def test_processes_are_summed_and_what_one_counted_outlives_it() -> None:
+def test_processes_are_summed_and_counts_survive_their_process() -> None:
     with tempfile.TemporaryFile() as file:
         file.truncate(2 * ROW_BYTES)
         one, two = (Metrics(CounterMemory(file.fileno(), rows=2, row=row)) for row in range(2))
@@ -22,14 +22,14 @@ def test_processes_are_summed_and_what_one_counted_outlives_it() -> None:
         assert value("recgpt_requests_total", {"route": "/recall", "status": "200"}) == 4
         assert value("recgpt_failures_total", {"reason": "Invalid"}) == 3
         assert value("recgpt_events_total", {"type": "click"}) == 3
-        assert value("recgpt_queue_length") == 3  # what waited in the one that ended, is gone
+        assert value("recgpt_queue_length") == 3  # that of the process that ended is cleared
         seconds = {"route": "/recall"}
         assert value("recgpt_request_seconds_bucket", seconds | {"le": "0.005"}) == 3
         assert value("recgpt_request_seconds_bucket", seconds | {"le": "+Inf"}) == 4
         assert value("recgpt_request_seconds_sum", seconds) == pytest.approx(99.012)
 
 
-def test_a_histogram_is_what_the_library_s_own_would_be() -> None:
+def test_histograms_equal_those_of_prometheus_client() -> None:
     registry = CollectorRegistry()
     name = "recgpt_request_seconds"
     reference = Histogram(name, "", ["route"], buckets=SECONDS, registry=registry)
@@ -44,7 +44,7 @@ def test_a_histogram_is_what_the_library_s_own_would_be() -> None:
                 assert found == sample.value, sample
 
 
-def test_what_was_not_foreseen_is_counted_as_other() -> None:
+def test_unforeseen_label_values_are_counted_as_other() -> None:
     metrics = Metrics()
     metrics.request("/recall", 418, 0.1)
     metrics.failure("Teapot")
