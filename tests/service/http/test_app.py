@@ -225,7 +225,7 @@ async def test_metadata_without_a_value_is_still_json(
 
 
 async def exchange(app: Any, path: str, messages: list[Message]) -> list[Message]:
-    """Sends one request message by message, as odd clients do, and returns the answer's messages."""
+    """Sends a request message by message, as odd clients do; returns the messages sent back."""
     sent: list[Message] = []
 
     async def receive() -> Message:
