@@ -110,9 +110,12 @@ def is_mount(path: Path) -> bool:
 def _resolved(path: Path) -> Path:
     """Returns the absolute path behind all links."""
     try:
-        return path.resolve()
+        target = path.resolve()
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{path} can't be followed: {error}") from error
+    if target.is_symlink():  # since Python 3.13, links in a circle are no error of resolve
+        raise ValueError(f"{path} can't be followed: its links form a circle")
+    return target
 
 
 def _check_file(target: Path, path: Path) -> None:
