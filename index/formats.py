@@ -17,7 +17,7 @@ queries                       "given", or "perturbed items"
 metric, items, dim, vectors_sha256
 measured                      of `ivf`, where it was tried: see `index.build.choose_search`
 
-Graphs (HNSW) and other kinds were measured and lost: docs/results/scale.md.
+Graphs (HNSW) and other kinds were measured and lost: docs/notebook/scale.md.
 """
 
 import json

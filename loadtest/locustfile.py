@@ -1,11 +1,12 @@
-"""Load on a running service: recalls and feedback of real users, as a shop's front end sends them.
+"""Load on a running service: recalls and feedback of users, as a shop's front end sends them.
 
     locust -f loadtest/locustfile.py --host http://127.0.0.1:8000 --data demo/data \\
            --headless -u 20 -r 20 -t 60s
 
-Without --headless, the page that it serves has the same options. Of 100 requests 80 are recalls,
-8 bring their own history, 10 are clicks on a recalled item, 2 are batches. An answer marked
-`degraded` is no failure, but is counted: every user here has a history in the store.
+Without --headless, locust's page has the same options. Of 100 requests 80 are recalls, 8 are
+recalls that bring their own history, 10 are clicks on a recalled item and 2 are batches. A
+`degraded` answer is no failure, but is counted, because every user of the data set should have a
+history in the store.
 """
 
 import random
@@ -20,9 +21,9 @@ from locust.env import Environment
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def add_options(parser: LocustArgumentParser, **_: Any) -> None:
-    """What can be set besides locust's own options."""
+    """Adds the options of this file to locust's own."""
     group = parser.add_argument_group("recgpt")
-    group.add_argument("--data", default="demo/data", help="prepared data set: users and items")
+    group.add_argument("--data", default="demo/data", help="folder of a prepared data set")
     group.add_argument("--recall-k", type=int, default=100, help="items that a recall asks for")
     group.add_argument("--history-length", type=int, default=20, help="items of a brought history")
     group.add_argument("--batch-size", type=int, default=16, help="recalls in a batch")
@@ -33,30 +34,32 @@ def add_options(parser: LocustArgumentParser, **_: Any) -> None:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def read_ids(environment: Environment, **_: Any) -> None:
-    """Give the ids of the data set to everyone who will ask. Ends locust where there is none."""
+    """Reads the ids of the data set. Exits if there is none."""
     assert environment.parsed_options
     data = Path(environment.parsed_options.data)
     try:
         Visitor.user_ids = pl.read_parquet(data / "users.parquet")["user_id"].to_list()
         Visitor.item_ids = pl.read_parquet(data / "items.parquet")["item_id"].to_list()
     except OSError as error:
-        raise SystemExit(f"--data {data} is no prepared data set: {error}") from error
+        raise SystemExit(
+            f"--data {data} is no prepared data set ({error}): run recgpt data prepare"
+        ) from error
 
 
 @events.test_start.add_listener  # type: ignore[untyped-decorator]
 def reset_degraded(**_: Any) -> None:
-    """Count anew: the page may start several tests."""
+    """Resets the counts, because the page may start several tests."""
     Visitor.answers = Visitor.degraded = 0
 
 
 @events.test_stop.add_listener  # type: ignore[untyped-decorator]
 def report_degraded(**_: Any) -> None:
-    """Say how many recalls were not answered in full."""
+    """Prints how many recalls were not answered in full."""
     print(f"degraded: {Visitor.degraded:,} of {Visitor.answers:,} recalls")
 
 
 class Visitor(FastHttpUser):
-    """A stream of requests, each for a user drawn from the data set."""
+    """A stream of requests, each for a user drawn at random from the data set."""
 
     user_ids: list[str]
     item_ids: list[str]
@@ -64,33 +67,33 @@ class Visitor(FastHttpUser):
     degraded = 0
 
     def on_start(self) -> None:
-        """Nothing was offered yet: there is nothing to click."""
+        """Starts without offered items, so there is nothing to click yet."""
         self.options: Any = self.environment.parsed_options
         self.offered: list[tuple[str, str]] = []
 
     def wait_time(self) -> float:
-        """Pauses as independent visitors make them: exponential."""
+        """Returns an exponential pause, as independent visitors make."""
         pause: float = self.options.pause
         return random.expovariate(1 / pause) if pause else 0.0
 
     @task(80)
     def recall(self) -> None:
-        """The history is the stored one."""
+        """A recall with the stored history."""
         self._recall("/recall", {})
 
     @task(8)
     def recall_with_history(self) -> None:
-        """The history comes with the request."""
+        """A recall with the history in the request."""
         count = min(self.options.history_length, len(self.item_ids))
         self._recall("/recall (own history)", {"history": random.sample(self.item_ids, count)})
 
     @task(10)
     def click(self) -> None:
-        """Feedback to an item that was offered."""
+        """A click on an item that was offered."""
         if not self.offered:
             self.recall()
         if not self.offered:
-            return  # that recall failed, and is counted
+            return  # that recall failed, and locust counted it
         user, item = self.offered.pop(random.randrange(len(self.offered)))
         body = {"events": [{"user_id": user, "item_id": item, "type": "click"}]}
         with self.rest("POST", "/events", json=body):
@@ -98,7 +101,7 @@ class Visitor(FastHttpUser):
 
     @task(2)
     def batch(self) -> None:
-        """Recalls for many users in one request."""
+        """Recalls of many users in one request."""
         requests = [self._question() for _ in range(self.options.batch_size)]
         body = {"requests": requests}
         with self.rest("POST", "/recall/batch", json=body) as response:
@@ -109,7 +112,7 @@ class Visitor(FastHttpUser):
         return {"user_id": random.choice(self.user_ids), "k": self.options.recall_k}
 
     def _recall(self, name: str, more: dict[str, Any]) -> None:
-        """One recall; what it offers may be clicked later."""
+        """Sends one recall; its items may be clicked later."""
         question = self._question() | more
         with self.rest("POST", "/recall", name=name, json=question) as response:
             if response.status_code != 200:

@@ -16,8 +16,8 @@ from model.files import new_file
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-BEGIN = "<!-- begin: loadtest.readme_table -->"
-END = "<!-- end: loadtest.readme_table -->"
+BEGIN = "<!-- begin: results -->"
+END = "<!-- end: results -->"
 SHOWN = ("HR@10", "NDCG@10")
 
 Row = tuple[str, str, str, str]
@@ -47,7 +47,7 @@ def quality() -> Iterator[Row]:
 def serving() -> Iterator[Row]:
     """The service on two cores, with its load generator and Redis."""
     bench = read("bench")
-    naive, ours, empty = (bench["details"][name] for name in ("naive", "ours", "empty"))
+    naive, ours, empty = (bench["details"][name] for name in ("naive", "ours", "empty_fastapi"))
     yield (
         "Serving Beauty on two cores: requests/s",
         f"{ours['rps']:,.0f}",

@@ -84,15 +84,17 @@ def recgpt(command: str, *options: object) -> None:
         sys.exit(f"recgpt {command} failed")
 
 
-def compare(place: str, figures: Sequence[float], entry: Entry | None) -> list[str]:
+def compare(data_set: str, figures: Sequence[float], entry: Entry | None) -> list[str]:
     """Returns a line per metric: found here, recorded with its spread, published."""
-    lines = [f"{place:<10}{'here':>10}{'recorded':>10}{'sd':>10}{'difference':>12}{'BSARec':>10}"]
+    lines = [
+        f"{data_set:<10}{'here':>10}{'recorded':>10}{'sd':>10}{'difference':>12}{'BSARec':>10}"
+    ]
     for at, (metric, found) in enumerate(zip(METRICS, figures, strict=True)):
         recorded = f"{'-':>10}{'-':>10}{'-':>12}"
         if entry:
             mean, sd = entry["mean"][at], entry["sd"][at]
             recorded = f"{mean:>10.4f}{sd:>10.4f}{found - mean:>+12.4f}"
-        lines.append(f"{metric:<10}{found:>10.4f}{recorded}{BSAREC[place][at]:>10.4f}")
+        lines.append(f"{metric:<10}{found:>10.4f}{recorded}{BSAREC[data_set][at]:>10.4f}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Are items that are added to an artifact recalled? Cut some out of a data set, add them, count.
+"""Are items that are added to a bundle recalled? Cuts some out of a data set, adds them, counts.
 
     python -m loadtest.quality.new_items cut --data data --out cut
     recgpt train --data cut/data --out cut/run
@@ -7,9 +7,10 @@
     python -m loadtest.quality.new_items score --cut cut --artifacts cut/artifacts \
         --out cut/score.json
 
-`cut` takes all events of items drawn from those of middling popularity out of the data. Half of the
-users who had one are the evidence: their whole histories are the log `recent.parquet`. In the other
-half's histories, every event of such an item is a case: the events before it are the history.
+`cut` draws items of medium popularity and takes all their events out of the data. Half of the users
+who had such an item are the evidence: their whole histories are the log `recent.parquet`. In the
+histories of the other half, every event of such an item is a case, with the events before it as the
+history.
 """
 
 import argparse
@@ -35,16 +36,16 @@ from service.recall.recaller import Recaller
 from service.recall.types import Query
 
 Lists = Callable[[pl.DataFrame, int], list[list[str]]]
-"""(cases, k) → k item ids a case, best first."""
+"""Takes cases and k; returns k item ids for each case, best first."""
 
 
 def cut(data: Path, out: Path, items: int, seed: int, fewest: int, most: int) -> None:
-    """Write OUT/data, recent.parquet, cases.parquet (user_id, history, target), items.parquet."""
+    """Writes OUT/data, recent.parquet, cases.parquet (user_id, history, target), items.parquet."""
     dataset = Dataset.load(data)
     rng = np.random.default_rng(seed)
     counts_V = np.bincount(dataset.events, minlength=dataset.catalogue)
-    middling = np.flatnonzero((counts_V >= fewest) & (counts_V <= most))
-    new = np.sort(rng.choice(middling, items, replace=False))
+    medium = np.flatnonzero((counts_V >= fewest) & (counts_V <= most))
+    new = np.sort(rng.choice(medium, items, replace=False))
     witness_U = rng.random(dataset.users) < 0.5
     users_N = np.repeat(np.arange(dataset.users), np.diff(dataset.offsets))
     new_N = np.isin(dataset.events, new)
@@ -79,7 +80,7 @@ def cut(data: Path, out: Path, items: int, seed: int, fewest: int, most: int) ->
 def _write_cases(
     dataset: Dataset, new_N: NDArray[np.bool_], users: NDArray[np.int64], path: Path
 ) -> None:
-    """Every event of these users with a new item, after something known."""
+    """Writes every event of these users with a new item that has a known item before it."""
     ids = np.array(dataset.item_ids, dtype=object)
     rows = []
     for user in users.tolist():
@@ -88,23 +89,23 @@ def _write_cases(
         rows += [
             (dataset.user_ids[user], history[:at], history[at])
             for at in np.flatnonzero(new_L).tolist()
-            if not new_L[:at].all()  # something known comes before
+            if not new_L[:at].all()
         ]
     pl.DataFrame(rows, schema=["user_id", "history", "target"], orient="row").write_parquet(path)
 
 
 def score(cut: Path, artifacts: Path, trained: Path | None) -> dict[str, Any]:
-    """Recall of the cases' targets, and the test figures of all other items before and after.
+    """Returns recall of the cases' targets, and the test figures of all other items.
 
-    {"cases", "version", "addition": the manifest's account,
+    {"cases", "version", "addition": the manifest's report,
      "new": {"added" | "random vectors" | "popularity" | "trained": {"recall@20", …}},
-     "known": {"before" | "after": the figures of `recgpt evaluate`}}
+     "known": {"before" | "after" the addition: the figures of `recgpt evaluate`}}
     """
     dataset = Dataset.load(cut / "data")
     folder = find_bundle(artifacts)
     added = Recaller.load(folder)
     if not added.manifest.additions:
-        raise ValueError(f"nothing was added to {added.version}: run `recgpt items add` first")
+        raise ValueError(f"{added.version} has no added items: run `recgpt items add` first")
     base = load_artifact(artifacts / added.manifest.additions[-1]["base"])
     before = Recaller.load(base.folder)
     cases = pl.read_parquet(cut / "cases.parquet")
@@ -129,7 +130,7 @@ def score(cut: Path, artifacts: Path, trained: Path | None) -> dict[str, Any]:
 
 
 def _recall(lists: Lists, cases: pl.DataFrame) -> dict[str, float]:
-    """Share of the cases whose target is in a list of k."""
+    """Returns the share of the cases whose target is in a list of k."""
     figures = {}
     for k in (20, 50, 100, 200):
         hits = [
@@ -142,7 +143,7 @@ def _recall(lists: Lists, cases: pl.DataFrame) -> dict[str, float]:
 
 
 def _items_of(recaller: Recaller) -> Lists:
-    """What the service answers, to users whom it does not know."""
+    """Returns the service's answers to unknown users."""
 
     def lists(cases: pl.DataFrame, k: int) -> list[list[str]]:
         answers, _ = recaller.recall([Query("", history, k=k) for history in cases["history"]])
@@ -152,7 +153,7 @@ def _items_of(recaller: Recaller) -> Lists:
 
 
 def _popular(folder: Path) -> Lists:
-    """The most popular items of a bundle, those that were added by their events in the log."""
+    """Returns the most popular items of a bundle; added items count by their events in the log."""
     order = np.argsort(-np.load(folder / "popularity.npy"), kind="stable")
     ids = pl.read_parquet(folder / "items.parquet")["item_id"].gather(order).to_list()
 
@@ -164,7 +165,7 @@ def _popular(folder: Path) -> Lists:
 
 
 def _at_random(base: Artifact, added: Path, scratch: Path) -> Recaller:
-    """The bundle `added` with vectors of the new items drawn at random, of the same lengths."""
+    """Returns the bundle `added` with random vectors of the same lengths for the new items."""
     old = base.items.height
     vectors_ND = read_item_vectors(added)[old:]
     drawn_ND = np.random.default_rng(0).normal(size=vectors_ND.shape)
@@ -178,12 +179,12 @@ def _at_random(base: Artifact, added: Path, scratch: Path) -> Recaller:
 
 
 def main() -> None:
-    """See the top of the file."""
+    """Runs `cut` or `score`; the top of the file says what they do."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     cutting = commands.add_parser("cut")
     cutting.add_argument("--data", type=Path, required=True, help="prepared data set")
-    cutting.add_argument("--out", type=Path, required=True, help="folder for what is cut")
+    cutting.add_argument("--out", type=Path, required=True, help="folder for the parts")
     cutting.add_argument("--items", type=int, default=200, help="how many items are new")
     cutting.add_argument("--seed", type=int, default=1, help="of the draw")
     cutting.add_argument("--fewest", type=int, default=10, help="events of a new item, at least")
@@ -191,7 +192,7 @@ def main() -> None:
     scoring = commands.add_parser("score")
     scoring.add_argument("--cut", type=Path, required=True, help="folder that `cut` wrote")
     scoring.add_argument("--artifacts", type=Path, required=True, help="where items were added")
-    scoring.add_argument("--trained", type=Path, help="artifact that was trained on the whole data")
+    scoring.add_argument("--trained", type=Path, help="artifacts of a run on the whole data")
     scoring.add_argument("--out", type=Path, help="JSON file for the figures")
     given = parser.parse_args()
     if given.command == "cut":

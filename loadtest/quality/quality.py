@@ -1,11 +1,11 @@
-"""Test figures of many runs as one table, beside the best published ones.
+"""Gathers the test figures of many runs in one table, beside the best published ones.
 
     python -m loadtest.quality.quality --runs runs/* --out docs/results
 
-A run's folder is named <set>-<model>-s<seed>, for example toys-sasrec-bce-s2. OUT/quality.json gets
-{data set: {model: {"seeds", "mean", "sd"}}}, figures in the order of METRICS, sd over the seeds
-(n - 1; 0 of one seed). The table goes into OUT/quality.md, between two marks; the text around them
-is kept.
+A run's folder is named <set>-<model>-s<seed>, for example toys-sasrec-bce-s2. OUT/quality.json is
+{data set: {model: {"seeds", "mean", "sd"}}}, with figures in the order of METRICS; sd is the
+standard deviation over the seeds (n - 1; 0 for one seed). The table goes into OUT/quality.md
+between two marks, the commands into OUT/quality-commands.md; the text around the marks is kept.
 """
 
 import argparse
@@ -48,7 +48,7 @@ Measured = dict[tuple[str, str], dict[int, list[float]]]
 
 
 def main() -> None:
-    """Gather the runs, write both files, print the table."""
+    """Gathers the runs, writes the files, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="JSON of the same form")
@@ -56,21 +56,22 @@ def main() -> None:
     options = parser.parse_args()
     measured, recipes = gather(options.runs)
     quality = merged([summary(measured), *(json.loads(f.read_text()) for f in options.also)])
-    text = "\n".join([*table(quality), *commands(recipes)])
+    text = "\n".join(table(quality))
     write_json(options.out / "quality.json", quality)
     put_between_marks(options.out / "quality.md", MARK, text)
+    put_between_marks(options.out / "quality-commands.md", MARK, "\n".join(commands(recipes)))
     print(text)
 
 
 def gather(runs: Sequence[Path]) -> tuple[Measured, Recipes]:
-    """Read the runs. One that isn't finished is left out, and that is said.
+    """Returns figures and options of the runs; unfinished ones are left out with a message.
 
     Raises ValueError for a folder with another name, and for a seed that comes twice.
     """
     measured: Measured = {}
     recipes: Recipes = {}
     for run in runs:
-        place, model, seed = parse_name(run)
+        data_set, model, seed = parse_name(run)
         try:
             figures = read_figures(run)
         except ValueError as error:
@@ -80,27 +81,27 @@ def gather(runs: Sequence[Path]) -> tuple[Measured, Recipes]:
         if config.seed != seed:
             raise ValueError(f"{run} was trained with seed {config.seed}: rename it")
         for name, values in by_model(model, config.peer, figures):
-            of_model = measured.setdefault((place, name), {})
+            of_model = measured.setdefault((data_set, name), {})
             if seed in of_model and name != "popularity":  # which is the same for every seed
-                raise ValueError(f"{run}: seed {seed} of {name} on {place} is there already")
+                raise ValueError(f"{run}: seed {seed} of {name} on {data_set} is there already")
             of_model[seed] = values
-        recipes.setdefault((place, model), {})[seed] = train_options(config)
+        recipes.setdefault((data_set, model), {})[seed] = train_options(config)
     return measured, recipes
 
 
 def parse_name(run: Path) -> tuple[str, str, int]:
-    """Data set, model and seed of a run's folder."""
+    """Returns data set, model and seed of a run's folder. Raises ValueError for other names."""
     found = re.fullmatch(r"([^-]+)-(.+)-s(\d+)", run.resolve().name)
     if not found or found[1].lower() not in SETS:
         raise ValueError(
-            f"{run}: a run to gather is named <set>-<model>-s<seed>, the set one of "
+            f"{run}: the folder of a run is named <set>-<model>-s<seed>, and the set is one of "
             + ", ".join(SETS)
         )
     return SETS[found[1].lower()], found[2], int(found[3])
 
 
 def by_model(model: str, peer: str | None, figures: Figures) -> Iterator[tuple[str, list[float]]]:
-    """What a run measures: its model, the baseline, and where it is ours, the first stage alone."""
+    """Yields a run's figures: its model, popularity, and for ours the first stage alone."""
     names = {peer or OWN: peer or model, "popularity": "popularity"}
     if model == OWN:
         names["pre-trained, one interest"] = f"{OWN}, pre-trained only, one interest"
@@ -110,7 +111,7 @@ def by_model(model: str, peer: str | None, figures: Figures) -> Iterator[tuple[s
 
 
 def train_options(config: TrainConfig) -> list[str]:
-    """The options that differ from today's defaults, as `recgpt train` takes them."""
+    """Returns the options of `recgpt train` that differ from today's defaults."""
     options = []
     for setting in settings(config):
         flag = setting.name.replace("_", "-")
@@ -126,13 +127,15 @@ def train_options(config: TrainConfig) -> list[str]:
 
 
 def summary(measured: Measured) -> Quality:
-    """Mean and standard deviation over the seeds, data sets and models in a fixed order."""
+    """Returns means and deviations over the seeds; data sets and models in a fixed order."""
     quality: Quality = {}
     order = list(dict.fromkeys(SETS.values()))
-    for place, model in sorted(measured, key=lambda key: (order.index(key[0]), key[1] != OWN, key)):
-        by_seed = dict(sorted(measured[place, model].items()))
+    for data_set, model in sorted(
+        measured, key=lambda key: (order.index(key[0]), key[1] != OWN, key)
+    ):
+        by_seed = dict(sorted(measured[data_set, model].items()))
         columns = list(zip(*by_seed.values(), strict=True))
-        quality.setdefault(place, {})[model] = Entry(
+        quality.setdefault(data_set, {})[model] = Entry(
             seeds=list(by_seed),
             mean=[round(statistics.fmean(column), 6) for column in columns],
             sd=[
@@ -143,26 +146,27 @@ def summary(measured: Measured) -> Quality:
 
 
 def merged(parts: Sequence[Quality]) -> Quality:
-    """All entries. Raises ValueError where two parts tell of the same model."""
+    """Returns all entries. Raises ValueError if two parts have the same model."""
     whole: Quality = {}
     for part in parts:
-        for place, entries in part.items():
-            known = whole.setdefault(place, {})
+        for data_set, entries in part.items():
+            known = whole.setdefault(data_set, {})
             if twice := known.keys() & entries.keys():
-                raise ValueError(f"{place}: {', '.join(sorted(twice))} is measured twice")
+                raise ValueError(
+                    f"{data_set}: {', '.join(sorted(twice))} is measured twice: leave one out"
+                )
             known |= entries
     return whole
 
 
 def commands(recipes: Recipes) -> Iterator[str]:
-    """Markdown: the command behind each line, with all that differs from today's defaults."""
-    yield "### Commands\n"
-    for (place, model), by_seed in recipes.items():
+    """Yields Markdown: the command of each row, with all that differs from today's defaults."""
+    for (data_set, model), by_seed in recipes.items():
         for options in sorted({" ".join(options) for options in by_seed.values()}):
             seeds = [str(seed) for seed, of in sorted(by_seed.items()) if " ".join(of) == options]
-            run = f"runs/{place.lower()}-{model}-s$SEED"
-            words = f"recgpt train --data {place} --out {run} --seed $SEED {options}".strip()
-            yield f"- {place}, {model}, seed {', '.join(seeds)}: `{words}`"
+            run = f"runs/{data_set.lower()}-{model}-s$SEED"
+            words = f"recgpt train --data {data_set} --out {run} --seed $SEED {options}".strip()
+            yield f"- {data_set}, {model}, seed {', '.join(seeds)}: `{words}`"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The figures of `loadtest.quality.quality` as Markdown, beside the best published ones.
 
-Published: test split, leave one out, whole catalogue, history masked, as ours.
+The published ones have our protocol: leave one out, test split, whole catalogue, history masked.
 """
 
 from collections.abc import Iterator
 from typing import TypedDict
 
 METRICS = ("HR@5", "HR@10", "HR@20", "NDCG@5", "NDCG@10", "NDCG@20")
-BSAREC = {  # five-seed means, of Yelp one run
+BSAREC = {  # means of five seeds, for Yelp one run
     "Beauty": (0.0721, 0.1004, 0.1358, 0.0518, 0.0609, 0.0698),
     "Sports": (0.0408, 0.0596, 0.0856, 0.0282, 0.0342, 0.0407),
     "Toys": (0.0773, 0.1050, 0.1398, 0.0561, 0.0650, 0.0738),
@@ -36,46 +36,46 @@ Quality = dict[str, dict[str, Entry]]
 
 
 def table(quality: Quality) -> Iterator[str]:
-    """Markdown: a table a data set, then how often ours is above the published figures."""
+    """Yields Markdown: a table per data set, then how often ours is above the published figures."""
     yield "Mean ± standard deviation over the seeds. **Bold**: above BSARec's published mean;"
     yield "**bold†**: above the best single published figure, too."
-    for place, entries in quality.items():
-        yield f"\n### {place}\n"
+    for data_set, entries in quality.items():
+        yield f"\n### {data_set}\n"
         yield "| model | seeds | " + " | ".join(METRICS) + " |"
         yield "|---" * (len(METRICS) + 2) + "|"
         for model, entry in entries.items():
-            cells = [cell(place, column, entry) for column in range(len(METRICS))]
+            cells = [cell(data_set, column, entry) for column in range(len(METRICS))]
             yield f"| {model} | {len(entry['seeds'])} | " + " | ".join(cells) + " |"
         for name, figures in (
-            ("BSARec, published mean", BSAREC[place]),
-            ("best single published figure", BEST_SINGLE[place]),
+            ("BSARec, published mean", BSAREC[data_set]),
+            ("best single published figure", BEST_SINGLE[data_set]),
         ):
             yield f"| *{name}* | | " + " | ".join(f"{value:.4f}" for value in figures) + " |"
     yield ""
     yield from verdict(quality)
 
 
-def cell(place: str, column: int, entry: Entry) -> str:
-    """One figure with its spread, marked where it is above the published ones."""
+def cell(data_set: str, column: int, entry: Entry) -> str:
+    """Returns a figure with its deviation, marked if it is above the published ones."""
     mean = entry["mean"][column]
     text = f"{mean:.4f}" + (f" ± {entry['sd'][column]:.4f}" if len(entry["seeds"]) > 1 else "")
-    if mean > max(BSAREC[place][column], BEST_SINGLE[place][column]):
+    if mean > max(BSAREC[data_set][column], BEST_SINGLE[data_set][column]):
         return f"**{text}†**"
-    return f"**{text}**" if mean > BSAREC[place][column] else text
+    return f"**{text}**" if mean > BSAREC[data_set][column] else text
 
 
 def verdict(quality: Quality) -> Iterator[str]:
-    """Cells of ours above the published figures, and those that are short, one by one."""
+    """Yields how many of our cells are above the published figures, and names the others."""
     for name, published in (
         ("BSARec's published means", BSAREC),
         ("the best single published figures", BEST_SINGLE),
     ):
         gaps = {
-            f"{place} {metric}": mean - bar
-            for place, entries in quality.items()
+            f"{data_set} {metric}": mean - bar
+            for data_set, entries in quality.items()
             if OWN in entries
             for metric, mean, bar in zip(
-                METRICS, entries[OWN]["mean"], published[place], strict=True
+                METRICS, entries[OWN]["mean"], published[data_set], strict=True
             )
         }
         short = [f"{where} ({gap:+.4f})" for where, gap in gaps.items() if gap <= 0]

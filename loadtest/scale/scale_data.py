@@ -1,14 +1,14 @@
-"""A made-up catalogue of any size with the structure of a learned one, and interests in it.
+"""A synthetic catalogue of any size with the structure of a learned one, and interests in it.
 
-What is imitated was measured on a table that `recgpt train` made of Beauty (12,101 items, width 64)
-and on the interests of its users; docs/results/scale.md has both beside each other.
+The structure imitates the table that `recgpt train` learned from Beauty (12,101 items, width 64)
+and the interests of its users; docs/notebook/scale.md compares both.
 
-- 12,000 base items, or as many as are asked for: a common direction, 60 topics and 1,500 groups of
-  Zipf-like size, and a part of their own, normal with a decaying spectrum; of length 1.
-- Every further item: a base item and a normal part as long as the distance from an item to its
-  nearest neighbour, of length 1 again.
-- An interest: an item (what comes next), half as much of another one of the same topic or not, and
-  a normal part.
+- 12,000 base items, or another number: each is the sum of a common direction, one of 60 topics, one
+  of 1,500 groups (sizes follow Zipf's law) and a part of its own, all normal with a decaying
+  spectrum, scaled to length 1.
+- Every further item is a base item plus a normal part as long as the distance from an item to its
+  nearest neighbour, scaled to length 1.
+- An interest is the sum of an item (the next one), 0.4 times another item, and a normal part.
 
 Shapes: V catalogue, D width, B queries.
 """
@@ -29,7 +29,7 @@ CHUNK = 500_000
 def catalogue(
     file: Path, items: int, width: int, isotropic: bool = False, base_items: int = BASE
 ) -> Vectors:
-    """Item vectors V D, written to `file` and mapped; isotropic ones have no structure at all."""
+    """Writes item vectors V D to `file` and maps them; isotropic ones have no structure."""
     rng = np.random.default_rng(0)
     base = _base(rng, width, base_items)
     vectors_VD = np.lib.format.open_memmap(file, "w+", np.float32, (items, width))
@@ -43,14 +43,15 @@ def catalogue(
                 base[rng.integers(base_items, size=count)] + jitter
             )
     vectors_VD.flush()
-    mapped: Vectors = np.load(file, mmap_mode="c", allow_pickle=False)  # torch wants to write
+    # Copy on write, because torch requires writable memory.
+    mapped: Vectors = np.load(file, mmap_mode="c", allow_pickle=False)
     return mapped
 
 
 def interests(
     width: int, count: int, seed: int, isotropic: bool = False, base_items: int = BASE
 ) -> Vectors:
-    """Queries B D for the catalogue of that width and so many base items."""
+    """Returns queries B D for the catalogue of that width and number of base items."""
     base = _base(np.random.default_rng(0), width, base_items)
     rng = np.random.default_rng(seed)
     if isotropic:
@@ -71,7 +72,10 @@ def _base(rng: np.random.Generator, width: int, items: int) -> Vectors:
 def _part(
     rng: np.random.Generator, count: int, width: int, square: float, last: float = 0.5
 ) -> Vectors:
-    """Normal vectors of that mean squared length; the weakest direction is `last` of the first."""
+    """Returns normal vectors of mean squared length `square`.
+
+    The standard deviation falls over the components to `last` times that of the first.
+    """
     spectrum = np.linspace(1.0, last, width, dtype=np.float32)
     spectrum *= np.float32((square / (spectrum**2).sum()) ** 0.5)
     return rng.standard_normal((count, width), dtype=np.float32) * spectrum

@@ -35,7 +35,7 @@ from model.training.loss import batch_loss, objective, products
 from model.training.optimizer import Optimizer
 from model.training.stages import pretraining
 
-MARK = "loadtest.training.ablate"
+MARK = "training-ablation"
 CPU = torch.device("cpu")
 WARM_UP = 3  # steps that are not counted
 

@@ -93,8 +93,9 @@ def test_the_table_marks_what_is_above_the_published_figures(
     assert "above BSARec's published means in 7 of 12 cells" in text
     assert "Toys HR@5 (-0.0023)" in text
     assert "above the best single published figures in 5 of 12 cells" in text
-    assert "--model.dim 16" in text
-    assert "seed 1, 2: `recgpt train --data Toys --out runs/toys-recgpt-s$SEED" in text
+    commands = (out / "quality-commands.md").read_text()
+    assert "--model.dim 16" in commands
+    assert "seed 1, 2: `recgpt train --data Toys --out runs/toys-recgpt-s$SEED" in commands
 
 
 def test_figures_that_were_measured_elsewhere_can_be_added(
