@@ -126,14 +126,14 @@ def _compare(bundle: Path, queries_BD: Vectors, options: argparse.Namespace) -> 
 
 def table(figures: dict[str, Any]) -> str:
     """Returns the figures as Markdown."""
-    card, service = figures["card"], figures["service"]
-    parameters = "".join(f", {name} {value:,}" for name, value in card["parameters"].items())
+    index, service = figures["index"], figures["service"]
+    parameters = "".join(f", {name} {value:,}" for name, value in index["parameters"].items())
     lines = [
         f"`{figures['command']}`",
         "",
         f"{figures['machine']}; Python {figures['python']}; {figures['date']}; commit "
         f"{figures['commit']}. {figures['items']:,} items and {figures['users']:,} users, width "
-        f"{figures['width']}, vectors {figures['vectors']}. The export chose {card['kind']}"
+        f"{figures['width']}, vectors {figures['vectors']}. The export chose {index['kind']}"
         f"{parameters}; held-out recall@{figures['hits']} {figures['recall']:.4f}.",
         "",
         "| threads | search | " + " | ".join(f"batch {batch}" for batch in BATCHES) + " |",
