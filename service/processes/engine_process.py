@@ -216,7 +216,7 @@ def load(config: EngineConfig) -> tuple[Recaller, Greeting]:
     # By default both use every core that they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
-    recaller = Recaller.load(config.artifacts, settings.device)
+    recaller = Recaller.load(config.artifacts, settings.device, settings.gpu_search)
     recaller.warm_up()
     log_compiled()
     bundle = str(recaller.bundle.absolute())

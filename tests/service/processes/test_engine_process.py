@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from service.observability.service_status import ServiceStatus
-from service.processes.engine_process import EngineLoop
+from service.processes.child import EngineConfig
+from service.processes.engine_process import EngineLoop, load
 from service.processes.messages import (
     FrameReader,
     Greeting,
@@ -17,7 +18,9 @@ from service.processes.messages import (
     decode_result,
     encode_question,
 )
+from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
+from service.settings import ServeSettings
 
 GREETING = Greeting("/bundles/v1", "v1", 4, 4)
 
@@ -167,3 +170,21 @@ def test_every_turn_beats(engine: Engine) -> None:
     engine.turn()
     assert engine.status.last_beat > first
     assert engine.status.beat_age < 10
+
+
+def test_the_settings_choose_device_and_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+
+    def refuse(*arguments: object) -> None:
+        loaded.extend(arguments)
+        raise ValueError("no such device")
+
+    monkeypatch.setattr(Recaller, "load", refuse)
+    settings = ServeSettings(
+        artifacts=tmp_path, store="embedded:x", device="cuda:1", gpu_search="faiss"
+    )
+    with pytest.raises(ValueError, match="no such device"):
+        load(EngineConfig(settings=settings, artifacts=tmp_path, listener=0, status=0))
+    assert loaded == [tmp_path, "cuda:1", "faiss"]
