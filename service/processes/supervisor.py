@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -117,8 +118,10 @@ class Supervisor:
         Raises ChildProcessError, with the reason, if the engine or a front end cannot start.
         """
         stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, stop.set)
+            loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, _hang_up, stop)
         engine = Keeper("the engine", self._start_engine, self._watch_engine)
         front_ends = [
             Keeper("a front end", partial(self._start_front_end, row), _watch_front_end)
@@ -212,6 +215,14 @@ class Supervisor:
         self._resources.enter_context(file)
         os.truncate(file.fileno(), size)
         return file.fileno()
+
+
+def _hang_up(stop: asyncio.Event) -> None:
+    """Handles SIGHUP, which says that the terminal was closed, or asks a daemon to read again."""
+    if sys.stderr.isatty():
+        stop.set()
+    else:
+        log.warning("SIGHUP has no effect: restart the service to serve another version")
 
 
 async def _watch_front_end(front_end: Child, _: Report) -> str:

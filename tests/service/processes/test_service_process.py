@@ -289,6 +289,21 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
         until(lambda: free(running.port))
 
 
+def test_sighup_does_not_end_the_service(artifacts: Path, tmp_path: Path) -> None:
+    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
+        for count in (1, 2):
+            running.process.send_signal(signal.SIGHUP)
+            for _ in range(600):
+                warned = [r for r in running.records() if "SIGHUP" in str(r["message"])]
+                if len(warned) == count:
+                    break
+                time.sleep(0.05)
+            assert len(warned) == count
+        assert "restart the service" in str(warned[0]["message"])
+        running.recall(user_id="ann")
+        assert running.stop() == 0
+
+
 def test_logs_are_json_with_request_ids(artifacts: Path, tmp_path: Path) -> None:
     with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
         answer = running.recall(user_id="private-user")
