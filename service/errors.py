@@ -36,7 +36,7 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
-    """The body is not what any operation could read."""
+    """The body is not JSON, not UTF-8, or missing."""
 
 
 class ClientGone(ServiceError):

@@ -1,4 +1,4 @@
-"""The file of the embedded store: it makes durable what burner-redis keeps in memory.
+"""The file of the embedded store, which persists the memory of burner-redis.
 
 burner-redis saves in place, only on request and when its client is dropped, and starts empty if it
 cannot read its file. So it works on a copy. A snapshot is written beside PATH under a header with

@@ -2,9 +2,9 @@
 
 A client that gets no answer, or a 503, cannot know whether its events were stored, so it sends
 them again. Beside a history `h:USER` the store keeps the ids of the user's latest events in the
-list `e:{h:USER}`, newest first. One script appends what has an id that is not in there, and notes
-the id. Redis runs a script as a whole, so no crash comes between the two, and two tries of the same
-event that run into each other store it once.
+list `e:{h:USER}`, newest first. A script appends the events whose ids are not in that list, and
+adds their ids to it. Redis runs a script as a whole, so no crash comes between the two steps, and
+two tries of the same event at the same time store it once.
 
 The braces in the key make a cluster keep both lists of a user on the same node.
 """
@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 RETRY_SECONDS = 3600
 """Time for which the ids of a user's events are kept after their latest event."""
-MAX_KNOWN = 1000
-"""Ids that are kept for a user: no call has more events."""
+MAX_EVENTS = 1000
+"""Events of one call, and ids that are kept for a user."""
 MAX_PENDING = 100_000
-"""Events without a time of their own whose outcome is unknown, as far as they are remembered."""
+"""Events without timestamp and request_id that are remembered while their outcome is unknown."""
 ID_BYTES = 12
 
 APPEND = """
@@ -108,7 +108,7 @@ def ids_key(history_key: str) -> str:
 def append_arguments(limit: int, events: Sequence[tuple[bytes, str]]) -> list[str | bytes]:
     """Returns ARGV of the script for (id, item) events of one user, in their order."""
     pairs = [word for event in events for word in event]
-    return [str(limit), str(MAX_KNOWN), str(RETRY_SECONDS), *pairs]
+    return [str(limit), str(MAX_EVENTS), str(RETRY_SECONDS), *pairs]
 
 
 def _digests(events: Sequence[HistoryEvent]) -> list[bytes]:

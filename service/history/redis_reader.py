@@ -1,8 +1,8 @@
 """A reader of many Redis lists in one round trip, without a client's work for each command.
 
 A pipeline of redis-py took up to a third of a front end's time. This reader writes the commands
-itself and leaves to a connection of redis-py what is hard: to connect, authenticate and encrypt,
-and to parse replies.
+itself and leaves the hard parts to a connection of redis-py: connecting, authentication,
+encryption, and the parsing of replies.
 
 A command goes over the wire as an array of strings, each after its length in bytes: `LRANGE k 0 9`
 is *4 $6 LRANGE $1 k $1 0 $1 9, with CR LF in place of the spaces. Redis answers commands in the

@@ -50,8 +50,8 @@ DOCS = HTMLResponse(
 class RecallApp(FastAPI):
     """A FastAPI application that documents all operations and serves the hot ones itself.
 
-    FastAPI would take longer over the operations in `direct` than they take; what they need of it,
-    they do themselves (docs/results/bench.md).
+    FastAPI would take longer over the operations in `direct` than the operations take, so they
+    read bodies and answer errors themselves (docs/results/bench.md).
     """
 
     def __init__(self, metrics: Metrics, **options: Any) -> None:

@@ -29,8 +29,8 @@ HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 << 10
 UNREAD_SECONDS = 60.0
 LINGER_SECONDS = 1.0
-"""Time for which what a refused client still sends is thrown away: if the connection were closed
-at once, the client might see a reset instead of the answer."""
+"""Time for which the data of a refused client are discarded: if the connection were closed at
+once, the client might see a reset instead of the answer."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -46,13 +46,13 @@ class BoundedProtocol(HttpToolsProtocol):
         self._late.start()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends what waits for the client."""
+        """Stops the timers."""
         super().connection_lost(exc)
         self._late.stop()
         self._unread.stop()
 
     def data_received(self, data: bytes) -> None:
-        """Parses what has arrived, and notes if the client keeps the service waiting."""
+        """Parses the data, and starts a timer if the client keeps the service waiting."""
         if self._refused:
             return
         self._pending_bytes += len(data)
@@ -81,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuses what the parser could not read."""
+        """Answers a request that the parser refused."""
         if self._head_too_large:
             self._refuse_size()
         else:
@@ -138,7 +138,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def _close(self) -> None:
-        """Closes the connection, even if the client does not read what it was sent."""
+        """Closes the connection, even if the client does not read the rest of an answer."""
         self.transport.close()
         self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
 

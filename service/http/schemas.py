@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_core import PydanticCustomError
 
 from model.ids import MAX_ID_LENGTH
-from service.history.events import HistoryEvent
+from service.history.events import MAX_EVENTS, HistoryEvent
 from service.http.problems import FieldProblem
 from service.recall.types import DegradedReason
 
@@ -148,7 +148,7 @@ class EventsRequest(Body):
         json_schema_extra={"example": {"events": [{"user_id": "196", "item_id": "302"}]}}
     )
 
-    events: list[Event] = Field(min_length=1, max_length=1000)
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
 
 
 class EventsResponse(BaseModel):

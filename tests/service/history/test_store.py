@@ -13,7 +13,7 @@ import pytest
 from redis._parsers import _AsyncRESP2Parser
 from redis_server import RedisServer
 
-from service.history.events import MAX_KNOWN, RETRY_SECONDS, HistoryEvent
+from service.history.events import MAX_EVENTS, RETRY_SECONDS, HistoryEvent
 from service.history.health import Health
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable, _problem
 
@@ -376,12 +376,12 @@ async def test_a_retry_may_come_to_another_process(redis_server: RedisServer) ->
 async def test_the_ids_of_events_are_bounded(redis_server: RedisServer) -> None:
     redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
-    events = [HistoryEvent("ann", "a", timestamp=float(i)) for i in range(MAX_KNOWN)]
+    events = [HistoryEvent("ann", "a", timestamp=float(i)) for i in range(MAX_EVENTS)]
     await store.append(events)
     await store.append(events)
     await store.append([HistoryEvent("ann", "b")])
-    assert redis_server.command("LLEN", "h:ann") == str(MAX_KNOWN)
-    assert redis_server.command("LLEN", "e:{h:ann}") == str(MAX_KNOWN)
+    assert redis_server.command("LLEN", "h:ann") == str(MAX_EVENTS)
+    assert redis_server.command("LLEN", "e:{h:ann}") == str(MAX_EVENTS)
     await store.close()
 
 
