@@ -141,6 +141,13 @@ def test_without_a_known_item_popular_ones_are_given(
     assert len(answer.rows) == 6
 
 
+def test_popular_items_fill_a_list_past_excluded_ones(recaller: Recaller, dataset: Dataset) -> None:
+    popular = recaller.ids_of(one(recaller, Query("nobody", [], k=40)))
+    assert len(popular) == 40
+    answer = one(recaller, Query("nobody", [], exclude=popular[:20], k=6))
+    assert recaller.ids_of(answer) == popular[20:26]
+
+
 def test_unknown_items_are_skipped_and_counted(recaller: Recaller, dataset: Dataset) -> None:
     known = history_of(dataset, 0)
     mixed = [known[0], "unheard-of", *known[1:], "neither"]

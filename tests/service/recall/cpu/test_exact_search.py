@@ -40,7 +40,7 @@ def reference(
 
 
 @pytest.mark.parametrize("items", [61, 500, 3000])
-@pytest.mark.parametrize("quotas", [(9,), (8, 2), (4, 2, 2, 1)])
+@pytest.mark.parametrize("quotas", [(9,), (8, 2), (4, 2, 2, 1), (1, 0, 0, 2)])
 @pytest.mark.parametrize("kind", ["unit vectors", "unlike lengths, negative scores", "cut off"])
 def test_candidates_and_offers_are_those_of_the_reference(
     items: int, quotas: tuple[int, ...], kind: str
