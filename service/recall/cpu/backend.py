@@ -44,7 +44,7 @@ class CpuBackend:
         self._max_interests = artifact.manifest.model.max_interests
         self._network = Transformer(artifact.model)
         self._searcher: Searcher = (
-            ExactSearcher(index) if isinstance(index, ExactIndex) else IndexSearcher(index)
+            ExactSearcher(index) if isinstance(index, ExactIndex) else IvfSearcher(index)
         )
 
     def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
@@ -68,13 +68,14 @@ class CpuBackend:
         return self._network.prefill(items_S, offsets_W, batch.users_B[queries_W])
 
 
-class IndexSearcher:
-    """Searches an index of `index/` for more hits than are needed (over-fetch).
+class IvfSearcher:
+    """Searches inverted lists, for more hits than are needed (over-fetch).
 
     The index does not know what a query excludes; excluded and listed hits are skipped afterwards.
     """
 
-    def __init__(self, index: ExactIndex | IvfIndex) -> None:
+    def __init__(self, index: IvfIndex) -> None:
+        """Uses this index, which must be searched from one thread."""
         self._index = index
 
     def search(
