@@ -1,4 +1,4 @@
-"""Where values of options come from besides flags: the environment and a TOML file.
+"""Sources of option values besides flags: the environment and a TOML file.
 
 A name that no command knows is told, because a misspelt option would otherwise be a default that
 nobody notices. An option of another command is passed over in silence: one file or environment may

@@ -1,4 +1,4 @@
-"""How many of the exact hits an approximate search finds, and how fast searches are.
+"""Measurements of a search: its share of the exact hits, and its rate.
 
 Shapes: V catalogue, D width, B queries, K hits.
 """

@@ -1,5 +1,7 @@
-"""What is done for the service offline: bundles with their index, histories, and its own recall
-as something that `model.evaluation.metrics` can measure.
+"""Work for the service that is done offline.
+
+It makes bundles with their index, loads histories into a store, and offers the service's own recall
+in the form that `model.evaluation.metrics` measures.
 
 Shapes: B batch, K candidates.
 """

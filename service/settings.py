@@ -1,4 +1,4 @@
-"""What the service is started with."""
+"""The settings of `recgpt serve`."""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its time, its log line, and an answer in every case."""
+"""Middleware for every request: its id, its time, its log line, and an answer in every case."""
 
 import logging
 import os

@@ -64,7 +64,7 @@ class FrontEndConfig(BaseModel, frozen=True):
 
 
 class Report(BaseModel, frozen=True):
-    """What a child tells the supervisor once: that it is ready, or why it cannot start."""
+    """A child's only message to the supervisor: it is ready, or the reason why it cannot start."""
 
     failure: str = ""
     bundle: Path | None = None

@@ -28,7 +28,7 @@ class RecallFailed(Exception):
 
 
 class Greeting(NamedTuple):
-    """What an engine tells a front end that connects."""
+    """An engine's first message to a front end that connects."""
 
     bundle: str
     """Absolute path of the bundle, whose checksums the engine has verified."""

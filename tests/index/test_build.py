@@ -1,4 +1,4 @@
-"""What an export writes, and how it chooses."""
+"""The files that an export writes, and its choice of a search."""
 
 import json
 from pathlib import Path

@@ -71,7 +71,7 @@ def start(program: Path, cache: str | None = None) -> Process:
 
 
 def result_of(process: Process) -> tuple[int, int]:
-    """What the loop returned, and how many loops were compiled for it."""
+    """Returns the result of the loop, and the number of loops that were compiled for it."""
     printed, complaints = process.communicate(timeout=60)
     assert process.returncode == 0, complaints
     returned, compiled = printed.split()

@@ -77,7 +77,7 @@ def test_sampled_softmax_tends_to_the_whole_one(world: tuple[Tensor, Tensor, Ten
 
 
 def test_bce_never_draws_the_target() -> None:
-    """Of two items, the negative is always the other."""
+    """The negative is always the other of two items."""
     hidden, table = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.5], [-1.0]])
     expected = F.softplus(torch.tensor([-0.5, 2.0])) + F.softplus(torch.tensor([-1.0, 1.0]))
     torch.testing.assert_close(bce(hidden, table, torch.tensor([0, 1]), 1), expected.mean())

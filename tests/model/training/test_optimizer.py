@@ -32,7 +32,7 @@ def test_rows_move_as_with_adam_and_the_others_not_at_all() -> None:
 
 
 def test_sampled_loss_has_the_same_gradients_by_row() -> None:
-    """Of an item that is in the history, a target and a negative, too."""
+    """The gradients of an item that is in the history, a target and a negative, too."""
     rows, zeros = torch.tensor([[1, 2, 1], [3, 0, 0]]), torch.zeros(2, 3, dtype=torch.long)
     targets = torch.tensor([[2, 5, 3], [9, -1, -1]])
     tokens = Tokens(rows, zeros, torch.tensor([[5, 6, 7], [7, 8, 9]]), torch.tensor([3, 1]))

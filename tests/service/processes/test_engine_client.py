@@ -25,9 +25,9 @@ pytestmark = pytest.mark.anyio
 
 
 class Engine:
-    """An engine that answers with the user's own id, and hangs up after so many answers.
+    """Engines that answer with the user's own id, each on the connection after the last one's.
 
-    The next connection is the next engine's. `lives` are the answers of each of the first engines.
+    `lives` are the numbers of answers after which the first engines hang up.
     """
 
     def __init__(self, path: Path, greeting: Greeting) -> None:

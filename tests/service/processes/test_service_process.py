@@ -34,7 +34,7 @@ def total(metrics: str, name: str, **labels: str) -> float:
 
 
 def metrics_after(running: Service, recalls: int) -> str:
-    """The metrics once so many recalls are counted: a moment after they are answered."""
+    """Returns the metrics when they count this number of recalls, soon after the answers."""
     for _ in range(200):
         text = running.client.get("/metrics").text
         if total(text, "recgpt_requests_total", route="/recall", status="200") == recalls:
@@ -147,7 +147,7 @@ def test_clients_that_leave_are_no_errors_of_ours(artifacts: Path, tmp_path: Pat
 def test_front_ends_count_together(
     artifacts: Path, dataset: Dataset, tmp_path: Path, redis_server: RedisServer
 ) -> None:
-    """Whoever answers /metrics tells what all of them did, and what one did that has ended."""
+    """Any of them reports the counts of all, those of one that has ended included."""
     redis_server.flush()
     with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS="2") as running:
         url = f"http://127.0.0.1:{running.port}"
@@ -199,7 +199,7 @@ class Load:
                 self.statuses.append(answer.status_code)
 
     async def answers(self, count: int) -> None:
-        """Returns after so many more answers."""
+        """Returns after `count` further answers."""
         wanted = len(self.statuses) + count
         while len(self.statuses) < wanted:
             assert not any(client.done() for client in self._clients)
