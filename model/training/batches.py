@@ -53,6 +53,11 @@ class TrainingBatch:
     """The slots that `targets_BQ` belongs to; None: all of them."""
     targets_BQ: Tensor
 
+    @property
+    def wanted_BQ(self) -> Tensor:
+        """Which of the slots have a target."""
+        return self.targets_BQ >= 0
+
 
 def prefixes(dataset: Dataset, max_history: int) -> Samples:
     """Every prefix of every training history, cut to its newest `max_history` items."""

@@ -1,9 +1,9 @@
 """Configuration of a training run. Imports no torch: command lines read it."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from model.network.config import GPTConfig, RecallConfig
 
@@ -104,3 +104,13 @@ class TrainConfig(BaseModel, frozen=True):
     recall: RecallConfig = Field(RecallConfig(), description="how interests share a list")
     pretrain: PretrainConfig = Field(PretrainConfig(), description="stage one")
     tune: TuneConfig = Field(TuneConfig(), description="stage two")
+
+    @model_validator(mode="after")
+    def _interests_can_be_generated(self) -> Self:
+        wanted, possible = self.recall.interests, self.model.max_interests
+        if wanted > possible:
+            raise ValueError(
+                f"recall.interests = {wanted} is more than model.max_interests = {possible}: "
+                "ask for fewer, or train a network that can generate as many"
+            )
+        return self

@@ -124,7 +124,7 @@ def _train_epoch(
         batch = stage.batch(model, read.to(device))
         loss = batch_loss(model, batch, loss_of, negatives, products(stage.config, device))
         loss.backward()  # type: ignore[no-untyped-call]
-        targets = (batch.targets_BQ >= 0).sum() * distributed.counts(whole)
+        targets = batch.wanted_BQ.sum() * distributed.counts(whole)
         mean = distributed.average(list(model.parameters()), loss, targets)
         optimizer.step()
         total += mean.item()

@@ -68,7 +68,7 @@ def batch_loss(
     """Mean loss at the slots that have a target, 0 where none has; the network runs in `dtype`."""
     with torch.autocast(batch.targets_BQ.device.type, dtype, enabled=dtype != torch.float32):
         hidden_BQD: Tensor = model(batch.tokens, batch.users_B, batch.at_BQ)
-    hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.targets_BQ >= 0
+    hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.wanted_BQ
     hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
     if not len(targets_N):
         return hidden_ND.sum()

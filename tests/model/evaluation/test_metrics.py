@@ -13,7 +13,7 @@ from model.data.dataset import (
     training_lengths,
     validation_split,
 )
-from model.evaluation.metrics import evaluate, format_figures, ndcg, ranks
+from model.evaluation.metrics import Figures, check_equal, evaluate, format_figures, ndcg, ranks
 from model.evaluation.reference import DenseRecall, pad, popular_recall
 from model.network.config import RecallConfig
 
@@ -123,3 +123,17 @@ def test_the_table_has_a_line_a_model() -> None:
         ["popularity", "0.1000"],
         ["recgpt", "0.2500"],
     ]
+
+
+def test_figures_are_compared_to_the_fourth_decimal() -> None:
+    trainer = {"recgpt": {"HR@5": 0.12345, "HR@10": 0.2}, "popularity": {"HR@5": 0.1}}
+    equal = {"recgpt": {"HR@5": 0.12346}, "other": {"HR@5": 0.9}}
+    assert check_equal(equal, trainer) == ["recgpt"]
+    with pytest.raises(ValueError, match=r"recgpt: HR@5 is 0\.12400 here, but was 0\.12345"):
+        check_equal({"recgpt": {"HR@5": 0.124}}, trainer)
+
+
+@pytest.mark.parametrize("figures", [{}, {"recgpt": {"recall@50": 0.1}}, {"gru": {"HR@5": 0.1}}])
+def test_figures_with_nothing_in_common_are_not_equal(figures: Figures) -> None:
+    with pytest.raises(ValueError, match=r"nothing to compare.*training recorded recgpt \(HR@5\)"):
+        check_equal(figures, {"recgpt": {"HR@5": 0.1}})

@@ -48,9 +48,14 @@ def test_quotas_fill_the_list(k: int, interests: int, share: float) -> None:
     assert len(shares) == interests
     assert min(shares) >= 0
     if interests > 1:
-        assert abs(shares[0] - k * share) < 1
+        assert k * share - 1e-6 <= shares[0] < k * share + 1
         assert shares[1:] == sorted(shares[1:], reverse=True)
 
 
 def test_the_papers_split() -> None:
     assert quotas(20, 2, 0.9) == (18, 2)
+
+
+def test_a_broken_share_is_rounded_up() -> None:
+    assert quotas(7, 2, 0.5) == (4, 3)
+    assert quotas(5, 3, 0.1) == (1, 2, 2)

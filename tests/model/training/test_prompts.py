@@ -1,11 +1,14 @@
+import numpy as np
 import pytest
 import tiny
 import torch
 from torch import Tensor
 
+from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT, HISTORY, OFFER, Tokens, history_tokens
 from model.training.batches import SampleBatch
 from model.training.prompts import generate, generate_everywhere, interleaved, tail
+from model.training.run import ONE_INTEREST
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2, 6], [8]]
 TARGETS = [10, 11, 12]
@@ -131,3 +134,41 @@ def test_interleaved_with_the_loss_at_the_last_pair_only(samples: SampleBatch) -
     assert last.at_BQ is not None
     assert last.at_BQ.tolist() == [[8, 9], [4, 5], [0, 1]]
     assert torch.equal(last.targets_BQ, every.targets_BQ.gather(1, last.at_BQ))
+
+
+@pytest.mark.parametrize("offers", [1, 3])
+def test_an_accepted_offer_in_the_tail_asks_for_no_feedback(
+    samples: SampleBatch, offers: int
+) -> None:
+    model = tiny.gpt()
+    last = [
+        offers_after(model, history[: max(1, len(history) - offers)], user, offers)[-1]
+        for history, user in zip(HISTORIES, USERS, strict=True)
+    ]
+    following = samples.next_BL.clone()
+    following[torch.arange(3), samples.lengths_B - 1] = torch.tensor([last[0], 39, last[2]])
+    taken = SampleBatch(samples.history_BL, samples.lengths_B, samples.users_B, following)
+    assert tail(model, taken, offers).targets_BQ[:, 1].tolist() == [-1, 39, -1]
+
+
+def favours_row_0() -> GPT:
+    """A network whose every interest has row 0 as its best item."""
+    model = tiny.gpt(tiny.CONFIG.model_copy(update={"layers": 1}))
+    with torch.no_grad():
+        last = model.layers[0].feed_forward_norm
+        last.weight.zero_()
+        last.bias.copy_(model.item_vectors()[0])
+    return model
+
+
+def test_padding_is_not_seen_as_row_0(samples: SampleBatch) -> None:
+    model = favours_row_0()
+    offers = generate(model, samples.history_BL, samples.lengths_B, samples.users_B, offers=2)
+    assert offers[:, 0].tolist() == [0, 0, 0]
+    assert 0 not in offers[:, 1]
+    everywhere = generate_everywhere(model, samples)
+    assert all(not everywhere[row, :size].any() for row, size in enumerate(samples.lengths_B))
+    recall = DenseRecall(model, ONE_INTEREST)
+    histories = [np.array(history) for history in HISTORIES]
+    (rows,) = recall(histories, np.array(USERS), (5,))
+    assert rows[:, 0].tolist() == [0, 0, 0]

@@ -1,0 +1,130 @@
+"""What a run may choose by: the validation split, the list that is served, its patience."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from model.data.dataset import validation_split
+from model.evaluation.metrics import evaluate
+from model.evaluation.reference import DenseRecall
+from model.network.config import RecallConfig
+from model.network.gpt import GPT
+from model.reports.interests import compare_interests
+from model.training.checkpoints import Progress, load_checkpoint
+from model.training.config import PretrainConfig, TrainConfig, TuneConfig
+from model.training.optimizer import Optimizer
+from model.training.run import ONE_INTEREST, load_run, read_figures, train
+
+RATE = 1e-3
+
+
+def config(data: Path, out: Path, **changes: object) -> TrainConfig:
+    base = TrainConfig(
+        data=data,
+        out=out,
+        device="cpu",
+        model=tiny.CONFIG,
+        recall=RecallConfig(interests=3, first_share=0.3),
+        pretrain=PretrainConfig(epochs=6, batch_size=16, learning_rate=1e-2),
+        tune=TuneConfig(epochs=2, batch_size=16),
+    )
+    return base.model_copy(update=changes)
+
+
+def progress(run: Path, stage: str) -> Progress:
+    _, dataset, _ = load_run(run)
+    model = GPT(tiny.CONFIG, dataset.catalogue, dataset.users)
+    return load_checkpoint(run / stage / "last.safetensors", model, Optimizer(model, RATE))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two runs on data sets that differ in nothing but who got which test item."""
+    folder = tmp_path_factory.mktemp("choices")
+    dataset = tiny.walks(folder)
+    other = folder / "other"
+    shutil.copytree(folder / "data", other)
+    events, last = np.array(dataset.events), np.asarray(dataset.offsets[1:]) - 1
+    events[last] = np.random.default_rng(0).permutation(events[last])
+    np.save(other / "events.npy", events)
+    for data in (folder / "data", other):
+        train(config(data, folder / f"run-{data.name}"))
+    return folder / "run-data", folder / "run-other"
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "tune"])
+def test_the_test_split_chooses_no_epoch(runs: tuple[Path, Path], stage: str) -> None:
+    one, other = runs
+    assert read_figures(one) != read_figures(other)
+    for name, found in load_file(one / stage / "best.safetensors").items():
+        assert torch.equal(found, load_file(other / stage / "best.safetensors")[name]), name
+    assert progress(one, stage).best_epoch == progress(other, stage).best_epoch
+    assert progress(one, stage).best == progress(other, stage).best
+
+
+def test_the_test_split_chooses_no_share(runs: tuple[Path, Path]) -> None:
+    one, other = (compare_interests(run, interests=3)["chosen"] for run in runs)
+    assert [entry["test"] for entry in one] != [entry["test"] for entry in other]
+    for key in ("interests", "k", "first_share", "validation"):
+        assert [entry[key] for entry in one] == [entry[key] for entry in other], key
+
+
+def test_each_stage_is_judged_by_the_list_that_it_is_for(runs: tuple[Path, Path]) -> None:
+    run = runs[0]
+    trained, dataset, model = load_run(run, "pretrain")
+    split = validation_split(dataset)
+    one, served = (
+        evaluate(DenseRecall(model, recall), dataset, split, deep=())["NDCG@20"]
+        for recall in (ONE_INTEREST, trained.recall)
+    )
+    assert one != served
+    assert progress(run, "pretrain").best == pytest.approx(one)
+    assert progress(run, "tune").curves[0]["NDCG@20"] == pytest.approx(served)
+
+
+def test_patience_ends_a_stage(tmp_path: Path) -> None:
+    tiny.walks(tmp_path)
+    ruinous = TuneConfig(epochs=6, patience=2, learning_rate=10.0, batch_size=16)
+    train(config(tmp_path / "data", tmp_path / "run", tune=ruinous))
+    found = progress(tmp_path / "run", "tune")
+    assert found.best_epoch == 0
+    assert found.epoch == 2
+
+
+def test_a_better_epoch_renews_the_patience() -> None:
+    found = Progress()
+    for epoch, figure in enumerate([0.1, 0.05, 0.2, 0.2, 0.1]):
+        found.epoch = epoch
+        assert found.keep({"NDCG@20": figure}) == (epoch in (0, 2))
+        assert found.finished(epochs=9, patience=2) == (epoch == 4)
+    assert not found.finished(epochs=9, patience=3)
+    assert found.finished(epochs=4, patience=9)
+
+
+@pytest.mark.parametrize("decay", [True, False])
+def test_the_rate_falls_to_zero_in_equal_steps(
+    decay: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(
+        Optimizer,
+        "step",
+        lambda optimizer: rates.append(optimizer._parts["adam"].param_groups[0]["lr"]),
+    )
+    dataset = tiny.walks(tmp_path, users=20)
+    stage = PretrainConfig(epochs=2, batch_size=16, learning_rate=RATE, decay=decay)
+    train(config(tmp_path / "data", tmp_path / "run", stages="pretrain", pretrain=stage))
+    samples = int(np.maximum(np.diff(dataset.offsets) - 3, 0).sum())
+    steps = 2 * -(-samples // 16)
+    expected = RATE * (1 - np.arange(1, steps + 1) / steps) if decay else [RATE] * steps
+    np.testing.assert_allclose(rates, expected, atol=1e-12)
+
+
+def test_more_interests_than_the_network_can_generate_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recall\.interests = 5 .* model\.max_interests = 4"):
+        TrainConfig(data=tmp_path, out=tmp_path, recall=RecallConfig(interests=5))
