@@ -50,9 +50,9 @@ class Evaluate(Command):
         print(format_figures(figures))
         if self.out:
             write_json(self.out, {"version": recaller.version, "figures": figures})
-        check_equal(figures, recaller.manifest.metrics)
         if recaller.manifest.metrics:
-            print("equal to the trainer's figures to four decimals")
+            compared = check_equal(figures, recaller.manifest.metrics)
+            print(f"equal to the trainer's figures to four decimals: {', '.join(compared)}")
 
     def _pretrained(self, folder: Path) -> "Recaller":
         """Exports the run's pre-trained network to `folder` and loads it."""
