@@ -11,6 +11,11 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def number(value: float) -> str:
+    """Returns a number with about three digits, and thousands apart: 0.0125, 6.53, 17,330."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def put_between_marks(file: Path, mark: str, text: str) -> None:
     """Replaces the text between the marks of that name, or appends it with marks to the file."""
     begin, end = f"<!-- begin: {mark} -->", f"<!-- end: {mark} -->"

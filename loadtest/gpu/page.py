@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from loadtest.results import number
+
 
 def page(report: dict[str, Any]) -> str:
     """Returns the page: the machine, a line per step, and the figures of each step."""
@@ -74,5 +76,5 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 def text(value: Any) -> str:
     """Returns a value as it stands in a table."""
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        return number(value)
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -24,7 +24,7 @@ from index.build import HITS, build_index
 from index.formats import Kind, read_index_json
 from index.search import load_index
 from loadtest.environment import environment
-from loadtest.results import put_between_marks, say
+from loadtest.results import number, put_between_marks, say
 from loadtest.scale.scale_bundle import RECALLS, bundle_of, serving
 from loadtest.scale.scale_data import BASE, catalogue, interests
 from model.artifact.bundle import publish, read_item_vectors
@@ -139,10 +139,10 @@ def table(figures: dict[str, Any]) -> str:
         "| threads | search | " + " | ".join(f"batch {batch}" for batch in BATCHES) + " |",
         "|---" * (2 + len(BATCHES)) + "|",
     ]
-    rows = {"exact": "exact_per_second", "chosen": "per_second", "ratio": "over_exact"}
+    rows = {"Faiss exact": "exact_per_second", "chosen": "per_second", "ratio": "over_exact"}
     for threads in figures["over_exact"]:
         for name, key in rows.items():
-            cells = (f"{figures[key][threads][str(batch)]:,.4g}" for batch in BATCHES)
+            cells = (number(figures[key][threads][str(batch)]) for batch in BATCHES)
             lines.append(f"| {threads.split()[0]} | {name} | " + " | ".join(cells) + " |")
     engine = service[f"mb_after_{RECALLS}_recalls"]["engine"]
     lines += [
