@@ -1,13 +1,20 @@
 """The loop of the engine, over real sockets and with a stand-in for the Recaller."""
 
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 
+from index.formats import Kind
+from model.data.dataset import Dataset
+from model.network.gpt import GPT
 from service.observability.service_status import ServiceStatus
+from service.offline import export_bundle
 from service.processes.child import EngineConfig
 from service.processes.engine_process import EngineLoop, load
 from service.processes.messages import (
@@ -188,3 +195,40 @@ def test_the_settings_choose_device_and_search(
     with pytest.raises(ValueError, match="no such device"):
         load(EngineConfig(settings=settings, artifacts=tmp_path, listener=0, status=0))
     assert loaded == [tmp_path, "cuda:1", "faiss"]
+
+
+VARIED_QUERIES = """
+import gc, itertools, sys
+from pathlib import Path
+from numba.core.dispatcher import Dispatcher
+from service.recall.recaller import Recaller
+from service.recall.types import Query, pack_ids
+
+recaller = Recaller.load(Path(sys.argv[1]), "cpu")
+recaller.warm_up()
+loops = [each for each in gc.get_objects() if isinstance(each, Dispatcher)]
+warm = {str(loop): len(loop.signatures) for loop in loops}
+items = recaller.item_ids
+lists = [[], items[:1], items[:30], ["unknown"], ["unknown", items[3]]]
+queries = [
+    Query(user, pack_ids(history), pack_ids(exclude), k, interests)
+    for user, history, exclude, k, interests in itertools.product(
+        ["u1", "unknown"], lists, lists, [1, 10, 2000], [None, 1, 2, 4]
+    )
+]
+for query in queries:
+    recaller.recall_json([query])
+recaller.recall_json(queries[:16])
+recaller.recall_json(queries)
+assert sum(warm.values()) > 3, warm
+assert {str(loop): len(loop.signatures) for loop in loops} == warm
+"""
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_nothing_is_compiled_after_the_warm_up(
+    kind: Kind, dataset: Dataset, model: GPT, tmp_path: Path
+) -> None:
+    """An engine does not beat while it compiles, and would be killed for it."""
+    bundle = export_bundle(tmp_path, dataset, model, tiny.RECALL, {}, kind, index_recall=0.01)
+    subprocess.run([sys.executable, "-c", VARIED_QUERIES, str(bundle)], check=True)
