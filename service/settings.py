@@ -35,7 +35,7 @@ class ServeSettings(BaseModel, frozen=True):
         1,
         ge=1,
         le=256,
-        description="CPU threads of a batch's network and of Faiss's exact search; more only where "
+        description="CPU threads of a batch's network and of Faiss's exact search; more only if "
         "cores are to spare",
     )
     history_limit: int = Field(
@@ -47,7 +47,7 @@ class ServeSettings(BaseModel, frozen=True):
         le=4096,
         description="most recalls in one batch (default: 16, 32 with lists, 256 on a GPU)",
     )
-    queue_limit: int = Field(1024, ge=1, description="recalls that may wait; above: 429")
+    queue_limit: int = Field(1024, ge=1, description="most recalls that may wait; others get 429")
     deadline_ms: int = Field(1000, ge=1, description="a recall that waits longer gets 504")
     engine_patience_ms: int = Field(
         2000,
