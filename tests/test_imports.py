@@ -18,7 +18,7 @@ def loaded_by(module: str) -> set[str]:
     return set(printed.stdout.split())
 
 
-COMPUTING = {"faiss", "llvmlite", "numba", "scipy", "torch"}
+COMPUTING = {"faiss", "llvmlite", "numba", "polars", "scipy", "torch"}
 REPORTS = {"PIL", "jinja2", "matplotlib", "tensorboard"}
 
 
@@ -26,7 +26,8 @@ REPORTS = {"PIL", "jinja2", "matplotlib", "tensorboard"}
     ("module", "unwanted"),
     [
         ("service.processes.frontend", COMPUTING | REPORTS),
-        ("service.recall.types", COMPUTING | REPORTS | {"fastapi", "polars"}),
+        ("service.processes.engine_process", REPORTS),
+        ("service.recall.types", COMPUTING | REPORTS | {"fastapi"}),
         ("service.server", COMPUTING | REPORTS | {"fastapi", "numpy", "polars", "uvicorn"}),
     ],
 )

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import faiss
 import torch
@@ -31,6 +32,7 @@ from service.processes.messages import (
     encode_greeting,
     encode_result,
 )
+from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, Query
 
@@ -207,8 +209,8 @@ class EngineLoop:
             return len(data)
 
 
-def load(config: EngineConfig) -> tuple[Recaller, Greeting]:
-    """Loads the served bundle and computes its first, slow batches.
+def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
+    """Loads the served bundle and computes its first, slow batches; writes its items' metadata.
 
     Raises ArtifactError if the bundle cannot be used, ValueError if the device cannot.
     """
@@ -219,9 +221,9 @@ def load(config: EngineConfig) -> tuple[Recaller, Greeting]:
     recaller = Recaller.load(config.artifacts, settings.device, settings.gpu_search)
     recaller.warm_up()
     log_compiled()
-    bundle = str(recaller.bundle.absolute())
+    read_metadata(recaller.bundle).save(folder)
     max_batch = settings.max_batch or recaller.preferred_batch
-    return recaller, Greeting(bundle, recaller.version, recaller.max_interests, max_batch)
+    return recaller, Greeting(str(folder), recaller.version, recaller.max_interests, max_batch)
 
 
 def main() -> None:
@@ -229,12 +231,13 @@ def main() -> None:
     supervision = Supervision()
     config = supervision.config(EngineConfig)
     configure_logs(config.settings.log_level)
+    listener, status = socket.socket(fileno=config.listener), ServiceStatus(config.status)
     try:
-        recaller, greeting = load(config)
+        # The listener's folder is the supervisor's: private, and removed at its end.
+        recaller, greeting = load(config, Path(listener.getsockname()).parent)
     except (ValueError, OSError) as error:
         supervision.fail(error)
     freeze_loaded()
-    listener, status = socket.socket(fileno=config.listener), ServiceStatus(config.status)
     with closing(EngineLoop(recaller, greeting, listener, status)) as loop:
         supervision.ready(recaller.bundle.absolute())
         loop.run()

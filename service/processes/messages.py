@@ -30,8 +30,8 @@ class RecallFailed(Exception):
 class Greeting(NamedTuple):
     """An engine's first message to a front end that connects."""
 
-    bundle: str
-    """Absolute path of the bundle, whose checksums the engine has verified."""
+    metadata: str
+    """Path of the folder with the metadata of the bundle's items: see `ItemMetadata`."""
     version: str
     max_interests: int
     """Interests that the bundle's network can generate for a user."""

@@ -1,7 +1,6 @@
 import asyncio
 import json
 import logging
-import math
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -15,7 +14,8 @@ from starlette.types import Message
 
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.http.app import create_app
-from service.http.metadata import ItemMetadata, ServedBundle
+from service.http.metadata import ServedBundle
+from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
 from service.recall.types import EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
@@ -32,7 +32,8 @@ def recaller(artifacts: Path) -> Recaller:
 
 @pytest.fixture(scope="module")
 def bundle(recaller: Recaller) -> ServedBundle:
-    return ServedBundle.load(recaller.bundle, recaller.version, recaller.max_interests)
+    metadata = read_metadata(recaller.bundle)
+    return ServedBundle(recaller.version, recaller.max_interests, metadata)
 
 
 @pytest.fixture
@@ -213,15 +214,6 @@ async def test_batch_equals_single_recalls(client: httpx.AsyncClient, recaller: 
 async def test_metadata_is_given_on_request(client: httpx.AsyncClient, recaller: Recaller) -> None:
     with_it = await recall(client, user_id="u0", history=recaller.item_ids[:2], with_metadata=True)
     assert all(item["metadata"] == {} for item in with_it["items"])  # walks have no titles
-
-
-async def test_metadata_without_a_value_is_still_json(
-    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ItemMetadata, "of", lambda *_: {"price": math.nan, "year": 1999})
-    answer = await client.post("/recall", json={"user_id": "u0", "k": 1, "with_metadata": True})
-    found = json.loads(answer.content, parse_constant=lambda name: pytest.fail(name))
-    assert found["items"][0]["metadata"] == {"price": None, "year": 1999}
 
 
 async def exchange(app: Any, path: str, messages: list[Message]) -> list[Message]:

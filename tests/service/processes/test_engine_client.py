@@ -19,6 +19,7 @@ from service.processes.messages import (
     encode_greeting,
     encode_result,
 )
+from service.recall.metadata_encoder import read_metadata
 from service.recall.types import BatchResult, EncodedCandidates, Query
 
 pytestmark = pytest.mark.anyio
@@ -62,8 +63,8 @@ class Engine:
 
 @pytest.fixture
 def engine(artifacts: Path, tmp_path: Path) -> Engine:
-    bundle = str((artifacts / "current").resolve())
-    return Engine(tmp_path / "engine", Greeting(bundle, "v1", 4, 16))
+    read_metadata(artifacts / "current").save(tmp_path)
+    return Engine(tmp_path / "engine", Greeting(str(tmp_path), "v1", 4, 16))
 
 
 @pytest.fixture

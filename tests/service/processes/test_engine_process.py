@@ -192,8 +192,9 @@ def test_the_settings_choose_device_and_search(
     settings = ServeSettings(
         artifacts=tmp_path, store="embedded:x", device="cuda:1", gpu_search="faiss"
     )
+    config = EngineConfig(settings=settings, artifacts=tmp_path, listener=0, status=0)
     with pytest.raises(ValueError, match="no such device"):
-        load(EngineConfig(settings=settings, artifacts=tmp_path, listener=0, status=0))
+        load(config, tmp_path)
     assert loaded == [tmp_path, "cuda:1", "faiss"]
 
 

@@ -2,14 +2,17 @@ import json
 import math
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
-from service.http.metadata import ItemMetadata
 from service.http.schemas import RecallResponse
+from service.recall.item_metadata import ItemMetadata
 from service.recall.json_encoder import JsonEncoder
+from service.recall.metadata_encoder import encode_metadata
 from service.recall.types import Candidates, EncodedCandidates
 
 IDS = ["a", 'quote "', "ü\n", "x" * 256]
@@ -19,6 +22,11 @@ METADATA = pl.DataFrame({"title": ["A", None, "Ü", "},\n{"]})
 def candidates(rows: list[int], interests: list[int]) -> Candidates:
     scores = np.array([0.1, -1234.56789, float("nan"), -1.5e-7][: len(rows)], dtype=np.float32)
     return Candidates(scores, np.array(rows, int), np.array(interests, np.int8), 0, False)
+
+
+def about_item(metadata: ItemMetadata, row: int) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(metadata.of(row))
+    return about
 
 
 @pytest.mark.parametrize(
@@ -33,9 +41,9 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
     written = [np.nan if item["score"] is None else item["score"] for item in items]
     np.testing.assert_allclose(written, found.scores, atol=6e-7, rtol=1e-7)
 
-    metadata = ItemMetadata(METADATA)
+    metadata = encode_metadata(METADATA)
     about = json.loads(metadata.added_to(encoded))
-    assert [item.pop("metadata") for item in about] == list(map(metadata.of, rows))
+    assert [item.pop("metadata") for item in about] == [about_item(metadata, row) for row in rows]
     assert about == json.loads(encoded.json)
     fields = RecallResponse.model_json_schema()["$defs"]["Candidate"]["properties"]
     assert all(set(item) | {"metadata"} == set(fields) for item in about)
@@ -59,8 +67,8 @@ def test_scores_have_six_decimals() -> None:
 
 
 def test_attributes_that_are_null_are_left_out() -> None:
-    metadata = ItemMetadata(METADATA)
-    assert [metadata.of(row) for row in range(3)] == [{"title": "A"}, {}, {"title": "Ü"}]
+    metadata = encode_metadata(METADATA)
+    assert [about_item(metadata, row) for row in range(3)] == [{"title": "A"}, {}, {"title": "Ü"}]
 
 
 ANY_TYPE = {
@@ -90,7 +98,7 @@ def test_a_column_of_any_type_is_json_or_left_out_by_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """No recall may fail because of a column of the bundle."""
-    metadata = ItemMetadata(pl.DataFrame(ANY_TYPE | NO_JSON))
+    metadata = encode_metadata(pl.DataFrame(ANY_TYPE | NO_JSON))
     found = candidates([0, 1, 2], [0, 0, 0])
     encoded = EncodedCandidates(JsonEncoder(IDS).encode(found), found.rows, 0, False)
     first, *_ = items = [item["metadata"] for item in json.loads(metadata.added_to(encoded))]
@@ -102,6 +110,22 @@ def test_a_column_of_any_type_is_json_or_left_out_by_name(
         "text": "ü",
         "far": "+148108-07-06 14:00:27.387904",
     }
+    assert [item.get("rating", "missing") for item in items] == [1.5, None, None]
     for name in NO_JSON:
         assert repr(name) in caplog.text
     assert len(caplog.records) == len(NO_JSON)
+
+
+def test_front_ends_map_what_the_engine_wrote(tmp_path: Path) -> None:
+    written = encode_metadata(METADATA)
+    written.save(tmp_path)
+    mapped = ItemMetadata.load(tmp_path)
+    encode_metadata(METADATA[::-1]).save(tmp_path)  # an engine that replaces the first one
+    for row in range(len(IDS)):
+        assert mapped.of(row) == written.of(row)
+        assert ItemMetadata.load(tmp_path).of(row) == written.of(len(IDS) - 1 - row)
+
+
+def test_items_without_attributes_have_empty_metadata(tmp_path: Path) -> None:
+    encode_metadata(pl.DataFrame({"none": [None] * 3})).save(tmp_path)
+    assert [about_item(ItemMetadata.load(tmp_path), row) for row in range(3)] == [{}, {}, {}]

@@ -1,0 +1,55 @@
+"""Titles and attributes of all items, as JSON that is ready to be sent.
+
+The engine writes them to two files, which front ends map into memory: a front end then holds only
+the pages that its answers touch, whatever the size of the catalogue, and all front ends share them.
+This module is loaded by front ends, so it imports no library that reads tables or computes.
+
+Shapes: V catalogue, N bytes.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.recall.types import EncodedCandidates
+
+TEXTS_FILE, OFFSETS_FILE = "metadata.npy", "metadata_offsets.npy"
+
+
+class ItemMetadata(NamedTuple):
+    """A JSON object for each item, one text after another."""
+
+    texts_N: NDArray[np.uint8]
+    offsets_V: NDArray[np.int64]  # V + 1 of them: the text of a row begins and ends at its offsets
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Maps the files that `save` wrote."""
+        files = TEXTS_FILE, OFFSETS_FILE
+        return cls(*(np.load(folder / f, mmap_mode="r", allow_pickle=False) for f in files))
+
+    def save(self, folder: Path) -> None:
+        """Writes the files, each under another name first: the old ones may be mapped."""
+        for name, array in (TEXTS_FILE, self.texts_N), (OFFSETS_FILE, self.offsets_V):
+            new = folder / f"new-{name}"
+            np.save(new, array)
+            os.replace(new, folder / name)
+
+    def of(self, row: int) -> bytes:
+        """Returns title and attributes of an item, without those that are null."""
+        return self.texts_N[self.offsets_V[row] : self.offsets_V[row + 1]].tobytes()
+
+    def added_to(self, found: EncodedCandidates) -> bytes:
+        """Returns the encoded candidates with a field `metadata` each.
+
+        Every candidate is one line, because no JSON string holds a line break.
+        """
+        lines = found.json[1:-1].split(b",\n") if len(found.rows) else []
+        complete = [
+            b'%b,"metadata":%b}' % (line[:-1], self.of(row))
+            for line, row in zip(lines, found.rows.tolist(), strict=True)
+        ]
+        return b"[%b]" % b",\n".join(complete)
