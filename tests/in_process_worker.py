@@ -46,6 +46,10 @@ class InProcessWorker:
     async def close(self) -> None:
         self._thread.shutdown()
 
+    @property
+    def started(self) -> bool:
+        return bool(self.bundle)
+
     def problem(self) -> str:
         return "" if self.bundle else "the engine is starting"
 

@@ -13,6 +13,10 @@ class Engine(Worker, Protocol):
     def bundle(self) -> ServedBundle | None:
         """The bundle whose items are recalled; None until an engine has loaded one."""
 
+    @property
+    def started(self) -> bool:
+        """Whether the engine and all front ends have been ready once."""
+
     def problem(self) -> str:
         """Returns why the engine cannot answer now; empty if it can."""
 

@@ -136,7 +136,13 @@ class Routes:
         return _json(to_json(answer), status=207 if errors else 200)
 
     async def healthz(self) -> Response:
-        """Answers 200 while the process works; restart it when it answers anything else."""
+        """Answers 200 while the service works; restart it if it answers anything else.
+
+        Until all processes have been ready once it answers 503, as if nothing listened yet: an
+        instance that answers 200 takes recalls.
+        """
+        if not self._engine.started:
+            raise NotReady(self._engine.problem())
         if not self._batcher.alive():
             raise NotReady("a task of this process has ended: restart the service")
         if not self._engine.alive():

@@ -98,9 +98,14 @@ class EngineClient:
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
 
+    @property
+    def started(self) -> bool:
+        """Whether the engine and all front ends have been ready once."""
+        return bool(self.bundle) and self._status.started
+
     def problem(self) -> str:
         """Returns why the engine cannot answer now; empty if it can."""
-        if not self.bundle or not self._status.started:
+        if not self.started:
             return "the service is starting: ask again in a moment"
         if not self._writer or self._status.beat_age > self._patience_seconds:
             return "the engine is being replaced: recalls wait for the next one"

@@ -42,13 +42,15 @@ async def client(
 ) -> AsyncIterator[httpx.AsyncClient]:
     settings = ServeSettings(artifacts=tmp_path, store="", body_limit=100_000, deadline_ms=60_000)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
-    app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
+    worker = InProcessWorker(recaller, bundle=bundle)
+    app = create_app(settings, worker, store)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         client.store = store  # type: ignore[attr-defined]
+        client.worker = worker  # type: ignore[attr-defined]
         yield client
 
 
@@ -480,6 +482,19 @@ async def test_health_and_readiness(
     assert "store" in absent.json()["detail"]
     assert (await client.get("/healthz")).status_code == 200
     assert sample((await client.get("/metrics")).text, "recgpt_ready") == 0
+
+
+async def test_a_service_that_starts_refuses_all_but_events(
+    client: httpx.AsyncClient,
+) -> None:
+    client.worker.bundle = None  # type: ignore[attr-defined]
+    for path in ("/healthz", "/readyz"):
+        refused = await client.get(path)
+        assert refused.status_code == 503
+        assert "starting" in refused.json()["detail"]
+    assert (await client.post("/recall", json={"user_id": "ann"})).status_code == 503
+    event = {"user_id": "ann", "item_id": "a"}
+    assert (await client.post("/events", json={"events": [event]})).status_code == 200
 
 
 async def test_a_refusal_of_readiness_is_logged_once(

@@ -163,7 +163,10 @@ async def test_an_engine_that_does_not_beat_is_no_engine(
     async with engine.running():
         await until(lambda: client.bundle)
         status.beat()
+        assert not client.started
+        assert "starting" in client.problem()
         status.set_started()
+        assert client.started
         assert client.alive()
         assert client.problem() == ""
         client._patience_seconds = 0.0
