@@ -1,4 +1,4 @@
-"""The device that a network runs on."""
+"""The choice of the device that a network runs on."""
 
 import logging
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 def choose_device(name: str) -> torch.device:
     """Returns the torch device of that name; `auto` is a GPU if torch sees one, else the CPU.
 
-    Raises ValueError if the GPU asked for is absent.
+    Raises ValueError if that GPU is absent.
     """
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

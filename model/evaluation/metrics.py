@@ -1,9 +1,9 @@
-"""How good a recall is: HR, NDCG, recall and coverage, over anything that recalls.
+"""The quality of a recall: HR, NDCG, recall and coverage of anything that recalls.
 
-HR@k, NDCG@k: leave-one-out, one target a user, ranked against the whole catalogue without the
-user's history (protocol of the public data sets). With one target, recall@k is HR@k; the deeper
-lists, asked for on their own, are reported under that name.
-Shapes: B batch, K candidates, V catalogue, D width, S longest history.
+HR@k, NDCG@k: leave-one-out, one target per user, ranked against the whole catalogue without the
+user's history (the protocol of the public data sets). With one target, recall@k is HR@k; the deeper
+lists, each a recall of its own, are reported under that name.
+Shapes: N cases, B batch, K candidates, V catalogue.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ each length K the item rows B K, best first, -1: no item. The lists of a user ar
 recalls: a shorter one need not be the start of a longer one."""
 
 Figures = dict[str, dict[str, float]]
-"""Metrics by the name of the model that they are of."""
+"""Metrics by the name of their model."""
 
 RANKED_AT = (5, 10, 20)
 DEEP_AT = (20, 50, 100)
@@ -34,7 +34,10 @@ def evaluate(
     batch: int = 256,
     known_users: bool = True,
 ) -> dict[str, float]:
-    """HR@ and NDCG@5/10/20 of a list of 20, and recall@ and coverage@ of lists of each `deep` k."""
+    """Returns HR@ and NDCG@5/10/20 of a list of 20, and recall@ and coverage@ of each `deep` list.
+
+    Without `known_users`, every user is asked for as an unknown one.
+    """
     depths = sorted({max(RANKED_AT), *deep})
     hits = {k: np.zeros(len(split.users), dtype=np.int64) for k in depths}  # rank from 1, 0 = miss
     covered = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
@@ -54,9 +57,10 @@ def case_batches(
     known_users: bool = True,
     newest: int | None = None,
 ) -> Iterator[tuple[slice, list[IntArray], IntArray]]:
-    """Which cases, their histories, and their user rows B, -1 where users are to be unknown.
+    """Yields for each batch the cases that it is made of, their histories and their user rows B.
 
-    With `newest`, no more than that many of a history's last items are told.
+    Without `known_users` the user rows are -1. With `newest`, a history is cut to so many of its
+    last items.
     """
     for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
         part = slice(start, start + batch)
@@ -69,13 +73,13 @@ def case_batches(
 
 
 def ranking_figures(ranks_N: IntArray) -> dict[str, float]:
-    """HR@ and NDCG@5/10/20 of ranks in lists of 20."""
+    """Returns HR@ and NDCG@5/10/20 of ranks in lists of 20."""
     metrics = {f"HR@{k}": float(((ranks_N > 0) & (ranks_N <= k)).mean()) for k in RANKED_AT}
     return metrics | {f"NDCG@{k}": ndcg(ranks_N, k) for k in RANKED_AT}
 
 
 def ranks(rows_BK: IntArray, targets_B: IntArray) -> IntArray:
-    """Rank of the target in each list, from 1; 0 where it is not in it."""
+    """Returns the rank of the target in each list, from 1; 0: not in the list."""
     found_BK = rows_BK == targets_B[:, None]
     return np.where(found_BK.any(axis=1), found_BK.argmax(axis=1) + 1, 0)
 
@@ -86,7 +90,7 @@ def ndcg(ranks_N: IntArray, k: int) -> float:
 
 
 def gains(ranks_N: IntArray, k: int) -> NDArray[np.float64]:
-    """What each case adds to NDCG@k: 1 / log2(rank + 1) within the first k, else 0."""
+    """Returns the summand of each case in NDCG@k: 1 / log2(rank + 1) within the first k, else 0."""
     found_N = (ranks_N > 0) & (ranks_N <= k)
     return np.where(found_N, 1 / np.log2(np.maximum(ranks_N, 1) + 1), 0.0)
 
@@ -121,7 +125,7 @@ def _metric_names(figures: Figures) -> str:
 
 
 def format_figures(figures: Figures) -> str:
-    """A table for people: a line a model, a column a metric."""
+    """Returns a table as text: a line per model, a column per metric."""
     if not figures:
         return ""
     names = list(next(iter(figures.values())))

@@ -127,7 +127,7 @@ def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
 def pad(
     histories: Sequence[IntArray | list[int]], max_history: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The newest items of each history, padded on the right: rows B L and lengths B."""
+    """Returns the newest items of each history, padded on the right: rows B L and lengths B."""
     newest = [history[-max_history:] for history in histories]
     lengths_B = np.array([len(history) for history in newest], dtype=np.int64)
     real_BL = np.arange(lengths_B.max(initial=1)) < lengths_B[:, None]

@@ -1,6 +1,6 @@
-"""Training samples cut out of the histories, and batches of samples of like length.
+"""Training samples cut out of the histories, and batches of samples of similar length.
 
-Shapes: N samples, B batch, L length, Q targets a sample.
+Shapes: U users, N samples, B batch, L length, Q targets per sample.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from model.training.config import Sampling
 
 @dataclass(frozen=True)
 class Samples:
-    """Slices of `Dataset.events`; the item after every slice exists and is its last target."""
+    """Slices of `Dataset.events`; the event after each slice exists and is its last target."""
 
     starts_N: IntArray
     lengths_N: IntArray
@@ -60,7 +60,7 @@ class TrainingBatch:
 
 
 def prefixes(dataset: Dataset, max_history: int) -> Samples:
-    """Every prefix of every training history, cut to its newest `max_history` items."""
+    """Returns every prefix of every training history, cut to its newest `max_history` items."""
     counts_U = np.maximum(training_lengths(dataset) - 1, 0)
     users_N = np.repeat(np.arange(dataset.users), counts_U)
     first_N = np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
@@ -71,7 +71,7 @@ def prefixes(dataset: Dataset, max_history: int) -> Samples:
 
 
 def windows(dataset: Dataset, max_history: int, rng: np.random.Generator) -> Samples:
-    """Every training history cut into windows at a random phase: each item is a target once."""
+    """Cuts every training history into windows at a random phase: each item is a target once."""
     inputs_U = np.maximum(training_lengths(dataset) - 1, 0)
     phase_U = np.where(inputs_U > max_history, rng.integers(0, max_history, len(inputs_U)), 0)
     counts_U = -(-(inputs_U + phase_U) // max_history)
@@ -86,16 +86,16 @@ def windows(dataset: Dataset, max_history: int, rng: np.random.Generator) -> Sam
 def draw(
     dataset: Dataset, sampling: Sampling, max_history: int, rng: np.random.Generator
 ) -> Samples:
-    """The samples of one epoch."""
+    """Returns the samples of one epoch."""
     if sampling == "prefixes":
         return prefixes(dataset, max_history)
     return windows(dataset, max_history, rng)
 
 
 def by_length(samples: Samples, batch: int, rng: np.random.Generator) -> list[IntArray]:
-    """Sample numbers in batches of like length, in random order.
+    """Returns the numbers of the samples in batches of similar length, in random order.
 
-    Sorting happens within random groups of 64 batches, so that batches differ from epoch to epoch.
+    Samples are sorted within random groups of 64 batches, so that batches differ between epochs.
     """
     order_N = rng.permutation(len(samples))
     group_N = np.arange(len(samples)) // (64 * batch)
@@ -107,7 +107,7 @@ def by_length(samples: Samples, batch: int, rng: np.random.Generator) -> list[In
 def read_samples(
     dataset: Dataset, samples: Samples, batches: list[IntArray]
 ) -> Iterator[SampleBatch]:
-    """Gather the batches' events; L is the longest slice of each batch."""
+    """Yields the events of each batch; L is the length of its longest slice."""
     for chosen_B in batches:
         lengths_B = samples.lengths_N[chosen_B]
         slots_L = np.arange(lengths_B.max())
@@ -124,7 +124,7 @@ def read_samples(
 
 
 def plain(samples: SampleBatch, max_history: int, last_only: bool) -> TrainingBatch:
-    """Next-item prediction without prompts: at the last slot only, or at every slot."""
+    """Returns the input of next-item prediction, with targets at the last slot or at every slot."""
     tokens = history_tokens(samples.history_BL, samples.lengths_B, max_history)
     if not last_only:
         return TrainingBatch(tokens, samples.users_B, None, samples.next_BL)

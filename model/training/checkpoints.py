@@ -18,7 +18,7 @@ Metrics = dict[str, float]
 
 @dataclass
 class Progress:
-    """Where a stage stands; saved with every checkpoint."""
+    """The state of a stage; saved with every checkpoint."""
 
     epoch: int = 0
     best: float = -1.0
@@ -26,7 +26,7 @@ class Progress:
     curves: list[Metrics] = field(default_factory=list)
 
     def keep(self, metrics: Metrics) -> bool:
-        """Note the figures of the epoch; whether they are the best so far."""
+        """Records the figures of the epoch; returns whether they are the best so far."""
         self.curves.append({"epoch": self.epoch, **metrics})
         if metrics["NDCG@20"] <= self.best:
             return False
@@ -39,13 +39,13 @@ class Progress:
 
 
 def save_weights(path: Path, model: GPT) -> None:
-    """Write the model's tensors."""
+    """Writes the model's tensors."""
     with new_file(path) as beside:
         save_file({n: t.contiguous() for n, t in model.state_dict().items()}, beside)
 
 
 def load_weights(path: Path, model: GPT) -> None:
-    """Read what `save_weights` wrote. Raises ValueError where it is missing or does not fit."""
+    """Loads a file of `save_weights`. Raises ValueError if it is missing or does not fit."""
     if not path.exists():
         raise ValueError(f"{path} is missing: run `recgpt train` with this stage first")
     try:
@@ -55,7 +55,7 @@ def load_weights(path: Path, model: GPT) -> None:
 
 
 def save_checkpoint(path: Path, model: GPT, optimizer: Optimizer, progress: Progress) -> None:
-    """Weights, optimiser state and progress in one file, so that they can never disagree."""
+    """Writes weights, optimiser state and progress into one file, so that they cannot disagree."""
     tensors = {f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}
     tensors |= dict(optimizer.tensors())
     with new_file(path) as beside:
@@ -63,7 +63,7 @@ def save_checkpoint(path: Path, model: GPT, optimizer: Optimizer, progress: Prog
 
 
 def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer) -> Progress:
-    """Read what `save_checkpoint` wrote. Raises ValueError where the file is damaged."""
+    """Loads a file of `save_checkpoint`. Raises ValueError if it is damaged."""
     weights: dict[str, Tensor] = {}
     moments: dict[str, Tensor] = {}
     try:

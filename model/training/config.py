@@ -1,4 +1,4 @@
-"""Configuration of a training run. Imports no torch: command lines read it."""
+"""Settings of a training run. Imports no torch: command lines read them."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -8,12 +8,12 @@ from pydantic import BaseModel, Field, model_validator
 from model.network.config import GPTConfig, RecallConfig
 
 Sampling = Literal["prefixes", "windows"]
-"""Every prefix of a history as a sample of its own, with the loss at its last item; or whole
-windows of a history with the loss at every item (many times faster, less accurate)."""
+"""Every prefix of a history is a sample, with the loss at its last item; or windows of a history
+are, with the loss at every item (many times faster, less accurate)."""
 
 
 class LossConfig(BaseModel, frozen=True):
-    """What a stage minimises."""
+    """The loss of a stage."""
 
     loss: Literal["softmax", "sampled", "bce"] = Field(
         "softmax",
@@ -23,13 +23,13 @@ class LossConfig(BaseModel, frozen=True):
     negatives: int | None = Field(
         None,
         ge=1,
-        description="sampled: negatives a step, shared by its samples (default 8192); "
-        "bce: negatives a position (default 1)",
+        description="sampled: negatives per step, shared by its samples (default: 8192); "
+        "bce: negatives per target (default: 1)",
     )
     products: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="what network and softmax multiply in while training; auto: bfloat16 where the "
-        "hardware does, which is faster",
+        description="number format of matrix products in network and softmax; auto: bfloat16 "
+        "where the hardware has it, which is faster",
     )
     popularity_power: float = Field(
         0.75, ge=0, le=1, description="sampled: negatives are drawn by popularity to this power"
@@ -37,17 +37,21 @@ class LossConfig(BaseModel, frozen=True):
 
 
 class FitConfig(LossConfig, frozen=True):
-    """Optimisation of one stage."""
+    """The optimisation of a stage."""
 
-    epochs: int = Field(15, ge=0, description="most epochs of the stage")
-    patience: int = Field(15, ge=1, description="epochs without a better NDCG@20 before it stops")
-    epoch_steps: int | None = Field(
-        None, ge=1, description="end an epoch after so many steps (default: after all samples)"
+    epochs: int = Field(15, ge=0, description="largest number of epochs")
+    patience: int = Field(
+        15, ge=1, description="epochs without a better validation NDCG@20 that end the stage early"
     )
-    batch_size: int = Field(256, ge=1, description="samples a step")
-    learning_rate: float = Field(1e-3, gt=0, description="of Adam")
-    decay: bool = Field(True, description="the learning rate falls to zero over the epochs")
-    weight_decay: float = Field(0.0, ge=0, description="decoupled; sampled: not of the tables")
+    epoch_steps: int | None = Field(
+        None, ge=1, description="optimiser steps per epoch (default: one pass over all samples)"
+    )
+    batch_size: int = Field(256, ge=1, description="samples per optimiser step")
+    learning_rate: float = Field(1e-3, gt=0, description="learning rate of Adam")
+    decay: bool = Field(True, description="the learning rate falls linearly to zero")
+    weight_decay: float = Field(
+        0.0, ge=0, description="decoupled weight decay; with the sampled loss not of the tables"
+    )
 
 
 class PretrainConfig(FitConfig, frozen=True):
@@ -55,26 +59,27 @@ class PretrainConfig(FitConfig, frozen=True):
 
     sampling: Sampling = Field(
         "prefixes",
-        description="prefixes: a sample a prefix, loss at its last item (better); "
-        "windows: loss at every item of a window (many times faster)",
+        description="prefixes: every prefix is a sample, with the loss at its last item (more "
+        "accurate); windows: the loss is at every item of a window (many times faster)",
     )
 
 
 class TuneConfig(FitConfig, frozen=True):
     """Prompt-tuning."""
 
-    epochs: int = Field(4, ge=0, description="most epochs of the stage")
-    patience: int = Field(4, ge=1, description="epochs without a better NDCG@20 before it stops")
-    learning_rate: float = Field(1e-4, gt=0, description="of Adam")
-    sampling: Sampling = Field("prefixes", description="see pre-training")
+    epochs: int = Field(4, ge=0, description="largest number of epochs")
+    patience: int = Field(
+        4, ge=1, description="epochs without a better validation NDCG@20 that end the stage early"
+    )
+    learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam")
+    sampling: Sampling = Field("prefixes", description="as for pre-training")
     form: Literal["tail", "interleaved"] = Field(
         "tail",
-        description="tail: the last items give way to offers; interleaved: an offer behind "
-        "every item",
+        description="tail: offers replace the last items; interleaved: an offer follows every item",
     )
-    offers: int = Field(1, ge=1, le=7, description="items that give way, in the tail form")
+    offers: int = Field(1, ge=1, le=7, description="tail: number of items that offers replace")
     offer_targets: bool = Field(
-        True, description="interleaved form: the user's feedback is the target at an offer, too"
+        True, description="interleaved: the user's feedback is the target at an offer as well"
     )
 
 
@@ -84,21 +89,24 @@ class TrainConfig(BaseModel, frozen=True):
     data: Path = Field(description="folder that `recgpt data prepare` wrote")
     out: Path = Field(description="folder of the run: checkpoints, curves, figures")
     stages: Literal["both", "pretrain", "tune"] = Field(
-        "both", description="tune alone starts from the run's own pre-trained weights"
+        "both", description="stages to run; tune alone starts from the run's pre-trained weights"
     )
     peer: str | None = Field(
         None,
         description="this configuration is a peer to compare with: its name in metrics.json, "
-        "where its one-interest recall stands alone",
+        "which then holds its one-interest recall only",
     )
-    resume: bool = Field(False, description="go on after the last complete epoch")
-    seed: int = Field(1, ge=0, description="of everything random")
+    resume: bool = Field(False, description="continue after the last complete epoch")
+    seed: int = Field(1, ge=0, description="seed of all random numbers")
     hold_out_users: float = Field(
-        0.0, ge=0, lt=1, description="share of the users kept out, to measure how new users fare"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the users that training leaves out, to measure new users",
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on")
     validation_users: int = Field(
-        30_000, ge=1, description="most users validated on after an epoch (drawn once)"
+        30_000, ge=1, description="largest number of users to validate on, drawn once"
     )
     model: GPTConfig = Field(GPTConfig(), description="the network")
     recall: RecallConfig = Field(RecallConfig(), description="how interests share a list")

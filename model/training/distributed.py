@@ -1,9 +1,9 @@
 """Several processes that train one network: `torchrun --nproc-per-node 2 -m cli train …`.
 
-Each takes its share of every batch. Gradients are summed over the processes, weighted by their
-targets, so that a step is the one that a single process makes with the whole batch: the same
-weights up to rounding without dropout, the same expectation with it.
-The first process alone validates, writes and reports. Without torchrun there is one, the first.
+Each process takes its share of every batch. Gradients are summed over the processes, weighted by
+their numbers of targets, so that a step is the one that a single process makes with the whole
+batch: the same weights up to rounding without dropout, the same expectation with it.
+Only the first process validates, writes and reports. Without torchrun there is one, the first.
 """
 
 import logging
@@ -20,7 +20,7 @@ from model.data.dataset import IntArray
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
-    """Be one of the processes that torchrun started, if it did; yields this process's device."""
+    """Joins the processes that torchrun started, if it did; yields this process's device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
         return
@@ -28,7 +28,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    if not first():
+    if not is_first():
         logging.getLogger("model").setLevel(logging.WARNING)
     try:
         yield device
@@ -36,47 +36,47 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def number() -> int:
-    """Which process this is, from 0."""
+def rank() -> int:
+    """The number of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def first() -> bool:
+def is_first() -> bool:
     """Whether this process validates, writes and reports."""
-    return number() == 0
+    return rank() == 0
 
 
-def wait() -> None:
-    """Go on when every process has come here."""
+def barrier() -> None:
+    """Returns once every process has called it."""
     if dist.is_initialized():
         dist.barrier()
 
 
-def from_first(value: float, device: torch.device) -> float:
-    """The first process's value, in all of them."""
+def broadcast(value: float, device: torch.device) -> float:
+    """Returns the first process's value in all of them."""
     if not dist.is_initialized():
         return value
-    told = torch.tensor(value, dtype=torch.double, device=device)
-    dist.broadcast(told, src=0)
-    return told.item()
+    shared = torch.tensor(value, dtype=torch.double, device=device)
+    dist.broadcast(shared, src=0)
+    return shared.item()
 
 
-def share(batch: IntArray) -> IntArray:
-    """This process's samples of a batch; where there are too few, one that must not count."""
+def local_share(batch: IntArray) -> IntArray:
+    """This process's samples of a batch; if there are none, one that must be ignored."""
     if not dist.is_initialized():
         return batch
-    return batch[number() :: dist.get_world_size()] if counts(batch) else batch[:1]
+    return batch[rank() :: dist.get_world_size()] if has_share(batch) else batch[:1]
 
 
-def counts(batch: IntArray) -> bool:
+def has_share(batch: IntArray) -> bool:
     """Whether the batch has a sample for this process."""
-    return len(batch) > number()
+    return len(batch) > rank()
 
 
-def average(parameters: Sequence[nn.Parameter], loss: Tensor, targets: Tensor) -> Tensor:
-    """Turn the gradients of each process's mean loss into those of the mean over all targets.
+def average_gradients(parameters: Sequence[nn.Parameter], loss: Tensor, targets: Tensor) -> Tensor:
+    """Turns the gradients of each process's mean loss into those of the mean over all targets.
 
-    `targets`: how many this process's mean is over. Returns the mean loss over all.
+    `targets` is the number of targets of this process. Returns the mean loss over all processes.
     """
     loss = loss.detach()
     if not dist.is_initialized():
@@ -97,15 +97,15 @@ def average(parameters: Sequence[nn.Parameter], loss: Tensor, targets: Tensor) -
 
 
 def _sum(sparse: Tensor) -> Tensor:
-    """The sum of all processes' sparse gradients, every process's rows one after another."""
+    """The sum of all processes' sparse gradients: the rows of one process after another's."""
     sparse = sparse.coalesce()
     rows, values = sparse.indices(), sparse.values()
     counts = [torch.zeros_like(rows[0, 0]) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, torch.tensor(rows.shape[1], device=rows.device))
-    most = max(int(count) for count in counts)
+    longest = max(int(count) for count in counts)
 
     def gathered(own: Tensor) -> list[Tensor]:
-        padded = own.new_zeros(most, *own.shape[1:])
+        padded = own.new_zeros(longest, *own.shape[1:])
         padded[: len(own)] = own
         found = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(found, padded)

@@ -1,7 +1,7 @@
 """The training loop that both stages share: epochs, validation, early stop, checkpoints, resume.
 
-Every epoch draws its randomness from (seed, stage, epoch) alone, so that a run that was killed and
-resumed from its last checkpoint ends with the same weights as one that was not.
+Every epoch draws its random numbers from (seed, stage, epoch) alone, so that a run that was killed
+and resumed from its last checkpoint ends with the same weights as one that was not.
 """
 
 import logging
@@ -16,7 +16,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from model.data.dataset import Dataset, popularity
+from model.data.dataset import Dataset, IntArray, popularity
 from model.network.gpt import GPT
 from model.training import distributed
 from model.training.batches import SampleBatch, Samples, TrainingBatch, by_length, read_samples
@@ -29,141 +29,151 @@ from model.training.checkpoints import (
     save_weights,
 )
 from model.training.config import FitConfig
-from model.training.loss import Objective, batch_loss, objective, products
+from model.training.loss import batch_loss, objective, products
 from model.training.optimizer import Optimizer
 
 log = logging.getLogger(__name__)
 
 RATE, SECONDS = "samples_per_second", "seconds"
+"""Names of an epoch's rate and duration among its figures."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What tells one stage of training from another."""
+    """The parts in which one stage of training differs from another."""
 
     name: str
     config: FitConfig
-    draw: Callable[[GPT, np.random.Generator], Samples]  # the samples of one epoch
-    batch: Callable[[GPT, SampleBatch], TrainingBatch]  # what the network sees of them
+    draw: Callable[[GPT, np.random.Generator], Samples]
+    """The samples of one epoch."""
+    batch: Callable[[GPT, SampleBatch], TrainingBatch]
+    """The network's input for some samples."""
     validate: Callable[[GPT], Metrics]
 
 
 def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume: bool) -> Progress:
-    """Train one stage, checkpointing under `run/<stage>`; `model` ends with its best weights.
+    """Trains one stage, with checkpoints under `run/<stage>`; `model` ends with its best weights.
 
-    The weights it starts with take part in the choice (epoch 0), so a stage never makes the
-    validation figure worse. With `resume` it goes on after the last complete epoch.
+    The weights at the start take part in the choice (epoch 0), so that a stage never makes the
+    validation figure worse. With `resume` it continues after the last complete epoch.
     """
-    folder = run / stage.name
-    optimizer = Optimizer(
-        model,
-        stage.config.learning_rate,
-        stage.config.weight_decay,
-        by_row=stage.config.loss == "sampled",
-    )
-    last, best = folder / "last.safetensors", folder / "best.safetensors"
-    found = resume and last.exists()
-    distributed.wait()  # before the first one may write it
-    if found:
-        progress = load_checkpoint(last, model, optimizer)
-        log.info("%s: resumed after epoch %d", stage.name, progress.epoch)
-    else:
-        progress = Progress()
-        _finish_epoch(model, optimizer, stage, progress, {}, folder)
-    loss_of = objective(stage.config, popularity(dataset), model.items.weight.device)
-    with _events(run / "tensorboard" / stage.name, progress) as events:
-        while not progress.finished(stage.config.epochs, stage.config.patience):
-            progress.epoch += 1
-            figures = _train_epoch(model, optimizer, loss_of, dataset, stage, progress.epoch, seed)
-            metrics = _finish_epoch(model, optimizer, stage, progress, figures, folder)
-            if events:
-                for name, value in metrics.items():
-                    events.add_scalar(name, value, progress.epoch)
-    load_weights(best, model)
-    return progress
+    return _Fit(model, dataset, stage, run, seed).train(resume)
 
 
-def _events(folder: Path, progress: Progress) -> AbstractContextManager[SummaryWriter | None]:
-    """The curves for TensorBoard, without what a killed run wrote of the coming epochs."""
-    if not distributed.first():
-        return nullcontext()
-    return SummaryWriter(str(folder), purge_step=progress.epoch + 1)
+class _Fit:
+    """A network in training, with its optimiser and files."""
 
+    def __init__(self, model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int) -> None:
+        self._model, self._dataset, self._stage, self._seed = model, dataset, stage, seed
+        self._config, self._device = stage.config, model.items.weight.device
+        self._optimizer = Optimizer(
+            model,
+            self._config.learning_rate,
+            self._config.weight_decay,
+            by_row=self._config.loss == "sampled",
+        )
+        self._loss_of = objective(self._config, popularity(dataset), self._device)
+        self._last = run / stage.name / "last.safetensors"
+        self._best = run / stage.name / "best.safetensors"
+        self._curves = run / "tensorboard" / stage.name
 
-def _train_epoch(
-    model: GPT,
-    optimizer: Optimizer,
-    loss_of: Objective,
-    dataset: Dataset,
-    stage: Stage,
-    epoch: int,
-    seed: int,
-) -> Metrics:
-    """One pass over the stage's samples; returns the mean loss and the rate."""
-    stage_number = sum(stage.name.encode())  # tells the stages' random streams apart
-    rng = np.random.default_rng([seed, stage_number, epoch])
-    torch.manual_seed(int(rng.integers(2**63)) ^ distributed.number())  # dropout of its own
-    device = model.items.weight.device
-    samples = stage.draw(model, rng)
-    batches = by_length(samples, stage.config.batch_size, rng)[: stage.config.epoch_steps]
-    negatives = torch.Generator(device).manual_seed(int(rng.integers(2**63)))  # all processes' own
-    started, total, steps = time.perf_counter(), 0.0, 0
-    model.train()
-    bar = tqdm(
-        read_samples(dataset, samples, [distributed.share(batch) for batch in batches]),
-        total=len(batches),
-        desc=f"{stage.name} {epoch:3d}/{stage.config.epochs}",
-        unit="step",
-        leave=False,
-        disable=None if distributed.first() else True,  # None: silent without a terminal
-    )
-    for steps, (read, whole) in enumerate(zip(bar, batches, strict=True), start=1):
-        if stage.config.decay:
-            left = 1 - (epoch - 1 + steps / len(batches)) / stage.config.epochs
-            optimizer.set_rate(stage.config.learning_rate * left)
-        batch = stage.batch(model, read.to(device))
-        loss = batch_loss(model, batch, loss_of, negatives, products(stage.config, device))
+    def train(self, resume: bool) -> Progress:
+        """Runs all epochs, or those that a checkpoint leaves."""
+        found = resume and self._last.exists()
+        distributed.barrier()  # before the first process may write it
+        if found:
+            progress = load_checkpoint(self._last, self._model, self._optimizer)
+            log.info("%s: resumed after epoch %d", self._stage.name, progress.epoch)
+        else:
+            progress = Progress()
+            self._finish_epoch(progress, {})
+        with self._tensorboard(progress) as curves:
+            while not progress.finished(self._config.epochs, self._config.patience):
+                progress.epoch += 1
+                metrics = self._finish_epoch(progress, self._train_epoch(progress.epoch))
+                if curves:
+                    for name, value in metrics.items():
+                        curves.add_scalar(name, value, progress.epoch)
+        load_weights(self._best, self._model)
+        return progress
+
+    def _tensorboard(self, progress: Progress) -> AbstractContextManager[SummaryWriter | None]:
+        """The curves for TensorBoard; those of epochs that a killed run had begun are dropped."""
+        if not distributed.is_first():
+            return nullcontext()
+        return SummaryWriter(str(self._curves), purge_step=progress.epoch + 1)
+
+    def _train_epoch(self, epoch: int) -> Metrics:
+        """Trains on the samples of one epoch; returns the mean loss and the rate."""
+        stage_number = sum(self._stage.name.encode())  # the stages' random streams differ
+        rng = np.random.default_rng([self._seed, stage_number, epoch])
+        torch.manual_seed(int(rng.integers(2**63)) ^ distributed.rank())  # for dropout
+        samples = self._stage.draw(self._model, rng)
+        batches = by_length(samples, self._config.batch_size, rng)[: self._config.epoch_steps]
+        negatives = torch.Generator(self._device)  # the same in all processes
+        negatives.manual_seed(int(rng.integers(2**63)))
+        started, total, steps = time.perf_counter(), 0.0, 0
+        self._model.train()
+        bar = self._read(samples, batches, epoch)
+        for steps, samples_read in enumerate(bar, start=1):
+            if self._config.decay:
+                left = 1 - (epoch - 1 + steps / len(batches)) / self._config.epochs
+                self._optimizer.set_rate(self._config.learning_rate * left)
+            total += self._step(samples_read, negatives, distributed.has_share(batches[steps - 1]))
+            if steps % 20 == 0:
+                bar.set_postfix(loss=f"{total / steps:.4f}")
+        seconds = time.perf_counter() - started
+        rate = sum(map(len, batches)) / seconds
+        return {"loss": total / max(1, steps), RATE: rate, SECONDS: seconds}
+
+    def _step(self, samples: SampleBatch, negatives: torch.Generator, has_share: bool) -> float:
+        """Makes one optimiser step; returns the mean loss over all processes.
+
+        Without `has_share`, this process has no sample of its own, and its gradient is ignored.
+        """
+        batch = self._stage.batch(self._model, samples.to(self._device))
+        dtype = products(self._config, self._device)
+        loss = batch_loss(self._model, batch, self._loss_of, negatives, dtype)
         loss.backward()  # type: ignore[no-untyped-call]
-        targets = batch.wanted_BQ.sum() * distributed.counts(whole)
-        mean = distributed.average(list(model.parameters()), loss, targets)
-        optimizer.step()
-        total += mean.item()
-        if steps % 20 == 0:
-            bar.set_postfix(loss=f"{total / steps:.4f}")
-    seconds = time.perf_counter() - started
-    return {
-        "loss": total / max(1, steps),
-        RATE: sum(map(len, batches)) / seconds,
-        SECONDS: seconds,
-    }
+        targets = batch.wanted_BQ.sum() * has_share
+        mean = distributed.average_gradients(list(self._model.parameters()), loss, targets)
+        self._optimizer.step()
+        return mean.item()
 
+    def _read(self, samples: Samples, batches: list[IntArray], epoch: int) -> "tqdm[SampleBatch]":
+        """This process's share of every batch, with a progress bar."""
+        shares = [distributed.local_share(batch) for batch in batches]
+        return tqdm(
+            read_samples(self._dataset, samples, shares),
+            total=len(batches),
+            desc=f"{self._stage.name} {epoch:3d}/{self._config.epochs}",
+            unit="step",
+            leave=False,
+            disable=None if distributed.is_first() else True,  # None: silent without a terminal
+        )
 
-def _finish_epoch(
-    model: GPT,
-    optimizer: Optimizer,
-    stage: Stage,
-    progress: Progress,
-    figures: Metrics,
-    folder: Path,
-) -> Metrics:
-    """Validate, keep the weights if they are the best so far, save the checkpoint, log it.
+    def _finish_epoch(self, progress: Progress, figures: Metrics) -> Metrics:
+        """Validates, keeps the weights if they are the best so far, saves the checkpoint, logs.
 
-    Only the first process does that; the others learn the figure that decides when to stop.
-    """
-    device = model.items.weight.device
-    if not distributed.first():
-        metrics = {"NDCG@20": distributed.from_first(0.0, device)}
-        progress.keep(metrics)
+        Only the first process does so; the others receive the figure that decides when to stop.
+        """
+        if not distributed.is_first():
+            metrics = {"NDCG@20": distributed.broadcast(0.0, self._device)}
+            progress.keep(metrics)
+            return metrics
+        metrics = figures | self._stage.validate(self._model)
+        best = progress.keep(metrics)
+        if best:
+            save_weights(self._best, self._model)
+        save_checkpoint(self._last, self._model, self._optimizer, progress)
+        distributed.broadcast(metrics["NDCG@20"], self._device)  # once the files are there
+        log.info("%s epoch %d  %s", self._stage.name, progress.epoch, _as_text(metrics, best))
         return metrics
-    metrics = figures | stage.validate(model)
-    note = ""
-    if progress.keep(metrics):
-        save_weights(folder / "best.safetensors", model)
-        note = "  best"
-    save_checkpoint(folder / "last.safetensors", model, optimizer, progress)
-    distributed.from_first(metrics["NDCG@20"], device)  # when the files are there
-    quality = {name: value for name, value in metrics.items() if name not in (RATE, SECONDS)}
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in quality.items())
-    rate = f"  {metrics.get(RATE, 0):,.0f} samples/s" if figures else ""
-    log.info("%s epoch %d  %s%s%s", stage.name, progress.epoch, shown, rate, note)
-    return metrics
+
+
+def _as_text(metrics: Metrics, best: bool) -> str:
+    """The figures of an epoch as a line of the log."""
+    parts = [f"{name} {metrics[name]:.4f}" for name in metrics if name not in (RATE, SECONDS)]
+    if RATE in metrics:
+        parts.append(f"{metrics[RATE]:,.0f} samples/s")
+    return "  ".join([*parts, "best"] if best else parts)

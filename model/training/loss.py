@@ -18,20 +18,20 @@ from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
 
 Vectors = Callable[[Tensor | None], Tensor]
-"""Item rows R → their vectors R D; None → of the whole catalogue, V D."""
+"""(item rows R) → their vectors R D; (None) → the vectors of the whole catalogue, V D."""
 
 Objective = Callable[[Tensor, Vectors, Tensor, torch.Generator], Tensor]
-"""(interests N D, item vectors, target rows N, what negatives are drawn by) → the mean loss."""
+"""(interests N D, item vectors, target rows N, random numbers for negatives) → the mean loss."""
 
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
-"""Logits at once: one matrix for a usual batch against a small catalogue."""
+"""Size of a chunk of logits: one chunk for a usual batch against a small catalogue."""
 
-LEAST_ROWS = 16
-"""Of a chunk, however many candidates there are: the table is read once a chunk."""
+MIN_ROWS = 16
+"""Lower bound of a chunk's rows, for any number of candidates: each chunk reads the whole table."""
 
 
 def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.device) -> Objective:
-    """The loss that the configuration asks for; `counts_V` is each item's popularity."""
+    """Returns the loss that the configuration names; `counts_V`: popularity of each item."""
     dtype = products(config, device)
     if config.loss == "softmax":
         return lambda hidden_ND, vectors, targets_N, _: softmax(
@@ -65,7 +65,10 @@ def batch_loss(
     draws: torch.Generator,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Mean loss at the slots that have a target, 0 where none has; the network runs in `dtype`."""
+    """Returns the mean loss at the slots that have a target, 0 if none has.
+
+    The network multiplies matrices in `dtype`.
+    """
     with torch.autocast(batch.targets_BQ.device.type, dtype, enabled=dtype != torch.float32):
         hidden_BQD: Tensor = model(batch.tokens, batch.users_B, batch.at_BQ)
     hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.wanted_BQ
@@ -76,7 +79,7 @@ def batch_loss(
 
 
 def products(config: LossConfig, device: torch.device) -> torch.dtype:
-    """What matrices multiply in on this device."""
+    """Returns the number format of matrix products on this device."""
     if config.products != "auto":
         return torch.float32 if config.products == "float32" else torch.bfloat16
     if device.type == "cuda":
@@ -92,7 +95,7 @@ def softmax(
     targets_N: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Cross-entropy over the whole catalogue, in bounded memory; matrices multiply in `dtype`."""
+    """Returns the cross-entropy over the whole catalogue; needs bounded memory."""
     positives_ND = F.embedding(targets_N, table_VD)
     return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden_ND.float(), positives_ND, table_VD, targets_N, None, None, dtype
@@ -107,13 +110,14 @@ def sampled_softmax(
     share_S: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Cross-entropy over the target and negatives drawn with replacement by `share_S`.
+    """Returns the cross-entropy over the target and negatives drawn with replacement by `share_S`.
 
-    `vectors_CD` are those of the targets, then those of the negatives: no other items' are needed.
+    `vectors_CD` holds the vectors of the targets, then those of the negatives.
 
-    A negative's logit is corrected by log(S · share), its expected count among the draws. One that
-    is a sample's own target does not count. The target's own logit needs no correction: the sum
-    over the others is then estimated without bias, and the loss tends to `softmax` with S → ∞.
+    A negative's logit is corrected by log(S · share), its expected count among the draws. A
+    negative that is a sample's own target is ignored. The target's own logit needs no correction:
+    the sum over the others is then estimated without bias, and the loss tends to `softmax` with
+    S → ∞.
     """
     return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden_ND.float(),
@@ -127,10 +131,10 @@ def sampled_softmax(
 
 
 def bce(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, negatives: int) -> Tensor:
-    """Binary cross-entropy of the target against uniform negatives, as SASRec is trained.
+    """Returns the binary cross-entropy of the target against uniform negatives, as in SASRec.
 
-    A negative is any item but the target: that it may be another one of the user's history, which
-    SASRec's own code excludes, is as rare as histories are short beside the catalogue.
+    A negative is any item but the target. It may be another item of the user's history, which
+    SASRec's own code excludes; that is rare, as histories are short beside the catalogue.
     """
     shape = (len(targets_N), negatives)
     rows_NS = torch.randint(len(table_VD) - 1, shape, device=targets_N.device)
@@ -143,8 +147,8 @@ def bce(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, negatives: int) 
 class _CandidateSoftmax(torch.autograd.Function):
     """Mean of -log(e^p / (e^p + Σ_c e^(h·t_c + b_c))), p = h · positive, c ≠ the target.
 
-    Rows go through one buffer in chunks, and the gradients are made in the same pass: no second
-    matrix of the logits' size is ever written, and what is N x C large stays in the cache.
+    Rows go through one buffer in chunks, and the same pass computes the gradients: there is never
+    a second matrix of the size of the logits, and a chunk stays in the processor's cache.
     """
 
     @staticmethod
@@ -159,7 +163,7 @@ class _CandidateSoftmax(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         count, candidates = len(hidden_ND), len(table_CD)
-        size = max(LEAST_ROWS, CHUNK_BYTES[hidden_ND.device.type] // (4 * candidates))
+        size = max(MIN_ROWS, CHUNK_BYTES[hidden_ND.device.type] // (4 * candidates))
         buffer = hidden_ND.new_empty(min(size, count), candidates)
         to_hidden, to_positives = torch.empty_like(hidden_ND), torch.empty_like(hidden_ND)
         to_table = torch.zeros_like(table_CD)

@@ -1,4 +1,4 @@
-"""Adam over a network: dense, or for huge tables only in the rows that a step sees.
+"""Adam over a network: dense, or for huge tables only on the rows that a step uses.
 
 Shapes: R rows that have a gradient, D width.
 """
@@ -13,10 +13,10 @@ from model.network.gpt import GPT
 
 
 class RowAdam(torch.optim.Optimizer):
-    """Adam for tables of which a step sees few rows; gradients are sparse.
+    """Adam for tables of which a step uses few rows; gradients are sparse.
 
-    A row that has no gradient, or one of zeros, is neither read nor written: it does not move, and
-    its moments stay. A row that has one at every step moves as with Adam.
+    A row without a gradient, or with one of zeros, is neither read nor written: it does not move,
+    and its moments stay. A row that has a gradient at every step moves as with Adam.
     """
 
     def __init__(self, tables: list[nn.Parameter], lr: float) -> None:
@@ -24,7 +24,7 @@ class RowAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move the rows that have a gradient."""
+        """Moves the rows that have a gradient."""
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None:
@@ -39,7 +39,7 @@ class RowAdam(torch.optim.Optimizer):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
         state["step"] += 1
         rows_R, gradients_RD = rows_of(table.grad)  # type: ignore[arg-type]
-        # index_select: five times as fast as indexing here
+        # index_select is five times as fast as indexing here.
         mean_RD = state["exp_avg"].index_select(0, rows_R).lerp_(gradients_RD, 1 - betas[0])
         square_RD = (
             state["exp_avg_sq"].index_select(0, rows_R).lerp_(gradients_RD.square(), 1 - betas[1])
@@ -54,7 +54,7 @@ class RowAdam(torch.optim.Optimizer):
 
 
 def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows R of a sparse gradient that are not zero, ascending, and their values R D.
+    """Returns the rows R of a sparse gradient that are not zero, ascending, and their values R D.
 
     Padding has a gradient of zeros.
     """
@@ -67,7 +67,7 @@ def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
 class Optimizer:
     """AdamW over all weights; with `by_row`, RowAdam over the tables and AdamW over the rest.
 
-    It then makes the tables' gradients sparse. Weight decay is the rest's alone.
+    With `by_row` the tables' gradients become sparse, and weight decay applies to the rest only.
     """
 
     def __init__(
@@ -86,25 +86,25 @@ class Optimizer:
             self._parts["rows"] = RowAdam(tables, lr=rate)
 
     def set_rate(self, rate: float) -> None:
-        """Learning rate of the next steps."""
+        """Sets the learning rate of the next steps."""
         for part in self._parts.values():
             part.param_groups[0]["lr"] = rate
 
     def step(self) -> None:
-        """Move along the gradients, and forget them."""
+        """Moves along the gradients, and clears them."""
         for part in self._parts.values():
             part.step()
             part.zero_grad(set_to_none=True)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Its state by name: part.number.moment."""
+        """Yields its state by name: part.number.moment."""
         for name, part in self._parts.items():
             for number, state in part.state_dict()["state"].items():
                 for key, value in state.items():
                     yield f"{name}.{number}.{key}", value
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what `tensors` gave."""
+        """Restores a state of `tensors`."""
         for name, part in self._parts.items():
             moments: dict[int, dict[str, Tensor]] = {}
             for path, value in tensors.items():

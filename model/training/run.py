@@ -1,6 +1,6 @@
-"""One training run: its folder, both stages, and the figures it ends with.
+"""One training run: its folder, both stages, and its test figures.
 
-RUN/config.json            what the run was started with; a resumed run must match it
+RUN/config.json            the configuration; a resumed run must match it
 RUN/pretrain/ RUN/tune/    best.safetensors (weights), last.safetensors (checkpoint)
 RUN/tensorboard/           the curves as events
 RUN/curves.png             the curves as a picture
@@ -44,9 +44,10 @@ ONE_INTEREST = RecallConfig(interests=1)
 
 
 def train(config: TrainConfig) -> Figures:
-    """Run the stages, then test: figures of each model by name, as in `metrics.json`.
+    """Runs the stages, then tests; returns the figures of each model, as in `metrics.json`.
 
-    Under torchrun the first of the processes has the figures, the others have none.
+    Under torchrun the first process returns the figures, the others none. Raises ValueError for a
+    configuration or a folder that cannot be trained with.
     """
     if config.stages != "pretrain" and (config.peer or config.model.network != "gpt"):
         raise ValueError("a peer has no prompts to be tuned with: say --stages pretrain")
@@ -56,7 +57,7 @@ def train(config: TrainConfig) -> Figures:
 
 def _train(config: TrainConfig, device: torch.device) -> Figures:
     dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
-    if distributed.first():
+    if distributed.is_first():
         _claim_folder(config, dataset)
     started = time.perf_counter()
     torch.manual_seed(config.seed)
@@ -74,19 +75,20 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     if config.stages != "pretrain":
         progress["tune"] = fit(model, dataset, second, config.out, config.seed, config.resume)
-    if not distributed.first():
+    if not distributed.is_first():
         return {}
     draw_curves(progress, config.out / "curves.png")
-    log.info("trained in %.0f s; now the test split", time.perf_counter() - started)
+    log.info("trained in %.0f s; testing", time.perf_counter() - started)
     return _test(config, dataset, model)
 
 
 def load_run(
     run: Path, stage: Literal["pretrain", "tune"] | None = None
 ) -> tuple[TrainConfig, Dataset, GPT]:
-    """The configuration, data and best weights of a run, on CPU; without `stage`, of the last.
+    """Returns the configuration, data and best weights of a run, on the CPU.
 
-    Users that the run held out are not in the data.
+    Without `stage`, the weights are those of its last stage. The data do not contain the users that
+    the run held out. Raises ValueError if the folder is not a run.
     """
     if not (run / "config.json").exists():
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
@@ -100,28 +102,28 @@ def load_run(
 
 
 def read_figures(run: Path) -> Figures:
-    """The test figures of a finished run. Raises ValueError where it is not finished."""
+    """Returns the test figures of a run. Raises ValueError if it is not finished."""
     file = run / "metrics.json"
     if not file.exists():
-        raise ValueError(f"{run} is not finished: go on with `recgpt train … --resume`")
+        raise ValueError(f"{run} is not finished: continue it with `recgpt train … --resume`")
     figures: Figures = json.loads(file.read_text(encoding="utf-8"))
     return figures
 
 
 def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
-    """Record the configuration, or check that a resumed run has the same."""
+    """Records the configuration, or checks that a resumed run has the same."""
     file = config.out / "config.json"
-    # The command that it may be has options of its own, such as --config.
+    # A command is a configuration with options of its own, such as --config.
     wanted = config.model_dump(mode="json", include=set(TrainConfig.model_fields))
     wanted["data"] = str(config.data.resolve())
     if not file.exists():
         write_json(file, wanted)
         return
     recorded = TrainConfig.model_validate_json(file.read_text(encoding="utf-8"))
-    found = recorded.model_dump(mode="json")  # options that are newer than the run: their defaults
+    found = recorded.model_dump(mode="json")  # a run older than an option has its default
     if not config.resume and config.stages != "tune":
         raise ValueError(f"{config.out} holds a run: say --resume, or choose another --out")
-    free = {"resume", "stages", "device", "out"}  # these may change without another result
+    free = {"resume", "stages", "device", "out"}  # these do not change the result
     if config.stages == "tune":
         free |= {"tune", "recall"}
     changed = [key for key in wanted if key not in free and wanted[key] != found[key]]
@@ -134,7 +136,7 @@ def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
 
 
 def _some_cases(split: Split, config: TrainConfig) -> Split:
-    """At most `validation_users` cases, drawn by the seed."""
+    """Draws at most `validation_users` cases by the seed."""
     if len(split.users) == 0:
         raise ValueError("no user has three events or more: nothing to validate on")
     if len(split.users) <= config.validation_users:
@@ -150,7 +152,7 @@ def _validation(recall: DenseRecall, dataset: Dataset, cases: Split) -> dict[str
 
 
 def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> Figures:
-    """The run's test figures beside its baselines; written to metrics.json."""
+    """Writes the run's test figures and its baselines to metrics.json, and returns them."""
     split = test_split(dataset)
     figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
     if config.peer or config.model.network != "gpt":
@@ -170,7 +172,7 @@ def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> Figures:
 
 
 def draw_curves(progress: dict[str, Progress], path: Path) -> None:
-    """Training loss and validation NDCG@20 over the epochs of each stage."""
+    """Draws training loss and validation NDCG@20 over the epochs of each stage."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, stage in progress.items():
