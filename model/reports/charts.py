@@ -1,5 +1,6 @@
-"""Line charts as coordinates: the report's template draws them as inline SVG, which follows the
-page's colours (light, dark, print) where a picture could not.
+"""Line charts as coordinates, which the report's template draws as inline SVG.
+
+Unlike a picture, an inline SVG follows the colours of the page: light, dark or print.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Tick:
-    """Where a value stands in the drawing, and how it is written."""
+    """A value on an axis: its place in the drawing, and its text."""
 
     at: float
     label: str
@@ -30,7 +31,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A line in the drawing's units; `tips` say the values of its points."""
+    """A line in the drawing's units; `tips` are texts with the values of its points."""
 
     name: str
     points: list[tuple[float, float]]
@@ -39,7 +40,7 @@ class Drawn:
 
     @property
     def path(self) -> str:
-        """The points as SVG wants them."""
+        """The points in the form of SVG."""
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in self.points)
 
 
@@ -61,7 +62,7 @@ def chart(
     x_at: Sequence[float] = (),
     from_zero: bool = False,
 ) -> Chart | None:
-    """Lay out a chart; None where no line has two points. `x_at` places the ticks of the x axis."""
+    """Lays out a chart; None if no line has two points. `x_at` places the ticks of the x axis."""
     lines = [line for line in lines if len(line.points) > 1]
     if not lines:
         return None

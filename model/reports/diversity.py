@@ -1,4 +1,4 @@
-"""How unlike the items of a list are, where items have genres.
+"""The diversity of lists whose items have genres.
 
 Shapes: B lists, K items of a list, V catalogue, G genres.
 """
@@ -11,9 +11,9 @@ from model.data.dataset import IntArray
 
 
 def genre_vectors(items: pl.DataFrame, column: str) -> NDArray[np.float32] | None:
-    """Genres of every item as vectors of length 1, V + 1 G, the last of no item; None: no genres.
+    """Returns the genres of every item as unit vectors V + 1 G, or None if items have no genres.
 
-    An item without genres has the vector 0.
+    An item without genres has the vector 0; so has the last row, which stands for no item.
     """
     if not isinstance(items.schema.get(column), pl.List):
         return None
@@ -29,7 +29,7 @@ def genre_vectors(items: pl.DataFrame, column: str) -> NDArray[np.float32] | Non
 
 
 def diversities(lists_BK: IntArray, genres_VG: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of 1 - cosine over the pairs of each list's items that have genres: B."""
+    """Returns the mean of 1 - cosine over the pairs of each list's items with genres: B."""
     vectors_BKG = genres_VG[lists_BK]
     counts_B = vectors_BKG.any(axis=2).sum(axis=1)
     squared_B = (vectors_BKG.sum(axis=1) ** 2).sum(axis=1)  # the pairs, and each item with itself

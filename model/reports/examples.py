@@ -1,4 +1,4 @@
-"""A handful of test users for people to look at: their history, and what each interest recalls.
+"""Examples for readers of a report: some test users with their history and the recalled items.
 
 Shapes: B batch (the users looked through), K candidates.
 """
@@ -16,14 +16,14 @@ from model.network.gpt import GPT
 from model.network.rollout import quotas
 
 LISTED = 20  # candidates a user
-LOOKED_THROUGH = 2000  # users that the examples are chosen from, at most
+LOOKED_THROUGH = 2000  # largest number of users that the examples are chosen from
 OF_EACH_KIND = 2
 SHOWN_HISTORY = 8  # newest items of a history
 
 
 @dataclass(frozen=True)
 class Item:
-    """An item as people read it; `about` is empty where the data set has no genres."""
+    """An item as the report shows it; `about` is empty if the data set has no genres."""
 
     title: str
     about: str = ""
@@ -32,7 +32,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Part:
-    """What one interest recalled; `first` is the rank of its first item in the whole list."""
+    """The items that one interest recalled; `first` is the rank in the list of the first one."""
 
     first: int
     entries: list[Item]
@@ -48,13 +48,13 @@ class Example:
     target: Item
     rank: int  # of the target in the list, from 1; 0: missed
     interest: int | None  # that recalled the target, from 0
-    recalled: list[Part]  # an interest each
+    recalled: list[Part]  # one per interest
 
 
 def choose_examples(dataset: Dataset, model: GPT, recall: RecallConfig, seed: int) -> list[Example]:
-    """Two hits of the first interest, two of later ones, two misses, as far as there are.
+    """Returns two hits of the first interest, two of later ones and two misses, if there are any.
 
-    Chosen from `LOOKED_THROUGH` users that the seed draws, the first of each kind.
+    They are the first of each kind among `LOOKED_THROUGH` users that the seed draws.
     """
     split = test_split(dataset)
     drawn = np.random.default_rng(seed).permutation(len(split.users))[:LOOKED_THROUGH]
@@ -89,14 +89,14 @@ def choose_examples(dataset: Dataset, model: GPT, recall: RecallConfig, seed: in
 
 
 def _recall(recall: DenseRecall, histories: Sequence[IntArray], users_B: IntArray) -> IntArray:
-    """Lists of all users, a few hundred at a time: B K."""
+    """Returns the lists of all users, computed a few hundred at a time: B K."""
     parts = [slice(start, start + 256) for start in range(0, len(histories), 256)]
     lists = [recall(histories[part], users_B[part], (LISTED,))[0] for part in parts]
     return np.concatenate(lists) if lists else np.zeros((0, LISTED), dtype=np.int64)
 
 
 def _item(dataset: Dataset, row: int, target: bool = False) -> Item:
-    """Title, else id, and genres of an item row."""
+    """Returns the item at a row, with its title or else its id, and its genres."""
     about = dataset.items.row(int(row), named=True)
     genres = about.get("genres")
     return Item(

@@ -1,8 +1,9 @@
-"""What more interests bring: recall of M of them against one, at the same length of list.
+"""The gain of further interests: recall of M of them against one, at the same length of the list.
 
-One rollout serves every list: which item is appended does not depend on how a list is split, and
-the first interests of a longer rollout are those of a shorter one. So each step's best unseen items
-are kept once, and every (interests, first_share, k) is merged from them.
+One rollout serves every list, because the item that is appended does not depend on the quotas, and
+the first interests of a longer rollout are those of a shorter one. The best unseen items of each
+interest are therefore found once, and every (interests, first_share, k) is merged from them.
+
 Shapes: N cases, B batch, M interests, D width, K candidates, V catalogue, G genres.
 """
 
@@ -27,7 +28,7 @@ Stage = Literal["pretrain", "tune"]
 
 
 def compare_interests(run: Path, interests: int, genres_column: str = "genres") -> dict[str, Any]:
-    """Lists of 1 … `interests` interests by every network of a run, on both splits.
+    """Measures lists of 1 … `interests` interests by every network of a run, on both splits.
 
     Returns what `recgpt evaluate interests` writes:
     {"run", "ks", "shares", "splits": {"validation" | "test": {"pretrain" | "tune": {
@@ -35,10 +36,10 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
          "overlap": [{"interest": 2 …, "k", "shared_with_first", "jaccard"}]}}},
      "chosen": [{"stage", "interests", "k", "first_share", "validation", "test", "one_interest"}],
      "tables": {stage: {"1 interest" | "2 interests" …: {"recall@20" …: of "chosen", on test}}}}
-    `diversity` (where items have genres): mean of 1 - cosine between the genres of two items of a
-    list. `shared_with_first`: share of an interest's own k items that the first interest has, too;
-    `jaccard`: the mean over all earlier interests. `chosen`: the first_share of highest recall on
-    validation, its recall there and on test, and on test that of one interest's list.
+    `diversity` (if items have genres): the mean of 1 - cosine between the genres of two items of a
+    list. `shared_with_first`: the share of an interest's own k items that the first interest has,
+    too; `jaccard`: the mean over all earlier interests. `chosen`: the first_share with the highest
+    recall on validation, its recall there and on test, and the test recall of one interest.
     """
     figures: dict[str, dict[str, Any]] = {"validation": {}, "test": {}}
     for stage in _stages(run):
@@ -67,7 +68,7 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
 def top_lists(
     model: GPT, dataset: Dataset, split: Split, interests: int, batch: int = 256
 ) -> IntArray:
-    """Each interest's own best items outside the history, N M K; -1 where there are fewer."""
+    """Returns each interest's own best items outside the history, N M K; -1 stands for no item."""
     k = min(max(KS), dataset.catalogue)
     lists_NMK = np.empty((len(split.users), interests, k), dtype=np.int32)
     for part, histories, users_B in case_batches(dataset, split, batch):
@@ -78,7 +79,7 @@ def top_lists(
 def _lists(
     lists_NMK: IntArray, targets_N: IntArray, dataset: Dataset, genres_column: str
 ) -> list[dict[str, float]]:
-    """Recall, coverage and diversity of every way to share a list."""
+    """Returns recall, coverage and diversity for every way to share a list."""
     genres_VG = genre_vectors(dataset.items, genres_column)
     figures = []
     for interests, share, k in _ways(lists_NMK.shape[1]):
@@ -101,7 +102,7 @@ def _lists(
 
 
 def _ways(interests: int) -> Iterator[tuple[int, float, int]]:
-    """(interests, first_share, k) of every list."""
+    """Yields (interests, first_share, k) of every list."""
     for count in range(1, interests + 1):
         for share in SHARES if count > 1 else (1.0,):
             for k in KS:
@@ -109,7 +110,7 @@ def _ways(interests: int) -> Iterator[tuple[int, float, int]]:
 
 
 def _overlap(lists_NMK: IntArray) -> list[dict[str, float]]:
-    """How much of each further interest's own list earlier interests have, too."""
+    """Returns the overlap of each further interest's own list with those of earlier interests."""
     figures = []
     for later in range(1, lists_NMK.shape[1]):
         for k in sorted({min(k, lists_NMK.shape[2]) for k in KS}):
@@ -126,14 +127,14 @@ def _overlap(lists_NMK: IntArray) -> list[dict[str, float]]:
 
 
 def _shared(one_NK: IntArray, other_NK: IntArray) -> IntArray:
-    """How many items two lists have in common: N."""
+    """Returns the number of items that two lists have in common: N."""
     both = np.sort(np.concatenate([one_NK, other_NK], axis=1), axis=1)
     twice_NK = (both[:, 1:] == both[:, :-1]) & (both[:, 1:] >= 0)
     return np.asarray(twice_NK.sum(axis=1))
 
 
 def _choose(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """By validation recall; the test figure of the same way is only reported."""
+    """Chooses the shares by validation recall; test figures are only reported beside it."""
     chosen = []
     for stage, found in figures["validation"].items():
         recalls = {_way(entry): entry["recall"] for entry in found["lists"]}
@@ -149,7 +150,7 @@ def _choose(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _tables(figures: dict[str, Any], chosen: list[dict[str, Any]]) -> dict[str, Any]:
-    """The chosen lists as `model.reports.tables` shows them: a column a number of interests."""
+    """Returns the chosen lists as `model.reports.tables` shows them: one column per interests."""
     tables: dict[str, Any] = {}
     for name in ("recall", "coverage", "diversity", "shared_with_first"):
         for entry in chosen:
@@ -163,7 +164,7 @@ def _tables(figures: dict[str, Any], chosen: list[dict[str, Any]]) -> dict[str, 
 
 
 def format_interests(found: dict[str, Any]) -> str:
-    """Tables for people: recall by interests and k, and the overlap, both of the test split."""
+    """Returns text tables of the test split: recall by interests and k, and the overlap."""
     lines = ["test recall, split as validation chose (first_share); one interest in brackets"]
     for entry in found["chosen"]:
         if entry["k"] == KS[0]:

@@ -1,8 +1,10 @@
-"""How users fare whom training never saw, beside what they get with a row of their own.
+"""The quality of recalls for users that training never saw, beside users with a row of their own.
 
-Two runs on the same data: one that held users out (`recgpt train --hold-out-users 0.1`), and one
-that trained with everybody. Both are asked for the held-out users' test targets, the first with
-their histories only, the second with their own rows. Shapes: N cases.
+It takes two runs on the same data: one that held users out (`recgpt train --hold-out-users 0.1`),
+and one that trained with all users. Both recall the test targets of the held-out users, the first
+from their histories only, the second with their own rows.
+
+Shapes: N cases.
 """
 
 from pathlib import Path
@@ -16,11 +18,11 @@ from model.evaluation.reference import DenseRecall, popular_recall
 from model.training.run import load_run
 
 LENGTHS = (1, 2, 3, 5)
-"""Items of a history that new users are asked for with; then with all."""
+"""Numbers of newest items to which the histories of new users are cut, besides whole ones."""
 
 
 def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
-    """Measure the users that the run `without` held out, in it and in the run `along` with them.
+    """Measures the users that the run `without` held out, in it and in the run `along`.
 
     Returns what `recgpt evaluate new-users` writes:
     {"runs": {"without", "along"}, "held_out_users", "cases",
@@ -28,10 +30,10 @@ def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
                  {"HR@5", …, "NDCG@20"}},
      "by_history": {"1" | "2" | "3" | "5" | "all": {"HR@5", …, "NDCG@20"}},
      "difference": {"HR@5" | …: {"relative", "standard_error"}}}
-    `by_history` is of the new users with no more than their newest items told. `relative` is what
-    new users get less than with a row of their own, as a share of it: -0.05 is 5 % less.
+    `by_history` has the figures of new users whose histories are cut to their newest items.
+    `relative` is the difference from users with a row of their own: -0.05 is 5 % less.
 
-    Raises ValueError where the runs do not fit together.
+    Raises ValueError if the runs do not belong together.
     """
     cold, view, cold_model = load_run(without)
     warm, dataset, warm_model = load_run(along)
@@ -64,7 +66,7 @@ def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
 def _ranks(
     recall: Recall, dataset: Dataset, split: Split, known: bool = True, newest: int | None = None
 ) -> IntArray:
-    """Rank of every case's target in a list of 20: N."""
+    """Returns the rank of every case's target in a list of 20: N."""
     found = [
         ranks(recall(histories, users_B, (max(RANKED_AT),))[0], split.targets[part])
         for part, histories, users_B in case_batches(dataset, split, 256, known, newest)
@@ -73,7 +75,7 @@ def _ranks(
 
 
 def _by_history(recall: Recall, dataset: Dataset, split: Split) -> dict[str, dict[str, float]]:
-    """Figures of the same cases with histories cut to their newest items, and with whole ones."""
+    """Returns the figures of the same cases for each length of history."""
     return {
         str(newest or "all"): ranking_figures(
             _ranks(recall, dataset, split, known=False, newest=newest)
@@ -83,7 +85,7 @@ def _by_history(recall: Recall, dataset: Dataset, split: Split) -> dict[str, dic
 
 
 def _difference(new_N: IntArray, own_N: IntArray) -> dict[str, dict[str, float]]:
-    """Relative difference of each figure, with the standard error of the paired cases."""
+    """Returns the relative difference of each figure, with its standard error over the cases."""
     table = {}
     for k in RANKED_AT:
         hits = [((found > 0) & (found <= k)).astype(float) for found in (new_N, own_N)]

@@ -1,7 +1,7 @@
-"""A training run as one HTML page that needs nothing but itself: no script, no request.
+"""A training run as one self-contained HTML page, without scripts and requests.
 
-What it shows is read from the run's folder (see `model.training.run`) and, for the examples,
-recalled with the run's weights. A run that is not finished is shown as far as it is.
+The figures come from the run's folder (see `model.training.run`), the examples from recalls with
+the run's weights. The page of an unfinished run shows what is there.
 """
 
 import json
@@ -37,7 +37,7 @@ class Setting:
     name: str
     value: str
     about: str
-    changed: bool  # is not the default
+    changed: bool  # differs from the default
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class StageView:
 
 
 def write_report(run: Path, out: Path) -> None:
-    """Write the page of `run` to `out`. Raises ValueError where it is no run, or is damaged."""
+    """Writes the page of `run` to `out`. Raises ValueError if it is no run, or damaged."""
     config = _read_config(run)
     stages = {name: _read_progress(run / name / "last.safetensors") for name in STAGES}
     progress = {name: found for name, found in stages.items() if found}
@@ -98,14 +98,14 @@ def _read_config(run: Path) -> TrainConfig:
 
 
 def _read_measurements(run: Path) -> Iterator[Table]:
-    """What else was measured on the run, and left in its folder."""
+    """Yields the tables of further measurements in the run's folder."""
     for file in sorted(run.glob("*.json")):
         if file.name not in OWN_FILES:
             yield from read_tables(file)
 
 
 def _read_progress(checkpoint: Path) -> Progress | None:
-    """Where a stage stands; None where it has not begun."""
+    """Returns the progress of a stage, None if it has not begun."""
     if not checkpoint.exists():
         return None
     try:
@@ -116,13 +116,13 @@ def _read_progress(checkpoint: Path) -> Progress | None:
 
 
 def _recalled(run: Path, config: TrainConfig) -> tuple[Dataset, GPT, list[Example]]:
-    """Examples by the run's best weights so far."""
+    """Returns data set, network and examples, by the run's best weights so far."""
     _, dataset, model = load_run(run)
     return dataset, model, choose_examples(dataset, model, config.recall, config.seed)
 
 
 def _state(config: TrainConfig, progress: dict[str, Progress], tested: bool) -> str:
-    """Where the run stands, in words."""
+    """Returns the state of the run in words."""
     if tested:
         return "finished"
     if not progress:
@@ -133,7 +133,7 @@ def _state(config: TrainConfig, progress: dict[str, Progress], tested: bool) -> 
 
 
 def _updated(run: Path) -> str:
-    """When the run last wrote one of its results."""
+    """Returns the time at which the run last wrote one of its results."""
     files = [run / "metrics.json", run / "config.json"]
     files += [run / name / "last.safetensors" for name in STAGES]
     newest = max(file.stat().st_mtime for file in files if file.exists())
@@ -141,7 +141,7 @@ def _updated(run: Path) -> str:
 
 
 def _stage(name: str, progress: Progress) -> StageView:
-    """Loss and validation figures of a stage over its epochs."""
+    """Returns the loss and the validation figures of a stage over its epochs."""
     points = progress.curves
     losses = [(point["epoch"], point["loss"]) for point in points if "loss" in point]
     quality = [(point["epoch"], point["NDCG@20"]) for point in points]
@@ -168,7 +168,7 @@ def _stage(name: str, progress: Progress) -> StageView:
 def settings(
     config: BaseModel, usual: BaseModel | None = None, prefix: str = ""
 ) -> Iterator[Setting]:
-    """The configuration, a line an option, nested ones with a dot as on the command line."""
+    """Yields every option of the configuration; nested ones have a dot, as on the command line."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         default = getattr(usual, name) if usual else field.get_default()

@@ -1,9 +1,8 @@
-"""Figures of several models, as the report shows them: a line a metric, a column a model, and where
-there are lists of several lengths, recall over the length as a chart.
+"""Figures of several models as the report shows them: one row per metric, one column per model.
 
-Beside its test figures, a run's folder may hold further measurements, one JSON file each: how many
-interests, the split between them, ablations, new users. They need no fixed form: any level of the
-file that holds figures by name is a table.
+Recall of lists of several lengths is drawn as a chart, too. Beside its test figures, a run's folder
+may hold further measurements, one JSON file each: interests, ablations, new users. They have no
+fixed form: any level of the file that holds figures by name is a table.
 """
 
 import json
@@ -18,12 +17,12 @@ from model.evaluation.metrics import Figures
 from model.reports.charts import Chart, Line, chart
 
 QUALITY = ("HR@", "NDCG@", "recall@")
-"""Metrics of which more is better, whatever else is wanted."""
+"""Beginnings of the names of metrics of which more is better."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of every model; `best`: its column, where more is better."""
+    """One metric of every model; `best` is the column of the best, if more is better."""
 
     metric: str
     values: list[float | None]
@@ -41,7 +40,7 @@ class Table:
 
 
 def as_table(title: str, figures: Figures) -> Table:
-    """The table of `figures`; metrics in order of first mention."""
+    """Returns the table of `figures`, with metrics in the order in which they first occur."""
     metrics = dict.fromkeys(metric for of in figures.values() for metric in of)
     lines = [Line(model, _depths(of)) for model, of in figures.items()]
     lengths = sorted({k for line in lines for k, _ in line.points})
@@ -54,7 +53,7 @@ def as_table(title: str, figures: Figures) -> Table:
 
 
 def read_figures_table(file: Path) -> Table | None:
-    """Test figures as `recgpt train` writes them; None where there are none yet."""
+    """Returns the test figures that `recgpt train` writes, None if there are none yet."""
     if not file.exists():
         return None
     try:
@@ -66,7 +65,7 @@ def read_figures_table(file: Path) -> Table | None:
 
 
 def read_tables(file: Path) -> list[Table]:
-    """All tables of a file of measurements. Raises ValueError where it is no JSON."""
+    """Returns all tables of a file of measurements. Raises ValueError if it is not JSON."""
     try:
         content = json.loads(file.read_bytes())
     except ValueError as error:
@@ -75,7 +74,7 @@ def read_tables(file: Path) -> list[Table]:
 
 
 def _tables(title: str, content: Any) -> Iterator[Table]:
-    """A dict of dicts of numbers is a table; anything else is searched for some."""
+    """Yields the tables: a dict of dicts of numbers is one, and any dict may hold some."""
     if not isinstance(content, dict):
         return
     figures = {name: _numbers(of) for name, of in content.items() if isinstance(of, dict)}
@@ -97,6 +96,6 @@ def _row(metric: str, values: list[float | None]) -> Row:
 
 
 def _depths(metrics: dict[str, float]) -> list[tuple[float, float]]:
-    """(K, recall@K) of one model, shortest list first."""
+    """Returns (K, recall@K) of one model, shortest list first."""
     found = ((name.removeprefix("recall@"), v) for name, v in metrics.items() if "recall@" in name)
     return sorted((int(k), value) for k, value in found if k.isdigit())
