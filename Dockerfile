@@ -52,7 +52,7 @@ RUN useradd --uid 10001 --user-group --no-log-init --no-create-home --home-dir /
 COPY --from=builder /opt/recgpt /opt/recgpt
 COPY --from=builder /code /opt/recgpt
 # /data may be a volume, and the rest read-only: what libraries want to write goes to /tmp.
-# OMP_WAIT_POLICY: threads that wait for work sleep. Where other containers use the cores as well,
+# OMP_WAIT_POLICY: threads that wait for work sleep. If other containers use the cores as well,
 # spinning ones make recalls 30 times slower.
 ENV PATH=/opt/recgpt/bin:$PATH \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types docs e2e bench bench-engine bench-gpu gpu-check bench-quality bench-scale bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types docs e2e bench bench-engine bench-gpu gpu-check bench-quality bench-scale bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -92,6 +92,9 @@ $(PEER)/.installed:
 	$(PEER)/bin/python -m pip install --disable-pip-version-check -q \
 	  'numpy<2' 'pandas<2.2' 'scipy<1.13' torch==2.13.0 recbole==1.2.1
 	@touch $@
+
+bench-threads: setup ## training, evaluation and Faiss alone and beside a busy loop (needs make demo first)
+	$(BIN)/python -m loadtest.training.bench_threads --data $(BENCH)/data --out docs/results $(ARGS)
 
 bench-train-scale: setup ## benchmark training on a synthetic log of 1 M items and 10 M events: rate, memory, loss
 	$(BIN)/python -m loadtest.training.bench_train_scale --out docs/results $(ARGS)

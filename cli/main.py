@@ -12,6 +12,8 @@ from importlib import import_module
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
+from model.threads import limit_spinning
+
 if TYPE_CHECKING:
     from cli.config import Command
     from cli.sources import Options
@@ -40,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exits with 2 for a wrong command line, 1 if the command fails, 130 on Ctrl-C.
     """
+    limit_spinning()
     words = list(sys.argv[1:] if arguments is None else arguments)
     matching = [name for name in COMMANDS if words[: len(name.split())] == name.split()]
     name = max(matching, key=len, default=None)

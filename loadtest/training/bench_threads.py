@@ -8,8 +8,9 @@ wait for its turn, the others spin away the time of the core that it needs, and 
 loops per training step become thousands of waits. How long a thread spins before it sleeps is read
 from the environment when the library is loaded, so that every setting is a process of its own.
 
-A workload's fair share beside one busy loop is the rate alone times the share of the cores that a
-fair scheduler gives its threads: with two threads on two cores, two of three time slices.
+A fair rate beside one busy loop is the rate alone times the share of the cores that a fair
+scheduler gives a setting's threads: on two cores two of three time slices for two threads, and
+every one for one thread.
 """
 
 import argparse
@@ -28,18 +29,18 @@ from typing import Any
 from loadtest.environment import environment
 from loadtest.results import put_between_marks
 from model.files import write_json
+from model.threads import SPINS
 
 MARK = "loadtest.training.bench_threads"
-DEFAULT = "as recgpt sets it"
-SPINNING = "as the libraries do"
 SETTINGS: dict[str, dict[str, str]] = {
-    SPINNING: {},
+    "recgpt": SPINS,
+    "the libraries' defaults": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "spin 100": {"GOMP_SPINCOUNT": "100", "OMP_WAIT_POLICY": "PASSIVE"},
-    "spin 1,000": {"GOMP_SPINCOUNT": "1000", "OMP_WAIT_POLICY": "PASSIVE"},
-    "spin 10,000": {"GOMP_SPINCOUNT": "10000", "OMP_WAIT_POLICY": "PASSIVE"},
+    "100 spins": {"GOMP_SPINCOUNT": "100"},
+    "10,000 spins": {"GOMP_SPINCOUNT": "10000"},
     "one thread": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
 }
+"""Environment variables of a process by what the table calls it."""
 
 
 def training(data: Path, width: int, batch_size: int, sampling: str) -> Callable[[], int]:
@@ -201,17 +202,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def fair_share(setting: str) -> float:
+    """The share of the rate alone that is left beside a busy loop, if the scheduler is fair."""
+    cores = os.cpu_count() or 1
+    threads = int(SETTINGS[setting].get("OMP_NUM_THREADS", cores))
+    return min(1.0, cores / (threads + 1))
+
+
 def table(result: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
         f"`{result['command']}`; {result['machine']}; {result['date']}; commit {result['commit']}. "
-        "Rates per second alone → beside a busy loop.",
+        "Samples, users or queries per second, alone → beside a busy loop (of a fair rate).",
         "",
         f"| | {' | '.join(WORKLOADS)} |",
         "|---" * (1 + len(WORKLOADS)) + "|",
     ]
     for name, by_workload in result["rates"].items():
-        cells = [f"{r['alone']:,.0f} → {r['loaded']:,.0f}" for r in by_workload.values()]
+        fair = fair_share(name)
+        cells = [
+            f"{r['alone']:,.0f} → {r['loaded']:,.0f} ({r['loaded'] / r['alone'] / fair:.0%})"
+            for r in by_workload.values()
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
