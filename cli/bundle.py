@@ -9,6 +9,11 @@ from cli.config import Command, log_above_bars
 from model.artifact.config import AddConfig
 
 
+def published(folder: Path) -> str:
+    """Returns what is to be done about a version that has just become the served one."""
+    return f"{folder} is the served version now; a running service takes it up when it is restarted"
+
+
 class Export(Command):
     """Write a trained run as an immutable bundle with its index, and make it the served version.
 
@@ -44,7 +49,7 @@ class Export(Command):
                 self.index,
                 self.index_recall,
             )
-        print(f"{folder} is the served version now")
+        print(published(folder))
 
 
 class AddItems(Command, AddConfig):
@@ -69,6 +74,6 @@ class AddItems(Command, AddConfig):
         with log_above_bars():
             folder, report = add_items(self)
         print(report)
-        print(f"{folder} is the served version now")
+        print(published(folder))
         if self.out:
             write_json(self.out, report.model_dump())

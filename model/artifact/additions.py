@@ -1,10 +1,11 @@
 """`recgpt items add`: items that are new since training join a bundle without retraining.
 
-A new item's vector is the mean of known items' vectors, found in the first of these that has any:
-the table's own `neighbours`, the items beside it in the events, items with the same attributes or
-title words. An item without any of these is left out: a made-up vector would be recalled at random.
+The vector of a new item is the mean of known items' vectors. Those are taken from the first of
+these sources that has any: the table's own `neighbours`, the items beside it in the events, items
+with the same attributes or title words. An item with none of them is left out: a made-up vector
+would be recalled at random.
 
-The bundle is not touched: a new version beside it holds the additional rows behind the old ones.
+The bundle is not changed: a new version beside it holds the additional rows behind the old ones.
 Shapes: N new items, V catalogue, D width.
 """
 
@@ -21,18 +22,20 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from model.artifact.bundle import Artifact, vectors_sha256
+from model.artifact.bundle import Artifact, check_publishable, vectors_sha256
 from model.artifact.config import AddConfig
 from model.artifact.manifest import seal
 from model.artifact.neighbours import alike, as_vectors, beside, named
-from model.data.clean import Columns, Malformed, clean_logs
+from model.data.account import Malformed, count_lines, example_lines
+from model.data.clean import CleanLog, Columns, clean_logs
+from model.data.ids import odd_ids
 from model.data.logs import log_files
-from model.data.metadata import MetadataColumns, as_list, read_metadata
+from model.data.metadata import MetadataColumns, MetadataFile, as_list, open_metadata
 from model.files import new_folder
 
 
 class Additions(BaseModel, frozen=True):
-    """What became of the new items."""
+    """An account of the new items and of all rows that were read."""
 
     base: str
     """The version that was extended."""
@@ -41,31 +44,46 @@ class Additions(BaseModel, frozen=True):
     by_events: int
     by_attributes: int
     known: int
-    """Left out: the artifact has them already."""
+    """Items left out because the bundle has them already."""
+    rare: int
+    """Ids of the events left out because they have too few."""
     repeated: int
-    """Rows left out: an earlier row describes the item."""
+    """Rows left out because an earlier row describes their item."""
     malformed: dict[str, Malformed]
+    """Rows of the table of items that were left out."""
     no_evidence: list[str]
-    """Ids left out: no neighbour, event or attribute ties them to a known item."""
+    """Ids left out because no neighbour, event or attribute ties them to a known item."""
+    event_rows: int = 0
+    """Rows of the events that were read."""
+    malformed_events: dict[str, Malformed] = {}
+    """Rows of the events that were left out."""
+    hints: list[str] = []
+    """What is suspicious, in words."""
 
     def __str__(self) -> str:
         table = {"added": self.added, "  by their named neighbours": self.by_neighbours}
         table |= {"  by events beside known items": self.by_events}
         table |= {"  by attributes and title": self.by_attributes}
         table |= {"left out: known already": self.known, "left out: repeated rows": self.repeated}
-        table |= {f"left out: {why}": bad.count for why, bad in self.malformed.items()}
+        table |= {"left out: too few events": self.rare}
         table |= {"left out: nothing ties them to a known item": len(self.no_evidence)}
-        width = max(map(len, table))
-        lines = [f"{label:<{width}}  {count:>8,}" for label, count in table.items()]
+        counts = [*table.items(), *count_lines(self.malformed).items()]
+        if self.event_rows:
+            counts.append(("event rows read", self.event_rows))
+            counts += count_lines(self.malformed_events).items()
+        width = max(len(label) for label, _ in counts)
+        lines = [f"{label:<{width}}  {count:>8,}" for label, count in counts]
         if self.no_evidence:
             more = ", …" if len(self.no_evidence) > 10 else ""
-            lines.append("  " + ", ".join(self.no_evidence[:10]) + more)
-        return "\n".join(lines)
+            lines.append(f"not tied to a known item: {', '.join(self.no_evidence[:10])}{more}")
+        lines += example_lines(self.malformed)
+        lines += example_lines(self.malformed_events, "malformed event")
+        return "\n".join([*lines, *(f"look again: {hint}" for hint in self.hints)])
 
 
 @dataclass(frozen=True)
 class NewItems:
-    """Rows to append to a bundle."""
+    """The rows to append to a bundle."""
 
     table: pl.DataFrame
     """item_id, count (in the given events), title and attributes: N."""
@@ -74,36 +92,40 @@ class NewItems:
 
 
 def find_new_items(config: AddConfig, artifact: Artifact) -> NewItems:
-    """Read what `config` names and give every new item a vector.
+    """Reads the files that `config` names and gives every new item a vector.
 
-    Raises ValueError for unusable files, and where no item is left to add.
+    Raises ValueError for unusable files, and if no item is left to add.
     """
-    if config.items is None and config.events is None:
-        raise ValueError("nothing says which items are new: name --items, --events or both")
+    check_publishable(config.artifacts)
+    file = _check(config)
     with tempfile.TemporaryDirectory() as scratch:
-        events = _read_events(config, Path(scratch))
-        if config.items is not None:
-            columns = (config.item_id_column, config.title_column, config.genres_column)
-            listed, account, repeated = read_metadata(
-                config.items, Path(scratch), MetadataColumns(*columns)
-            )
-            malformed = account.malformed
-        else:
-            counts = events.group_by("item_id", maintain_order=True).len()
-            listed = counts.filter(pl.col("len") >= config.min_item_events).select("item_id")
-            malformed, repeated = {}, 0
+        events, log = _read_events(config, Path(scratch))
+        table = file.read(Path(scratch)) if file else None
     catalogue = artifact.items.with_row_index("row")
+    listed = table.items if table else events.select("item_id").unique(maintain_order=True)
     new = listed.join(catalogue, on="item_id", how="anti", maintain_order="left")
-    new = _conform(new.with_row_index("new"), config, artifact.items)
+    known = listed.height - new.height if table else 0
+    seen = events.group_by("item_id").agg(count=pl.len().cast(pl.UInt32))
+    frequent = seen.filter(pl.col("count") >= config.min_item_events) if not table else new
+    rare = new.height
+    new = new.join(frequent, on="item_id", how="semi", maintain_order="left")
+    rare -= new.height
+    new, hints = _conform(new.with_row_index("new"), config, artifact.items)
+    hints += table.hints if table else []
+    hints += [*log.hints, *odd_ids("item", seen["item_id"])] if log else []
     evidence, counted = _evidence(new, catalogue, events)
     tied = new.join(evidence, on="new", how="semi", maintain_order="left")
     report = Additions(
         base=artifact.manifest.version,
         added=tied.height,
-        known=0 if config.items is None else listed.height - new.height,
-        repeated=repeated,
-        malformed=malformed,
+        known=known,
+        rare=rare,
+        repeated=table.repeated if table else 0,
+        malformed=table.account.malformed if table else {},
         no_evidence=new.join(evidence, on="new", how="anti")["item_id"].to_list(),
+        event_rows=log.account.rows if log else 0,
+        malformed_events=log.account.malformed if log else {},
+        hints=hints,
         **counted,
     )
     if not tied.height:
@@ -111,19 +133,18 @@ def find_new_items(config: AddConfig, artifact: Artifact) -> NewItems:
     vectors_ND = as_vectors(
         evidence, artifact.model.items.weight.numpy(), new.height, config.length
     )
-    seen = events.group_by("item_id").agg(count=pl.len().cast(pl.UInt32))
-    table = tied.join(seen, on="item_id", how="left", maintain_order="left")
-    table = table.with_columns(pl.col("count").fill_null(0))
-    return NewItems(
-        table.drop("new", "neighbours", strict=False), vectors_ND[tied["new"].to_numpy()], report
+    counted_items = tied.join(seen, on="item_id", how="left", maintain_order="left").with_columns(
+        pl.col("count").fill_null(0)
     )
+    rows = counted_items.drop("new", "neighbours", strict=False)
+    return NewItems(rows, vectors_ND[tied["new"].to_numpy()], report)
 
 
 @contextmanager
 def extended_bundle(
     artifacts: Path, artifact: Artifact, new: NewItems
 ) -> Iterator[tuple[Path, str]]:
-    """Write a bundle with more items; yields its folder and version, to add the index."""
+    """Writes a bundle with more items; yields its folder and version, to add the index."""
     created = datetime.now(UTC)
     vectors_VD = np.concatenate([artifact.model.items.weight.numpy(), new.vectors_ND])
     name = artifact.manifest.dataset["name"]
@@ -149,32 +170,60 @@ def extended_bundle(
         seal(folder, artifact.manifest.model_copy(update=changed))
 
 
-def _read_events(config: AddConfig, scratch: Path) -> pl.DataFrame:
-    """user, item_id: each user's events together and in order of time."""
+def _check(config: AddConfig) -> MetadataFile | None:
+    """Returns the table of items. Raises ValueError, before any work, if options don't fit."""
+    if config.items is None and config.events is None:
+        raise ValueError("nothing says which items are new: name --items, --events or both")
+    names = MetadataColumns(config.item_id_column, config.title_column, config.genres_column)
+    if config.items is None and (names != MetadataColumns() or config.neighbours_column):
+        raise ValueError("columns of a table of items are named, but no --items file")
+    of_events = (config.user_column, config.item_column, config.time_column)
+    if config.events is None and (any(of_events) or config.in_order):
+        raise ValueError("columns of events are named, but no --events")
+    if config.items is None:
+        return None
+    file = open_metadata(config.items, names)
+    file.table.find("similar items", config.neighbours_column, ())
+    return file
+
+
+def _read_events(config: AddConfig, scratch: Path) -> tuple[pl.DataFrame, CleanLog | None]:
+    """Returns user, item_id, each user's events together and in order of time, and an account."""
     if config.events is None:
-        return pl.DataFrame(schema={"user": pl.String, "item_id": pl.String})
+        return pl.DataFrame(schema={"user": pl.String, "item_id": pl.String}), None
     columns = Columns(config.user_column, config.item_column, config.time_column, config.in_order)
-    rows, _ = clean_logs(log_files(config.events, config.format), columns, scratch)
-    ordered = rows.sort("user", "time", "rest", "order")
-    return ordered.select("user", item_id="item").collect(engine="streaming")
+    log = clean_logs(log_files(config.events, config.format), columns, scratch)
+    ordered = log.events.sort("user", "time", "rest", "order")
+    return ordered.select("user", item_id="item").collect(engine="streaming"), log
 
 
-def _conform(new: pl.DataFrame, config: AddConfig, items: pl.DataFrame) -> pl.DataFrame:
-    """Columns of the types that the catalogue has, and `neighbours` as lists."""
-    if config.neighbours_column in new.columns:
-        new = new.rename({config.neighbours_column: "neighbours"})
+def _conform(
+    new: pl.DataFrame, config: AddConfig, items: pl.DataFrame
+) -> tuple[pl.DataFrame, list[str]]:
+    """Returns columns of the types that the catalogue has, and `neighbours` as lists.
+
+    Values that can't have the type are null; the hints count them.
+    """
+    column = config.neighbours_column or "neighbours"
+    if column in new.columns:
+        new = new.rename({column: "neighbours"})
         new = new.with_columns(neighbours=as_list(new["neighbours"]))
-    for name in set(new.columns) & set(items.columns) - {"item_id"}:
+    hints = []
+    for name in sorted(set(new.columns) & set(items.columns) - {"item_id"}):
         kind = items.schema[name]
         series = as_list(new[name]) if isinstance(kind, pl.List) else new[name]
-        new = new.with_columns(series.cast(kind, strict=False).alias(name))
-    return new
+        cast = series.cast(kind, strict=False)
+        lost = cast.null_count() - series.null_count()
+        if lost:
+            hints.append(f"{lost:,} values of {name!r} are not of the catalogue's type {kind}")
+        new = new.with_columns(cast.alias(name))
+    return new, hints
 
 
 def _evidence(
     new: pl.DataFrame, catalogue: pl.DataFrame, events: pl.DataFrame
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The first kind of evidence that an item has, and how many items had which first."""
+    """Returns the evidence of the first source that has any, and the number of items by source."""
     by_row = catalogue.select("row", "item_id")
     evidence = named(new, by_row)
     counted = {"by_neighbours": evidence["new"].n_unique()}

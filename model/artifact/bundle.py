@@ -1,4 +1,4 @@
-"""The artifact: one immutable, versioned, checksummed bundle of everything the service loads.
+"""The bundle: one immutable, versioned, checksummed folder of all that the service loads.
 
 ARTIFACTS/<version>/
     manifest.json        format, configuration, figures, and the sha256 of every other file
@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 
 from model.artifact.id_table import IdTable, write_ids
 from model.artifact.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
+from model.data import parquet
 from model.data.dataset import Dataset, popularity
 from model.files import new_folder
 from model.network.config import RecallConfig
@@ -60,10 +61,12 @@ def new_bundle(
     metrics: dict[str, dict[str, float]],
     code_version: str,
 ) -> Iterator[tuple[Path, str]]:
-    """Write a bundle; yields its folder and version, to add the index before it is sealed.
+    """Writes a bundle; yields its folder and version, to add the index before it is sealed.
 
-    On success it stands at `artifacts/<version>`, sealed by its manifest.
+    On success it stands at `artifacts/<version>`, sealed by its manifest. Raises ValueError, before
+    any work, if it could not be published.
     """
+    check_publishable(artifacts)
     created = datetime.now(UTC)
     version = f"{dataset.name}-{created:%Y%m%d-%H%M%S}-{_weights_hash(model)[:8]}"
     with new_folder(artifacts / version) as folder:
@@ -95,15 +98,41 @@ def new_bundle(
 
 
 def publish(artifacts: Path, version: str) -> None:
-    """Make `version` the one that is served: `current` moves in one step."""
+    """Makes `version` the one that is served: `current` moves in one step."""
+    check_publishable(artifacts)
     link = artifacts / f".current.{os.getpid()}.part"
     link.unlink(missing_ok=True)
     link.symlink_to(version)
     os.replace(link, artifacts / "current")
 
 
+def check_publishable(artifacts: Path) -> None:
+    """Raises ValueError if a new version could not become the served one.
+
+    `current` is a link. Object storage and copies without links make a folder of it, which can't
+    be replaced in one step while a service reads it.
+    """
+    if (artifacts / "manifest.json").exists():
+        raise ValueError(f"{artifacts} is one bundle: name the folder of the bundles")
+    current = artifacts / "current"
+    if current.exists() and not current.is_symlink():
+        raise ValueError(
+            f"{current} is no link, so that it can't be moved to a new version; a copy without "
+            "links leaves it so. Rename it to the version in its manifest.json, or delete it if "
+            f"that folder is in {artifacts} too"
+        )
+    link = artifacts / f".current.{os.getpid()}.part"
+    try:
+        artifacts.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to("nothing")
+        link.unlink()
+    except OSError as error:
+        raise ValueError(f"no link can be made in {artifacts}: {error.strerror}") from error
+
+
 def find_bundle(artifacts: Path) -> Path:
-    """The folder of the served version, or `artifacts` itself where it is a bundle."""
+    """Returns the folder of the served version, or `artifacts` itself if it is a bundle."""
     if (artifacts / "manifest.json").exists():
         return artifacts
     current = artifacts / "current"
@@ -116,7 +145,7 @@ def find_bundle(artifacts: Path) -> Path:
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Read and verify a bundle. Raises ArtifactError that names the file at fault."""
+    """Reads and verifies a bundle. Raises ArtifactError that names the file at fault."""
     manifest = read_manifest(folder)
     for name, entry in manifest.files.items():
         verify(folder / name, entry)
@@ -126,7 +155,7 @@ def load_artifact(folder: Path) -> Artifact:
             folder=folder,
             model=_read_model(folder, manifest),
             popularity=np.load(folder / "popularity.npy", allow_pickle=False),
-            items=pl.read_parquet(folder / "items.parquet"),
+            items=parquet.read(folder / "items.parquet"),
             user_rows=IdTable(folder, "user") if manifest.model.user_rank else None,
         )
     except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
@@ -136,20 +165,20 @@ def load_artifact(folder: Path) -> Artifact:
 
 
 def read_item_vectors(folder: Path) -> NDArray[np.float32]:
-    """The item table of a bundle, V D: mapped, and never written."""
+    """Returns the item table of a bundle, V D: memory-mapped, and never written."""
     file = folder / "item_vectors.npy"
     vectors: NDArray[np.float32] = np.load(file, mmap_mode="c", allow_pickle=False)
     return vectors
 
 
 def vectors_sha256(vectors_VD: NDArray[np.float32]) -> str:
-    """The hash by which manifest and index name the item vectors."""
+    """Returns the hash by which manifest and index name the item vectors."""
     return hashlib.sha256(vectors_VD.data).hexdigest()
 
 
 def read_user_ids(folder: Path) -> list[str]:
-    """The users of a bundle, in row order: U."""
-    ids: list[str] = pl.read_parquet(folder / "users.parquet")["user_id"].to_list()
+    """Returns the users of a bundle, in row order: U."""
+    ids: list[str] = parquet.read(folder / "users.parquet")["user_id"].to_list()
     return ids
 
 
@@ -163,7 +192,7 @@ def _write_tensors(model: GPT, folder: Path) -> None:
 
 
 def _read_model(folder: Path, manifest: Manifest) -> GPT:
-    """The network around the tables; those stay on disk until their rows are read."""
+    """Returns the network; its tables stay on disk until their rows are read."""
     weights = load_file(folder / "model.safetensors")
     weights["items.weight"] = torch.from_numpy(read_item_vectors(folder))
     users = 0
@@ -180,7 +209,7 @@ def _read_model(folder: Path, manifest: Manifest) -> GPT:
 
 
 def _check_sizes(artifact: Artifact) -> None:
-    """The tables count the same items and users, and the vectors are the index's."""
+    """Raises ArtifactError if the tables differ in size, or the vectors are not the manifest's."""
     vectors_VD = artifact.model.items.weight.numpy()
     if vectors_sha256(vectors_VD) != artifact.manifest.vectors_sha256:
         raise ArtifactError(f"{artifact.folder / 'item_vectors.npy'} is of another export")

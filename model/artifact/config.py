@@ -1,4 +1,4 @@
-"""Configuration of `recgpt items add`. Imports neither torch nor polars: command lines read it."""
+"""Configuration of `recgpt items add`. Imports no torch and no polars: command lines read it."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ from model.data.config import Format
 
 
 class AddConfig(BaseModel, frozen=True):
-    """Which items are new, and what is known of them."""
+    """The new items, and what is known of them."""
 
     artifacts: Path = Field(description="folder of the bundles; the served one is extended")
     items: Path | None = Field(
@@ -20,8 +20,10 @@ class AddConfig(BaseModel, frozen=True):
     genres_column: str | None = Field(
         None, description="items: column to split at | or spaces into the list `genres`"
     )
-    neighbours_column: str = Field(
-        "neighbours", description="items: column with ids of like items, split at | or spaces"
+    neighbours_column: str | None = Field(
+        None,
+        description="items: column with ids of similar items, split at | or spaces (default: "
+        "`neighbours`, if there is one)",
     )
     events: Path | None = Field(None, description="log, or folder of logs, of recent events")
     format: Literal["auto"] | Format = Field("auto", description="events: see `data prepare`")
@@ -35,6 +37,6 @@ class AddConfig(BaseModel, frozen=True):
     length: float = Field(
         0.75,
         gt=0,
-        description="how long a new vector is, its neighbours being 1: the longer, the more often "
-        "new items are recalled, and the less often the others",
+        description="length of a new vector in proportion to its neighbours' vectors: the longer, "
+        "the more often new items are recalled, and the less often the others",
     )

@@ -16,6 +16,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from model.data import parquet
+
 FORMAT = 1
 """Version of the directory's layout."""
 
@@ -198,7 +200,7 @@ def _read_table(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFra
     if not path.is_file():
         raise _unusable(path, "is missing")
     try:
-        table = pl.read_parquet(path)
+        table = parquet.read(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise _unusable(path, f"is damaged ({error})") from error
     for name, kind in columns.items():

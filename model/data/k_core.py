@@ -5,12 +5,15 @@ from pathlib import Path
 
 import polars as pl
 
+from model.data import parquet
+
 log = logging.getLogger(__name__)
 
 
 def number_ids(rows: pl.LazyFrame, scratch: Path) -> tuple[pl.LazyFrame, pl.Series, pl.Series]:
-    """Number users and items by first appearance: user, item (UInt32), time, rest, order; the ids.
+    """Numbers users and items by first appearance.
 
+    Returns the events as user, item (UInt32), time, rest, order, and the ids of users and items.
     From here on events are numbers: less than half the size, and quick to join.
     """
     ids = {}
@@ -23,15 +26,16 @@ def number_ids(rows: pl.LazyFrame, scratch: Path) -> tuple[pl.LazyFrame, pl.Seri
     coded.sink_parquet(scratch / "coded.parquet", compression="lz4")
     for part in scratch.glob("rows-*.parquet"):
         part.unlink()
-    return pl.scan_parquet(scratch / "coded.parquet"), ids["user"], ids["item"]
+    return parquet.scan(scratch / "coded.parquet"), ids["user"], ids["item"]
 
 
 def k_core(
     events: pl.LazyFrame, min_user: int, min_item: int
 ) -> tuple[pl.LazyFrame, pl.Series, pl.Series]:
-    """The largest part in which every user has `min_user` events and every item `min_item`.
+    """Returns the largest part in which each user has `min_user` events, each item `min_item`.
 
-    Returns its events with users and items numbered anew, and the old number of each new one.
+    Returns its events with users and items numbered anew, and the old number of each new one. An
+    item that falls out may take a user below the limit, and so on: the loop ends when no user does.
     """
     users = _frequent(events, "user", 0)
     items = _frequent(events, "item", min_item)
@@ -54,6 +58,6 @@ def _of(events: pl.LazyFrame, name: str, kept: pl.Series) -> pl.LazyFrame:
 
 
 def _frequent(events: pl.LazyFrame, name: str, least: int) -> pl.Series:
-    """Who occurs at least `least` times, in order."""
+    """Returns the values of column `name` that occur at least `least` times, in order."""
     counts = events.group_by(name).len().filter(pl.col("len") >= least)
     return counts.select(name).collect(engine="streaming")[name].sort()

@@ -1,9 +1,9 @@
-"""`recgpt data prepare`: interaction logs → the data set directory that `model.data.dataset` reads.
+"""`recgpt data prepare`: interaction logs → the data set folder that `model.data.dataset` reads.
 
     logs → usable rows → coded.parquet (ids numbered) → kept.parquet (k-core) → events.npy (sorted)
 
 Every arrow streams through a temporary folder beside the output, so the log may be larger than
-memory. What must fit: the ids of users and items, and `EVENTS_A_PASS` events for the final sort.
+memory. Memory must hold the ids of users and items, and `EVENTS_A_PASS` events for the final sort.
 """
 
 import logging
@@ -18,22 +18,31 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from tqdm import tqdm
 
-from model.data.clean import Account, Columns, Malformed, clean_logs
+from model.data import parquet
+from model.data.account import Malformed, count_lines, example_lines
+from model.data.clean import CleanLog, Columns, clean_logs
 from model.data.config import Format, PrepareConfig
 from model.data.dataset import FORMAT
+from model.data.ids import odd_ids
 from model.data.k_core import k_core, number_ids
 from model.data.logs import log_files
-from model.data.metadata import MetadataColumns, MetadataReport, add_metadata
+from model.data.metadata import (
+    MetadataColumns,
+    MetadataFile,
+    MetadataReport,
+    add_metadata,
+    open_metadata,
+)
 from model.files import is_empty, new_folder, write_json
 
 log = logging.getLogger(__name__)
 
 EVENTS_A_PASS = 4_000_000
-"""Events that the final ordering holds in memory at a time, about 100 bytes each while sorting."""
+"""Events that the final sort holds in memory at a time, about 100 bytes each."""
 
 
 class Report(BaseModel, frozen=True):
-    """What was read and what came of it."""
+    """The rows that were read, and the data set that they make."""
 
     rows: int
     malformed: dict[str, Malformed]
@@ -46,41 +55,48 @@ class Report(BaseModel, frozen=True):
     """Events of the user with the fewest; likewise `longest`."""
     longest: int
     mean: float
-    metadata: MetadataReport | None
+    times: list[str] | None = None
+    """The first and the last time of the usable rows."""
+    metadata: MetadataReport | None = None
+    hints: list[str] = []
+    """What is suspicious, in words."""
 
     def __str__(self) -> str:
-        table = {"rows read": f"{self.rows:,}"}
-        table |= {f"  left out: {why}": f"{bad.count:,}" for why, bad in self.malformed.items()}
-        table |= {"usable": f"{self.usable:,}", "after the k-core": f"{self.events:,}"}
-        table |= {"users": f"{self.users:,}", "items": f"{self.items:,}"}
-        table |= {"events a user": f"{self.shortest:,} to {self.longest:,}, mean {self.mean:.1f}"}
-        malformed = dict(self.malformed)
+        table = [("rows read", f"{self.rows:,}")]
+        table += [(label, f"{n:,}") for label, n in count_lines(self.malformed).items()]
+        table += [("usable", f"{self.usable:,}"), ("after the k-core", f"{self.events:,}")]
+        table += [("users", f"{self.users:,}"), ("items", f"{self.items:,}")]
+        spread = f"{self.shortest:,} to {self.longest:,}, mean {self.mean:.1f}"
+        table.append(("events a user", spread))
+        if self.times:
+            table.append(("times", " to ".join(self.times)))
+        examples, hints = example_lines(self.malformed), [*self.hints]
         if about := self.metadata:
-            table |= {"metadata rows": f"{about.rows:,}", "  repeated": f"{about.repeated:,}"}
-            table |= {f"  left out: {w} ": f"{bad.count:,}" for w, bad in about.malformed.items()}
-            table |= {"items without metadata": f"{about.without:,}"}
-            malformed |= {f"metadata, {why}": bad for why, bad in about.malformed.items()}
-        width = max(map(len, table))
-        lines = [f"{label:<{width}}  {value:>12}" for label, value in table.items()]
-        for why, bad in malformed.items():
-            lines += [f"malformed, {why}:", *(f"  {example}" for example in bad.examples)]
-        return "\n".join(lines)
+            table += [("metadata rows", f"{about.rows:,}"), ("  repeated", f"{about.repeated:,}")]
+            table += [(label, f"{n:,}") for label, n in count_lines(about.malformed).items()]
+            table.append(("items without metadata", f"{about.without:,}"))
+            examples += example_lines(about.malformed, "malformed, metadata")
+            hints += about.hints
+        width = max(len(label) for label, _ in table)
+        lines = [f"{label:<{width}}  {value:>12}" for label, value in table]
+        return "\n".join([*lines, *examples, *(f"look again: {hint}" for hint in hints)])
 
 
 def prepare(config: PrepareConfig) -> Report:
-    """Write the data set of `config` to its `out`.
+    """Writes the data set of `config` to its `out`.
 
-    Raises ValueError for options that don't fit the files, logs without a usable row, and a k-core
-    that leaves nothing. What stood at `out` stays until the new data set is complete.
+    The old data set stays until the new one is complete. Raises ValueError for options that don't
+    fit the files, logs without a usable row, and a k-core that leaves nothing.
     """
-    files = _check(config)
+    files, metadata = _check(config)
     columns = Columns(config.user_column, config.item_column, config.time_column, config.in_order)
     with new_folder(config.out, config.overwrite) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
-        rows, account = clean_logs(files, columns, scratch)
-        coded, user_ids, item_ids = number_ids(rows, scratch)
+        clean = clean_logs(files, columns, scratch)
+        coded, user_ids, item_ids = number_ids(clean.events, scratch)
         log.info("usable: %s users, %s items", f"{len(user_ids):,}", f"{len(item_ids):,}")
+        hints = clean.hints + odd_ids("user", user_ids) + odd_ids("item", item_ids)
         kept, users, items = k_core(coded, config.min_user_events, config.min_item_events)
         if not len(users):
             raise ValueError(
@@ -92,30 +108,34 @@ def prepare(config: PrepareConfig) -> Report:
         lengths_U, counts_V = write_events(scratch / "kept.parquet", folder, len(users), len(items))
         catalogue = pl.DataFrame({"item_id": item_ids.gather(items), "count": counts_V})
         about = None
-        if config.items is not None:
-            names = MetadataColumns(
-                config.item_id_column, config.title_column, config.genres_column
-            )
-            catalogue, about = add_metadata(catalogue, config.items, scratch, names)
+        if metadata is not None:
+            catalogue, about = add_metadata(catalogue, metadata, scratch)
         catalogue.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": user_ids.gather(users)}).write_parquet(folder / "users.parquet")
         shutil.rmtree(scratch)
-        report = _report(account, lengths_U, counts_V, about)
+        report = _report(clean, hints, lengths_U, counts_V, about)
         write_json(folder / "dataset.json", _description(config, report))
     return report
 
 
-def _check(config: PrepareConfig) -> list[tuple[Path, Format]]:
-    """The files to read; options that contradict each other are refused before any work."""
+def _check(config: PrepareConfig) -> tuple[list[tuple[Path, Format]], MetadataFile | None]:
+    """Returns the files to read. Raises ValueError, before any work, if options don't fit them."""
     files = log_files(config.input, config.format)
     if config.in_order and config.time_column is not None:
         raise ValueError("--in-order reads no time: leave out --time-column, or --in-order")
+    named = (config.user_column, config.item_column, config.time_column)
+    if files[0][1] == "lines" and any(named):
+        raise ValueError(
+            f"{config.input} is read as lines, which have no columns: leave out --user-column, "
+            "--item-column and --time-column, or name another --format"
+        )
     _check_output(config)
-    if config.items is None and (
-        config.item_id_column or config.title_column or config.genres_column
-    ):
+    names = MetadataColumns(config.item_id_column, config.title_column, config.genres_column)
+    if config.items is not None:
+        return files, open_metadata(config.items, names)
+    if names != MetadataColumns():
         raise ValueError("columns of item metadata are named, but no --items file")
-    return files
+    return files, None
 
 
 def _check_output(config: PrepareConfig) -> None:
@@ -131,27 +151,30 @@ def _check_output(config: PrepareConfig) -> None:
 
 
 def _report(
-    account: Account,
+    clean: CleanLog,
+    hints: list[str],
     lengths_U: NDArray[np.int64],
     counts_V: NDArray[np.uint32],
     metadata: MetadataReport | None,
 ) -> Report:
     return Report(
-        rows=account.rows,
-        malformed=account.malformed,
-        usable=account.usable,
+        rows=clean.account.rows,
+        malformed=clean.account.malformed,
+        usable=clean.account.usable,
         users=len(lengths_U),
         items=len(counts_V),
         events=int(lengths_U.sum()),
         shortest=int(lengths_U.min()),
         longest=int(lengths_U.max()),
         mean=float(lengths_U.mean()),
+        times=[clean.times.first, clean.times.last] if clean.times else None,
         metadata=metadata,
+        hints=hints,
     )
 
 
 def _description(config: PrepareConfig, report: Report) -> dict[str, Any]:
-    """What dataset.json says."""
+    """Returns the content of dataset.json."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", config.input.resolve().stem).strip(".-_")
     return {
         "format": FORMAT,
@@ -166,8 +189,8 @@ def _description(config: PrepareConfig, report: Report) -> dict[str, Any]:
 def write_events(
     kept: Path, folder: Path, users: int, items: int
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-    """Write events.npy and offsets.npy; events of each user U, oldest first, and of each item V."""
-    events = pl.scan_parquet(kept)
+    """Writes events.npy and offsets.npy; returns the number of events of users U and of items V."""
+    events = parquet.scan(kept)
     lengths = events.group_by("user").len().collect(engine="streaming").sort("user")
     lengths_U = lengths["len"].to_numpy().astype(np.int64)
     offsets = np.concatenate(([0], np.cumsum(lengths_U)))
@@ -179,7 +202,7 @@ def write_events(
     with tqdm(total=len(out), desc="order", unit=" events", leave=False, disable=None) as bar:
         first = 0
         while first < users:
-            # as many users as fit one pass, and at least one
+            # the users that fit one pass, and at least one
             last = int(np.searchsorted(offsets, offsets[first] + EVENTS_A_PASS, "right")) - 1
             last = max(last, first + 1)
             part = events.filter(pl.col("user").is_between(first, last, closed="left"))

@@ -185,7 +185,7 @@ def test_equal_times_in_different_forms_are_ties(tmp_path: Path) -> None:
 
 MALFORMED = [
     (b"", "blank line"),
-    (b"a,\xff\xfe,1", "not UTF-8"),
+    (b"a,\xff\xfe,1", "not UTF-8, or U+FFFD in place of what was not"),
     (b"a,x", "too few fields"),
     (b"a,x,1,2", "too many fields"),
     (b",x,1", "no user id"),
@@ -289,9 +289,9 @@ def test_nothing_usable(tmp_path: Path, name: str, content: str, message: str) -
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ({"user": [1.5]}, "ids of type Float64"),
-        ({"item": [[1]]}, r"ids of type List"),
-        ({"time": [True]}, "times of type Boolean"),
+        ({"user": [1.5]}, "column 'user' has the type Float64: ids must be strings or int"),
+        ({"item": [[1]]}, r"column 'item' has the type List"),
+        ({"time": [True]}, "column 'time' has the type Boolean: times must be"),
     ],
 )
 def test_parquet_types_that_cannot_be(

@@ -1,0 +1,136 @@
+"""Times as logs write them → seconds (or the log's own unit), and their range in words.
+
+A bare number does not say its unit. Its size does: times of this age are about 1.7e9 seconds, 1000
+times as many milliseconds, and so on. So a column that mixes units, which would order events
+wrongly, shows as groups of times with wide gaps between them.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import polars as pl
+
+UNITS = (
+    ("numbers below 100,000,000", 0, 0.0),
+    ("seconds", 10**8, 1.0),
+    ("milliseconds", 10**11, 1e-3),
+    ("microseconds", 10**14, 1e-6),
+    ("nanoseconds", 10**17, 1e-9),
+)
+"""Name, smallest size and length in seconds of every unit that a number may be in."""
+GAP = 100
+"""Ratio between the largest time of one unit and the smallest of the next that tells a mixture."""
+
+
+class TimeRange(NamedTuple):
+    """The times of a log in words."""
+
+    first: str
+    last: str
+    hints: list[str]
+    """What is suspicious of them."""
+
+
+def time_key(value: pl.Expr, kind: pl.DataType, what: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:
+    """Returns seconds (or the log's own unit) as a float, the rest that a large integer loses in
+    it, and the problem.
+
+    Times are integers, floats, or ISO dates and datetimes (without a zone: UTC), alone or as text.
+    Raises ValueError for a column (named by `what`) of any other type.
+    """
+    if isinstance(kind, pl.Date | pl.Datetime):
+        return *_finite(_seconds(value), None), _problem(_seconds(value), value.is_null())
+    if isinstance(kind, pl.String):
+        text = value.str.strip_chars()
+        whole = text.cast(pl.Int64, strict=False)
+        number = pl.coalesce(whole.cast(pl.Float64), text.cast(pl.Float64, strict=False))
+        # parsed as a date only if it is no number: most logs skip the slow part
+        seconds = pl.coalesce(number, _iso_seconds(pl.when(number.is_null()).then(text)))
+        blank = text.is_null() | (text == "")
+        return *_finite(seconds, whole), _problem(seconds, blank)
+    if kind.is_integer() or kind.is_float() or isinstance(kind, pl.Decimal | pl.Null):
+        number = value.cast(pl.Float64)
+        whole_number = value.cast(pl.Int64, strict=False) if kind.is_integer() else None
+        return *_finite(number, whole_number), _problem(number, value.is_null())
+    raise ValueError(f"{what} has the type {kind}: times must be numbers, dates or text")
+
+
+def time_range(times: pl.LazyFrame) -> TimeRange:
+    """Returns the range of the column `time`; hints tell of mixed units and of the future."""
+    size = pl.col("time").abs()
+    unit = pl.sum_horizontal([(size >= least).cast(pl.Int8) for _, least, _ in UNITS]) - 1
+    groups = (
+        times.group_by(unit.alias("unit"))
+        .agg(
+            pl.len(),
+            pl.col("time").min().alias("first"),
+            pl.col("time").max().alias("last"),
+            size.min().alias("smallest"),
+            size.max().alias("largest"),
+        )
+        .collect(engine="streaming")
+        .sort("unit")
+    )
+    hints = []
+    gaps = groups["smallest"][1:].to_numpy() > GAP * groups["largest"][:-1].to_numpy()
+    if gaps.any():
+        listed = [
+            f"{rows:,} like {UNITS[number][0]} ({_moment(first)} to {_moment(last)})"
+            for number, rows, first, last in groups.select("unit", "len", "first", "last").rows()
+        ]
+        hints.append(
+            f"the times look like a mixture of units: {', '.join(listed)}. "
+            "Events are in the order of the bare numbers: write all times in one unit"
+        )
+    first, last = float(groups["first"].min()), float(groups["last"].max())  # type: ignore[arg-type]
+    newest = _date(last)
+    if newest is not None and newest > datetime.now(UTC) + timedelta(days=1):
+        hints.append(f"the newest time lies in the future: {_moment(last)}")
+    return TimeRange(_moment(first), _moment(last), hints)
+
+
+def _date(time: float) -> datetime | None:
+    """Returns the date that a number is likely to mean; None if it is likely to be no date."""
+    _, _, seconds = [unit for unit in UNITS if abs(time) >= unit[1]][-1]
+    try:
+        return datetime.fromtimestamp(time * seconds, UTC) if seconds else None
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
+def _moment(time: float) -> str:
+    date = _date(time)
+    return f"{time:g}" if date is None else f"{date:%Y-%m-%d %H:%M}"
+
+
+def _seconds(value: pl.Expr) -> pl.Expr:
+    return value.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+
+
+def _finite(number: pl.Expr, whole: pl.Expr | None) -> tuple[pl.Expr, pl.Expr]:
+    if whole is None:
+        return number, pl.lit(0, pl.Int64)
+    return number, (whole - whole.cast(pl.Float64).cast(pl.Int64, strict=False)).fill_null(0)
+
+
+def _problem(number: pl.Expr, missing: pl.Expr) -> pl.Expr:
+    return (
+        pl.when(missing)
+        .then(pl.lit("no time"))
+        .when(number.is_null())
+        .then(pl.lit("time is neither a number nor an ISO date"))
+        .when(~number.is_finite())
+        .then(pl.lit("time is not finite"))
+    )
+
+
+def _iso_seconds(text: pl.Expr) -> pl.Expr:
+    """Returns the seconds of ISO 8601 with `T` or a space, parts of the time left out, any zone."""
+    text = text.str.replace(" ", "T", literal=True).str.replace("[zZ]$", "+00:00")
+    forms = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f")
+    local = [text.str.to_datetime(form, time_unit="us", strict=False) for form in forms]
+    zoned = [
+        text.str.to_datetime(f"{form}%#z", time_unit="us", strict=False).dt.replace_time_zone(None)
+        for form in forms[1:]
+    ]
+    return pl.coalesce(*local, *zoned).dt.epoch("us") / 1e6
