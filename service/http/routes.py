@@ -53,10 +53,10 @@ PROBE_SECONDS = 0.2
 
 IMPRESSION = "impression"
 """The type of events that are counted, but go into no history."""
-SEND_AGAIN = "send the same events again, those that are stored already are not stored twice"
+SEND_AGAIN = "send the same events again; none is stored twice"
 NOT_STORED = {
-    StoreProblem.WRONG_TYPE: "not stored: the key of this user in the store is not a list; delete "
-    "or repair it before you send this event again",
+    StoreProblem.WRONG_TYPE: "not stored: a key of this user in the store is not a list; delete or "
+    "repair it before you send this event again",
     StoreProblem.UNAVAILABLE: "not stored: the store refused it; send this event again",
 }
 
@@ -211,7 +211,7 @@ class Routes:
             problems = await self._store.append([event.for_history() for event, _ in order])
         except StoreUnavailable as error:
             self._metrics.refused_events.inc(StoreProblem.UNAVAILABLE.value, by=len(order))
-            raise StoreFailed(f"no event was stored for certain: {SEND_AGAIN}") from error
+            raise StoreFailed(f"the events could not be stored: {SEND_AGAIN}") from error
         errors = {}
         for (_, position), problem in zip(order, problems, strict=True):
             if problem:
