@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types docs e2e bench bench-engine bench-gpu gpu-check bench-quality bench-scale bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types docs e2e bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -67,6 +67,9 @@ e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Doc
 bench: setup redis ## benchmark the service beside a naive one, in one run (ARGS="--rounds 1"; run make demo first)
 	$(BIN)/python -m loadtest.serving.bench --artifacts $(BENCH)/artifacts --data $(BENCH)/data \
 	  --out docs/results $(ARGS)
+
+bench-start: setup ## benchmark the start of the service and its processes' memory (ARGS="--rounds 1"; run make demo first)
+	$(BIN)/python -m loadtest.serving.bench_start --artifacts $(BENCH)/artifacts --out docs/results $(ARGS)
 
 bench-engine: setup ## benchmark the engine without HTTP against the machine's arithmetic limit
 	$(BIN)/python -m loadtest.serving.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
