@@ -9,9 +9,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def loaded_by(module: str) -> set[str]:
-    """The packages that a fresh process has loaded after it has imported a module."""
-    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh process has loaded after it has run a line of code."""
+    code += "; import sys; print(*sys.modules)"
     printed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -32,6 +32,14 @@ REPORTS = {"PIL", "jinja2", "matplotlib", "tensorboard"}
     ],
 )
 def test_a_module_does_not_load(module: str, unwanted: set[str]) -> None:
-    loaded = loaded_by(module)
-    assert module.partition(".")[0] in loaded
+    loaded = loaded_by(f"import {module}")
+    assert module in loaded
     assert not loaded & unwanted
+
+
+def test_a_bundle_is_read_without_torchs_compiler(artifacts: Path) -> None:
+    """It takes more than a second, and an operation on the device "meta" can import it."""
+    code = "from pathlib import Path; from model.artifact.bundle import load_artifact"
+    loaded = loaded_by(f"{code}; load_artifact(Path({str(artifacts / 'current')!r}))")
+    assert "torch" in loaded
+    assert not loaded & {"sympy", "torch._dynamo"}

@@ -16,17 +16,19 @@ ARTIFACTS/current        link to the version that is served, moved atomically
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from model.artifact.id_table import IdTable, write_ids
 from model.artifact.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
@@ -191,6 +193,25 @@ def _write_tensors(model: GPT, folder: Path) -> None:
     save_file(weights, folder / "model.safetensors")
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Leaves out the initialisation of parameters that are replaced anyway.
+
+    On the device "meta" it would import torch's compiler, which takes more than a second.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
 def _read_model(folder: Path, manifest: Manifest) -> GPT:
     """Returns the network; its tables stay on disk until their rows are read."""
     weights = load_file(folder / "model.safetensors")
@@ -202,7 +223,7 @@ def _read_model(folder: Path, manifest: Manifest) -> GPT:
         )  # copy on write: never written
         weights["users.weight"] = torch.from_numpy(table)
         users = len(table) - 1
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         model = GPT(manifest.model, len(weights["items.weight"]), users)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)

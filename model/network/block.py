@@ -71,7 +71,8 @@ class Block(nn.Module):
         if config.positions == "relative":
             self.distance_bias = nn.Parameter(torch.zeros(config.heads, self.reach))
         if config.local:
-            self.local_weight = nn.Parameter(0.02 * torch.randn(config.local, config.dim))
+            self.local_weight = nn.Parameter(torch.empty(config.local, config.dim))
+            nn.init.normal_(self.local_weight, std=0.02)
 
     def forward(
         self,
