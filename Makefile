@@ -48,10 +48,11 @@ redis:
 	    exit 1; \
 	  fi; }
 
-lint: setup ## check style, format and spelling
+lint: setup ## check style, format, spelling and prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/codespell
+	$(BIN)/python .ci/check_prose.py
 
 types: setup ## check types
 	$(BIN)/mypy

@@ -27,7 +27,7 @@ RULES = {
     "translated phrase": re.compile(r"\b(?:how-manieth|so many|so much as|at the most)\b", re.I),
     "decimal without a zero": re.compile(r"(?<![\w.\]/])\.\d+\b"),
 }
-BESIDE_THE_CHECKOUT = re.compile(r"\.\./" + "shared")
+BESIDE_THE_CHECKOUT = re.compile(r"\.\./shared|/ .shared.")
 
 
 class Line(NamedTuple):

@@ -4,10 +4,9 @@
 
 The peer is RecBole's SASRec (see `loadtest.training.recbole_peer`, which also says how to make
 its virtual environment; `make bench-train` makes it). Ours is `recgpt train` with the same network:
-post-norm, two layers, two heads, width 64, a vector a position, dropout .5, 50 items,
-cross-entropy over the
-whole catalogue, every prefix a sample, batches of 256, Adam with a constant rate of 1e-3. Both
-train at the same time, one thread on a core each, for a number of epochs.
+post-norm, two layers, two heads, width 64, a vector per position, dropout 0.5, 50 items,
+cross-entropy over the whole catalogue, every prefix a sample, batches of 256, Adam with a constant
+rate of 1e-3. Both train at the same time, one thread on a core each, for a number of epochs.
 
 Quality is NDCG@20 on the validation split, the whole catalogue ranked without the history, by the
 same functions for both. The targets are what the peer reached epoch by epoch. Seconds are those of

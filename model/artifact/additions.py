@@ -58,7 +58,7 @@ class Additions(BaseModel, frozen=True):
     malformed_events: dict[str, Malformed] = {}
     """Rows of the events that were left out."""
     hints: list[str] = []
-    """What is suspicious, in words."""
+    """Warnings about rows that look odd, in words."""
 
     def __str__(self) -> str:
         table = {"added": self.added, "  by their named neighbours": self.by_neighbours}

@@ -18,11 +18,11 @@ class ArtifactError(ValueError):
 
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-"""Of a file within the bundle: a manifest may not point outside."""
+"""The name of a file in the bundle: a manifest may not point outside of it."""
 
 
 class FileEntry(BaseModel, frozen=True):
-    """What the manifest says of a file."""
+    """The size and the hash of a file."""
 
     bytes: int
     sha256: str
@@ -42,7 +42,7 @@ class Manifest(BaseModel, frozen=True):
     vectors_sha256: str
     files: dict[FileName, FileEntry]
     additions: list[dict[str, Any]] = []
-    """What `recgpt items add` made of the trained bundle, oldest first."""
+    """The additions that `recgpt items add` made to the trained bundle, oldest first."""
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

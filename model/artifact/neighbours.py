@@ -1,4 +1,4 @@
-"""What tells where new items belong: known items that they are like, and how much.
+"""The evidence for the place of new items: known items that they are like, with weights.
 
 Every source gives the same table: new (number of the new item), row (of a known item), weight > 0.
 Shapes: N new items, V catalogue, D width.

@@ -47,7 +47,7 @@ class CleanLog:
     times: TimeRange | None
     """None if no time was read."""
     hints: list[str]
-    """What is suspicious, in words."""
+    """Warnings about rows that look odd, in words."""
 
 
 Reader = Callable[[Path], pl.LazyFrame]

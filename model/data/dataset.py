@@ -37,7 +37,7 @@ class Dataset:
     events: NDArray[np.int32]
     """Item rows, user after user, oldest first: N. Memory-mapped, read-only."""
     offsets: NDArray[np.int64]
-    """Where each user's events start, and the end of the last: U + 1. Memory-mapped, read-only."""
+    """The start of each user's events, and the end of the last: U + 1. Memory-mapped, read-only."""
     items: pl.DataFrame
     """item_id, count, optional title and attributes: V rows."""
 
@@ -73,12 +73,12 @@ class Dataset:
 
     @property
     def users(self) -> int:
-        """How many users there are: U."""
+        """The number of users: U."""
         return len(self.user_ids)
 
     @property
     def catalogue(self) -> int:
-        """How many items there are: V."""
+        """The number of items: V."""
         return len(self.item_ids)
 
     def history(self, user: int) -> NDArray[np.int32]:
@@ -110,7 +110,7 @@ class Split:
     targets: NDArray[np.int32]
     """Item row to be recalled: n."""
     lengths: NDArray[np.int64]
-    """How many events of the user come before the target: n."""
+    """The number of the user's events before the target: n."""
 
     def of_users(self, rows: NDArray[np.int64]) -> "Split":
         """The cases of these users."""
@@ -132,7 +132,7 @@ def validation_split(dataset: Dataset) -> Split:
 
 
 def training_lengths(dataset: Dataset) -> NDArray[np.int64]:
-    """How many events of each user, from the oldest, training may see: U.
+    """Returns the number of each user's events, from the oldest, that training may see: U.
 
     All but the last two; all of a user who has fewer than three and so is in no other split.
     """

@@ -1,4 +1,4 @@
-"""External ids: what can be one, and which look as if something had gone wrong with them."""
+"""External ids: which values can be one, and signs that something has gone wrong with them."""
 
 import polars as pl
 
@@ -13,7 +13,7 @@ ODD = {
     "have spaces around them": r"^\s|\s$",
     "hold control characters": r"[\x00-\x1f\x7f]",
 }
-"""What ids may look like, and the pattern that tells it."""
+"""Signs that ids are damaged, with the pattern of each."""
 FLOATS = r"^\d+\.0$"
 
 

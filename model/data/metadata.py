@@ -29,7 +29,7 @@ class MetadataReport(BaseModel, frozen=True):
     without: int
     """Items of the catalogue that no row describes."""
     hints: list[str] = []
-    """What is suspicious, and columns that are left out, in words."""
+    """Warnings about odd rows and about columns that are left out, in words."""
 
 
 @dataclass(frozen=True)

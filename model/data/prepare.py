@@ -59,7 +59,7 @@ class Report(BaseModel, frozen=True):
     """The first and the last time of the usable rows."""
     metadata: MetadataReport | None = None
     hints: list[str] = []
-    """What is suspicious, in words."""
+    """Warnings about rows that look odd, in words."""
 
     def __str__(self) -> str:
         table = [("rows read", f"{self.rows:,}")]

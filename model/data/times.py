@@ -28,7 +28,7 @@ class TimeRange(NamedTuple):
     first: str
     last: str
     hints: list[str]
-    """What is suspicious of them."""
+    """Warnings about times that look odd."""
 
 
 def time_key(value: pl.Expr, kind: pl.DataType, what: str) -> tuple[pl.Expr, pl.Expr, pl.Expr]:

@@ -152,7 +152,7 @@ class _Lines(Iterator[str]):
         self._taken: list[str] = []
         self._waiting: deque[str] = deque()
         self.number = 1
-        """Of the line that the record starts with."""
+        """The number of the line that the record starts with."""
 
     def __next__(self) -> str:
         self._taken.append(self._waiting.popleft() if self._waiting else next(self._source))

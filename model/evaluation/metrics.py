@@ -59,8 +59,8 @@ def case_batches(
 ) -> Iterator[tuple[slice, list[IntArray], IntArray]]:
     """Yields for each batch the cases that it is made of, their histories and their user rows B.
 
-    Without `known_users` the user rows are -1. With `newest`, a history is cut to so many of its
-    last items.
+    Without `known_users` the user rows are -1. With `newest`, a history is cut to that
+    number of its last items.
     """
     for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
         part = slice(start, start + batch)

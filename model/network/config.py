@@ -49,7 +49,7 @@ class GPTConfig(BaseModel, frozen=True):
 
 
 class RecallConfig(BaseModel, frozen=True):
-    """How many interests a recall generates, and how they share the list of candidates."""
+    """The number of interests of a recall, and their shares of the list of candidates."""
 
     interests: int = Field(2, ge=1, le=8, description="interests per recall")
     first_share: float = Field(

@@ -64,7 +64,7 @@ def history_tokens(history_BL: Tensor, lengths_B: Tensor, max_history: int) -> T
 
 @dataclass
 class Cache:
-    """What a rollout remembers of the tokens that the network has read."""
+    """The memory of a rollout: all that it needs of the tokens that the network has read."""
 
     layers: list[LayerCache]
     users_B: Tensor

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from datetime import date, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
 from model.data.prepare import Report, prepare
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+PUBLIC_DATA = Path(os.environ.get("RECGPT_PUBLIC_DATA", "raw"))
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -522,12 +523,12 @@ def test_metadata_columns_without_a_file(tmp_path: Path) -> None:
 def test_public_data_sets(
     tmp_path: Path, file: str, users: int, items: int, events: int, shortest: int, longest: int
 ) -> None:
-    if not (SHARED / file).exists():
-        pytest.skip(f"the public data sets are not here: {SHARED}")
-    report = prepare(PrepareConfig(input=SHARED / file, out=tmp_path / "out"))
+    if not (PUBLIC_DATA / file).exists():
+        pytest.skip(f"the public data sets are not here: {PUBLIC_DATA}")
+    report = prepare(PrepareConfig(input=PUBLIC_DATA / file, out=tmp_path / "out"))
     assert (report.users, report.items, report.events) == (users, items, events)
     assert (report.shortest, report.longest, report.malformed) == (shortest, longest, {})
-    lines = (SHARED / file).read_text(encoding="utf-8").splitlines()
+    lines = (PUBLIC_DATA / file).read_text(encoding="utf-8").splitlines()
     found = [
         " ".join([user, *row]) for user, row in histories(Dataset.load(tmp_path / "out")).items()
     ]

@@ -1,4 +1,4 @@
-"""What a run may choose by: the validation split, the list that is served, its patience."""
+"""A run chooses by the validation split, the list that is served, and its patience."""
 
 import shutil
 from pathlib import Path
