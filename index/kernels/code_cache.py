@@ -32,6 +32,7 @@ import llvmlite
 import numba
 from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+from numba.core.sigutils import normalize_signature
 
 log = logging.getLogger(__name__)
 
@@ -170,19 +171,32 @@ class LoopCache(NullCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Returns the machine code for a signature; None if it has to be compiled."""
-        found = None
-        if cache_folder() and self._is_covered():
-            self._disk = self._disk or cast(Any, _OnDisk)(self._function)
-            try:
-                found = self._disk.load_overload(sig, target_context)
-            except Exception as error:  # unpickling a damaged file can raise anything
-                log.warning("compiled code of %s cannot be read: %r", self._name, error)
-                self._keep(self._disk.flush)
+        found = self._read(sig, target_context)
         if found is None:
             self._started = time.perf_counter()
             if not LoopCache.compiled:
                 log.info("compiling loops for this processor, which takes up to a minute")
         return found
+
+    def _read(self, sig: Any, target_context: Any) -> Any:
+        """Returns what is on disk for a signature, if it is of use.
+
+        numba numbers the files of a function's signatures. Two processes that compile different
+        signatures at the same time can take the same number, so the signature is compared.
+        """
+        if not cache_folder() or not self._is_covered():
+            return None
+        self._disk = self._disk or cast(Any, _OnDisk)(self._function)
+        try:
+            found = self._disk.load_overload(sig, target_context)
+            if found is None or found.signature.args == cast(Any, normalize_signature)(sig)[0]:
+                return found
+            problem = "it is of another signature"
+        except Exception as error:  # unpickling a damaged file can raise anything
+            problem = repr(error)
+        log.warning("the cache of %s is not used: %s", self._name, problem)
+        self._keep(self._disk.flush)
+        return None
 
     def save_overload(self, sig: Any, cres: Any) -> None:
         """Keeps what was compiled."""

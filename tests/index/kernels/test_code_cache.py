@@ -108,14 +108,27 @@ def test_damaged_files_are_compiled_again(program: Path, kind: str) -> None:
     assert result_of(start(program)) == (2, 0)
 
 
-def fresh_loop(program: Path) -> Callable[[int], int]:
+def test_code_of_another_signature_is_compiled_again(
+    inside: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two processes that compile at the same time can give their files the same name."""
+    loop = fresh_loop(inside)
+    assert [loop(-3), loop(-2.5)] == [3, 2.5]
+    first, second = sorted(folder.rglob("*.nbc"))
+    second.write_bytes(first.read_bytes())
+    loop = fresh_loop(inside)
+    assert [loop(-3), loop(-2.5)] == [3, 2.5]
+    assert caplog.text.count("another signature") == 1
+
+
+def fresh_loop(program: Path) -> Callable[[float], float]:
     """The loop, in this process and not compiled yet."""
     spec = importlib.util.spec_from_file_location("one_loop", program / "loops/one.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    loop: Callable[[int], int] = module.run
+    loop: Callable[[float], float] = module.run
     return loop
 
 
