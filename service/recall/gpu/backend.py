@@ -150,7 +150,10 @@ class Rollout:
 
 
 def _first_not_offered(rows_BM: Tensor, offered_BM: Tensor) -> Tensor:
-    """Returns the first row that was not offered before, B 1: of as many rows as steps, one is."""
+    """Returns the first row that was not offered before, B 1.
+
+    There is one, because there are as many rows as steps, and a step offers one item.
+    """
     old_BM = (rows_BM[..., None] == offered_BM[:, None]).any(dim=2)
     return rows_BM.gather(1, old_BM.to(torch.uint8).argmin(dim=1, keepdim=True))
 
