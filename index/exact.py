@@ -21,6 +21,7 @@ width padded to a multiple of four, K hits.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -66,10 +67,11 @@ class Int8Catalogue(NamedTuple):
         """Rounds vectors of any lengths to 8 bits. They are kept, not copied, and may be mapped."""
         items, width = vectors_VD.shape
         rotation_DD = _rotation(width)
-        largest = max(float(np.abs(turned_ND).max()) for _, turned_ND in _rotated(vectors_VD))
+        chunks = partial(_rotated, vectors_VD, rotation_DD)
+        largest = max(float(np.abs(turned_ND).max()) for _, turned_ND in chunks())
         step, max_error, max_length = step_size(largest), 0.0, 0.0
         blocks = Int8Blocks.allocate(-(-items // BLOCK_ITEMS), width)
-        for first, turned_ND in _rotated(vectors_VD):
+        for first, turned_ND in chunks():
             steps_ND = np.rint(turned_ND / np.float32(step))
             fill_blocks(blocks, first // BLOCK_ITEMS, steps_ND.astype(np.int8))
             errors_N = np.linalg.norm(turned_ND - steps_ND * np.float32(step), axis=1)
@@ -119,15 +121,22 @@ class ExactIndex:
 
         K is the size of the catalogue if that is less than k.
         """
-        k, most = min(k, len(self.catalogue.vectors_VD)), self.catalogue.max_queries
-        if len(self._scores.slack_B) < min(len(queries_BD), most):
-            self._scores = Int8Scores.allocate(min(len(queries_BD), most), self.catalogue)
+        k = min(k, len(self.catalogue.vectors_VD))
+        at_once = max(1, min(len(queries_BD), self.catalogue.max_queries))
+        if len(self._scores.slack_B) < at_once:
+            self._scores = Int8Scores.allocate(at_once, self.catalogue)
         scores_BK = np.empty((len(queries_BD), k), dtype=np.float32)
         rows_BK = np.empty((len(queries_BD), k), dtype=np.int64)
-        for first in range(0, len(queries_BD), most):
-            part = slice(first, first + most)
-            found = scores_BK[part], rows_BK[part]
-            _search(self.catalogue, queries_BD[part], self._scores, self._workspace, *found)
+        for first in range(0, len(queries_BD), at_once):
+            part = slice(first, first + at_once)
+            _search(
+                self.catalogue,
+                queries_BD[part],
+                self._scores,
+                self._workspace,
+                scores_BK[part],
+                rows_BK[part],
+            )
         return scores_BK, rows_BK
 
 
@@ -169,7 +178,7 @@ def score_all(catalogue: Int8Catalogue, queries_BD: Vectors, scores: Int8Scores)
 def _quantise_query(
     catalogue: Int8Catalogue, query_D: Vectors, levels_E: NDArray[np.uint8]
 ) -> Integer:
-    """Rotates a query and round it to 8 bits; returns the slack of its scores."""
+    """Rotates a query and rounds it to 8 bits; returns the slack of its scores."""
     turned_D, zero = np.empty(len(query_D), dtype=np.float32), catalogue.max_level + 1
     np.dot(query_D, catalogue.rotation_DD, turned_D)
     step = quantise_query(turned_D, catalogue.max_level, levels_E)
@@ -185,9 +194,8 @@ def _quantise_query(
     return np.int64(2 * error / unit) + 2  # the shift rounds down, and so does this
 
 
-def _rotated(vectors_VD: Vectors) -> Iterator[tuple[int, Vectors]]:
+def _rotated(vectors_VD: Vectors, rotation_DD: Vectors) -> Iterator[tuple[int, Vectors]]:
     """Yields the rotated vectors in chunks, each with its first row."""
-    rotation_DD = _rotation(vectors_VD.shape[1])
     for first in range(0, len(vectors_VD), CHUNK):
         yield first, vectors_VD[first : first + CHUNK] @ rotation_DD
 

@@ -47,13 +47,13 @@ def export_bundle(
     index: Requested = "auto",
     index_recall: float = 0.98,
 ) -> Path:
-    """Write a bundle with its index and make it the served one; returns its folder.
+    """Writes a bundle with its index and makes it the served one; returns its folder.
 
-    Raises ValueError for the network of a peer, and as `index.build.build_index` does.
+    Raises ValueError for a peer's network, which cannot be served, and as `build_index` does.
     """
     if model.config.network != "gpt":
         raise ValueError(
-            f"the {model.config.network} network is a peer to compare with, and can't be served: "
+            f"the {model.config.network} network is a peer to compare with and cannot be served: "
             "export a run that was trained without --model.network"
         )
     code = package_version("recgpt")
@@ -65,7 +65,10 @@ def export_bundle(
 
 
 def add_items(config: AddConfig) -> tuple[Path, Additions]:
-    """Write the served bundle anew with more items and make it the served one; see the module."""
+    """Writes a new version of the served bundle, with more items, and makes it the served one.
+
+    Returns its folder and an account of the new items. See `model.artifact.additions`.
+    """
     if not (config.artifacts / "current").exists():
         raise ValueError(f"{config.artifacts} has no `current`: name the folder of the bundles")
     artifact = load_artifact(find_bundle(config.artifacts))
@@ -77,7 +80,10 @@ def add_items(config: AddConfig) -> tuple[Path, Additions]:
 
 
 def sample_interests(dataset: Dataset, model: GPT, count: int) -> NDArray[np.float32] | None:
-    """First interests of up to `count` users with a history, drawn once: B D. None without any."""
+    """Returns the first interests B D of up to `count` users with a history, always the same ones.
+
+    Returns None if no user has a history.
+    """
     users = np.flatnonzero(np.diff(dataset.offsets))
     users_B = np.sort(np.random.default_rng(0).permutation(users)[:count])
     if not len(users_B):
@@ -95,9 +101,9 @@ def sample_interests(dataset: Dataset, model: GPT, count: int) -> NDArray[np.flo
 
 
 async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:
-    """Fill a store with the whole histories of a data set; returns how many were stored.
+    """Fills a store with the whole histories of a data set; returns how many were stored.
 
-    Raises StoreUnavailable, and ValueError for an unusable store.
+    Raises ValueError if the URL is of no usable store, StoreUnavailable if it does not answer.
     """
     store = HistoryStore.open(url, timeout_ms=10_000)
     try:
@@ -111,10 +117,10 @@ async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:
 
 
 def of_trained_users(dataset: Dataset, bundle: Path) -> Dataset:
-    """The data set without the users whom the bundle's run held out of training."""
+    """Returns the data set without the users whom the bundle's run held out of training."""
     trained = set(read_user_ids(bundle))
     rows = np.array([row for row, user in enumerate(dataset.user_ids) if user in trained])
-    if len(rows) in (0, dataset.users):  # with none, it is of another data set, which is said later
+    if len(rows) in (0, dataset.users):  # none: another data set, which `service_recall` refuses
         return dataset
     log.info(
         "%s users were held out of training and are left out here (`recgpt evaluate new-users`)",
@@ -124,10 +130,11 @@ def of_trained_users(dataset: Dataset, bundle: Path) -> Dataset:
 
 
 def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
-    """Turn rows of `dataset` into the external ids of a request, and the answer back into rows.
+    """Returns the service's recall as a function from rows of the data set to rows.
 
-    Items that were added after training and that the data set doesn't know have the row -1. Raises
-    ValueError where the artifact is of another data set.
+    Rows become external ids, as in a request, and the ids of an answer become rows again. Items
+    that were added after training, which the data set does not hold, have the row -1. Raises
+    ValueError if the artifact is of another data set.
     """
     added = sum(addition["added"] for addition in recaller.manifest.additions)
     item_ids = recaller.item_ids

@@ -1,4 +1,4 @@
-"""Compile the loops of the service before it is needed: `python -m service.precompile`.
+"""Compiles the loops of the service before it is needed: `python -m service.precompile`.
 
 Recalls over a small made-up bundle compile everything that any bundle uses on a CPU: machine code
 depends on the types of arrays, not on their sizes. An image that is built with this step starts
