@@ -48,6 +48,7 @@ class Export(Command):
                 figures,
                 self.index,
                 self.index_recall,
+                config.protocol,
             )
         print(published(folder))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from cli.config import Command, log_above_bars
+from model.evaluation.config import ProtocolConfig
 
 if TYPE_CHECKING:
     from service.recall.recaller import Recaller
@@ -24,14 +25,18 @@ class Evaluate(Command):
     run_dir: Path | None = Field(
         None, description="the bundle's run: its pre-trained network is measured as a baseline, too"
     )
+    protocol: ProtocolConfig | None = Field(
+        None, description="the events to measure with (default: those of the bundle's run)"
+    )
     out: Path | None = Field(None, description="JSON file for the figures")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
 
     def run(self) -> None:
         """Prints the table. Raises ValueError if the figures differ from the trainer's."""
         from model.artifact.bundle import find_bundle
-        from model.data.dataset import Dataset, popularity, test_split
+        from model.data.dataset import Dataset, popularity
         from model.evaluation.metrics import check_equal, evaluate, format_figures
+        from model.evaluation.protocols import splits
         from model.evaluation.reference import popular_recall
         from model.files import write_json
         from service.offline import of_trained_users, service_recall
@@ -40,8 +45,10 @@ class Evaluate(Command):
         with log_above_bars():
             dataset = of_trained_users(Dataset.load(self.data), find_bundle(self.artifacts))
             recaller = Recaller.load(self.artifacts, self.device)
-            split = test_split(dataset)
-            figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
+            protocol = self.protocol or recaller.manifest.protocol
+            parts = splits(dataset, protocol)
+            split, counts_V = parts.test, popularity(parts.training())
+            figures = {"popularity": evaluate(popular_recall(counts_V), dataset, split)}
             if self.run_dir:
                 with tempfile.TemporaryDirectory() as folder:
                     baseline = service_recall(self._pretrained(Path(folder)), dataset)
@@ -50,7 +57,7 @@ class Evaluate(Command):
         print(format_figures(figures))
         if self.out:
             write_json(self.out, {"version": recaller.version, "figures": figures})
-        if recaller.manifest.metrics:
+        if recaller.manifest.metrics and protocol == recaller.manifest.protocol:
             compared = check_equal(figures, recaller.manifest.metrics)
             print(f"equal to the trainer's figures to four decimals: {', '.join(compared)}")
 

@@ -27,7 +27,9 @@ from model.artifact.bundle import (
 )
 from model.artifact.config import AddConfig
 from model.data.dataset import Dataset, IntArray
+from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import Figures, Recall
+from model.evaluation.protocols import LEAVE_ONE_OUT
 from model.evaluation.reference import pad
 from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
@@ -46,6 +48,7 @@ def export_bundle(
     figures: Figures,
     index: Requested = "auto",
     index_recall: float = 0.98,
+    protocol: ProtocolConfig = LEAVE_ONE_OUT,
 ) -> Path:
     """Writes a bundle with its index and makes it the served one; returns its folder.
 
@@ -57,7 +60,8 @@ def export_bundle(
             "export a run that was trained without --model.network"
         )
     code = package_version("recgpt")
-    with new_bundle(artifacts, dataset, model, recall, figures, code) as (folder, version):
+    writing = new_bundle(artifacts, dataset, model, recall, figures, code, protocol)
+    with writing as (folder, version):
         interests_BD = sample_interests(dataset, model, QUERIES)
         build_index(read_item_vectors(folder), folder, index, index_recall, interests_BD)
     publish(artifacts, version)

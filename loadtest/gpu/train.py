@@ -15,8 +15,9 @@ import torch
 
 from loadtest.gpu.synthetic import dataset_of
 from loadtest.results import say
-from model.data.dataset import Dataset, validation_split
+from model.data.dataset import Dataset
 from model.evaluation.metrics import evaluate
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.files import write_json
 from model.network.config import GPTConfig, RecallConfig
@@ -53,7 +54,8 @@ def main() -> None:
 
 def epoch(dataset: Dataset, device: str, products: Any, run: Path, width: int) -> dict[str, float]:
     """Trains one epoch; returns its rate, loss and validation figures, and those before it."""
-    split = validation_split(dataset)
+    parts = splits(dataset)
+    training, split = parts.training(), parts.validation
 
     def validate(model: GPT) -> dict[str, float]:
         recall = DenseRecall(model, RecallConfig(interests=1))
@@ -63,8 +65,8 @@ def epoch(dataset: Dataset, device: str, products: Any, run: Path, width: int) -
     torch.manual_seed(0)
     config = GPTConfig(dim=width, feed_forward=4 * width)
     model = GPT(config, dataset.catalogue, dataset.users).to(device)
-    stage = pretraining(PretrainConfig(epochs=1, products=products), dataset, validate)
-    before, after = fit(model, dataset, stage, run, seed=0, resume=False).curves
+    stage = pretraining(PretrainConfig(epochs=1, products=products), training, validate)
+    before, after = fit(model, training, stage, run, seed=0, resume=False).curves
     wanted = (RATE, "loss", *METRICS)
     return {f"{name} before": before[name] for name in METRICS} | {
         name: after[name] for name in wanted

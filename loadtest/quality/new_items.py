@@ -27,9 +27,10 @@ from model.artifact.additions import Additions, NewItems, extended_bundle
 from model.artifact.bundle import Artifact, find_bundle, load_artifact, read_item_vectors
 from model.artifact.manifest import read_manifest
 from model.data.config import PrepareConfig
-from model.data.dataset import Dataset, test_split
+from model.data.dataset import Dataset
 from model.data.prepare import prepare
 from model.evaluation.metrics import evaluate, format_figures
+from model.evaluation.protocols import splits
 from model.files import write_json
 from service.offline import service_recall
 from service.recall.recaller import Recaller
@@ -116,7 +117,7 @@ def score(cut: Path, artifacts: Path, trained: Path | None) -> dict[str, Any]:
     }
     if trained:
         new["trained"] = _recall(_items_of(Recaller.load(trained)), cases)
-    split = test_split(dataset)
+    split = splits(dataset).test
     return {
         "cases": cases.height,
         "version": added.version,

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from loadtest.training.bench_train_scale import write_log
 from model.data.dataset import Dataset, popularity
+from model.evaluation.protocols import splits
 from model.network import block, gpt, ops
 from model.network.config import GPTConfig
 from model.network.gpt import GPT
@@ -231,7 +232,7 @@ def peak_megabytes(data: Path, torchs_own: bool) -> float:
 
 def _peak_megabytes(data: Path, torchs_own: bool) -> float:
     torch.set_num_threads(1)
-    dataset = Dataset.load(data)
+    dataset = splits(Dataset.load(data)).training()
     workload = Workload("", GPTConfig(), PretrainConfig(sampling="windows"), {})
     variant = Variant(dataset, workload, WHOLE["softmax: cross_entropy"] if torchs_own else [])
     rng = np.random.default_rng(0)
@@ -259,7 +260,7 @@ def measure(data: Path, scratch: Path, steps: int) -> dict[str, Any]:
     paths = (data, data, large)
     return {
         "workloads": {
-            workload.name: time_steps(Dataset.load(path), workload, steps)
+            workload.name: time_steps(splits(Dataset.load(path)).training(), workload, steps)
             for workload, path in zip(WORKLOADS, paths, strict=True)
         },
         "peak_mb": {

@@ -49,6 +49,7 @@ def training(data: Path, width: int, batch_size: int, sampling: str) -> Callable
     import torch
 
     from model.data.dataset import Dataset, popularity
+    from model.evaluation.protocols import splits
     from model.network.config import GPTConfig
     from model.network.gpt import GPT
     from model.training.batches import by_length, read_samples
@@ -57,7 +58,7 @@ def training(data: Path, width: int, batch_size: int, sampling: str) -> Callable
     from model.training.optimizer import Optimizer
     from model.training.stages import pretraining
 
-    dataset, cpu = Dataset.load(data), torch.device("cpu")
+    dataset, cpu = splits(Dataset.load(data)).training(), torch.device("cpu")
     config = PretrainConfig.model_validate({"sampling": sampling, "batch_size": batch_size})
     stage, rng = pretraining(config, dataset, lambda _: {}), np.random.default_rng(0)
     network = GPTConfig(dim=width, feed_forward=4 * width)
@@ -79,15 +80,16 @@ def training(data: Path, width: int, batch_size: int, sampling: str) -> Callable
 
 def evaluation(data: Path) -> Callable[[], int]:
     """Returns a function that recalls for 256 users with the reference recall."""
-    from model.data.dataset import Dataset, test_split
+    from model.data.dataset import Dataset
     from model.evaluation.metrics import case_batches
+    from model.evaluation.protocols import splits
     from model.evaluation.reference import DenseRecall
     from model.network.config import GPTConfig, RecallConfig
     from model.network.gpt import GPT
 
     dataset = Dataset.load(data)
     recall = DenseRecall(GPT(GPTConfig(), dataset.catalogue, dataset.users), RecallConfig())
-    _, histories, users_B = next(case_batches(dataset, test_split(dataset), 256))
+    _, histories, users_B = next(case_batches(dataset, splits(dataset).test, 256))
 
     def step() -> int:
         recall(histories, users_B, (20, 100))

@@ -37,8 +37,9 @@ from loadtest.environment import environment
 from loadtest.quality.bench_quality import FILES, published_data, recgpt
 from loadtest.results import put_between_marks
 from loadtest.training import ablate
-from model.data.dataset import Dataset, Split, test_split, validation_split
+from model.data.dataset import Dataset
 from model.evaluation.metrics import ndcg, ranking_figures, ranks
+from model.evaluation.protocols import Split, splits
 from model.files import write_json
 from model.training.run import read_figures
 
@@ -163,7 +164,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train both at once, each in a folder of its own under `folder`; the comparison."""
     data = prepared(options, folder)
     dataset = Dataset.load(data)
-    split = validation_split(dataset)
+    parts = splits(dataset)
     given = ["--data", str(data.resolve()), "--seed", str(options.seed)]
     ours, peer = folder / "ours", folder / "peer"
     train = [sys.executable, "-m", "cli", "train", "--stages", "pretrain", "--device", "cpu"]
@@ -187,10 +188,9 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for side in sides:
         if side.process.returncode:
             raise SystemExit(f"failed:\n{(side.folder / 'log.txt').read_text()[-3000:]}")
-    result = compare(sides[0].curve(), with_quality(sides[1].curve(), peer, split))
-    test = test_split(dataset)
+    result = compare(sides[0].curve(), with_quality(sides[1].curve(), peer, parts.validation))
     (mine,) = (f for name, f in read_figures(ours / "run").items() if name != "popularity")
-    theirs = ranking_figures(ranks(np.load(peer / "test.npy"), test.targets))
+    theirs = ranking_figures(ranks(np.load(peer / "test.npy"), parts.test.targets))
     return result | {"test": {"ours": {name: mine[name] for name in theirs}, "peer": theirs}}
 
 

@@ -24,8 +24,9 @@ import torch
 
 from loadtest.environment import environment
 from loadtest.results import put_between_marks
-from model.data.dataset import FORMAT, Dataset, validation_split
+from model.data.dataset import FORMAT, Dataset
 from model.evaluation.metrics import evaluate
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.files import write_json
 from model.network.config import GPTConfig
@@ -63,7 +64,8 @@ def write_log(folder: Path, items: int, events: int) -> None:
 
 def measure(dataset: Dataset, run: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Train in `--parts` parts of `--steps` steps."""
-    split = validation_split(dataset)
+    parts = splits(dataset)
+    training, split = parts.training(), parts.validation
     rng = np.random.default_rng(0)
     asked = min(options.validation_users, len(split.users))
     cases = split.of_users(rng.choice(split.users, asked, replace=False))
@@ -84,7 +86,7 @@ def measure(dataset: Dataset, run: Path, options: argparse.Namespace) -> dict[st
 
     torch.manual_seed(0)
     model = GPT(GPTConfig(dim=64, feed_forward=256, user_rank=8), dataset.catalogue, dataset.users)
-    progress = fit(model, dataset, pretraining(config, dataset, validate), run, 0, resume=False)
+    progress = fit(model, training, pretraining(config, training, validate), run, 0, resume=False)
     spent = np.diff(marks).tolist()
     return {
         "items": dataset.catalogue,

@@ -34,6 +34,8 @@ from model.artifact.id_table import IdTable, write_ids
 from model.artifact.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
 from model.data import parquet
 from model.data.dataset import Dataset, popularity
+from model.evaluation.config import ProtocolConfig
+from model.evaluation.protocols import LEAVE_ONE_OUT, splits
 from model.files import new_folder
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
@@ -62,6 +64,7 @@ def new_bundle(
     recall: RecallConfig,
     metrics: dict[str, dict[str, float]],
     code_version: str,
+    protocol: ProtocolConfig = LEAVE_ONE_OUT,
 ) -> Iterator[tuple[Path, str]]:
     """Writes a bundle; yields its folder and version, to add the index before it is sealed.
 
@@ -73,7 +76,8 @@ def new_bundle(
     version = f"{dataset.name}-{created:%Y%m%d-%H%M%S}-{_weights_hash(model)[:8]}"
     with new_folder(artifacts / version) as folder:
         _write_tensors(model, folder)
-        np.save(folder / "popularity.npy", popularity(dataset))
+        training = splits(dataset, protocol).training()
+        np.save(folder / "popularity.npy", popularity(training))
         dataset.items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")
         if model.config.user_rank:
@@ -92,6 +96,7 @@ def new_bundle(
             },
             model=model.config,
             recall=recall,
+            protocol=protocol,
             metrics=metrics,
             vectors_sha256=vectors_sha256(read_item_vectors(folder)),
             files={},

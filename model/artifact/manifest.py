@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, StringConstraints, ValidationError
 
+from model.evaluation.config import ProtocolConfig
 from model.files import write_json
 from model.network.config import GPTConfig, RecallConfig
 
@@ -38,6 +39,8 @@ class Manifest(BaseModel, frozen=True):
     dataset: dict[str, Any]
     model: GPTConfig
     recall: RecallConfig
+    protocol: ProtocolConfig = ProtocolConfig()
+    """The events that trained the model, and those that `metrics` are measured with."""
     metrics: dict[str, dict[str, float]]
     vectors_sha256: str
     files: dict[FileName, FileEntry]

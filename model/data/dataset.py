@@ -1,10 +1,15 @@
-"""A prepared data set (written by `recgpt data prepare`) and its leave-one-out splits.
+"""A prepared data set, as `recgpt data prepare` writes it.
 
-DIRECTORY/dataset.json     {"format": 1, "name", "users": U, "items": V, "events": N, "report"}
+DIRECTORY/dataset.json     {"format": 2, "name", "users": U, "items": V, "events": N, "times",
+                           "report"}; "times" is null, "clock" (seconds since 1970) or "relative"
+                           (seconds that can be compared within a user's history only)
 DIRECTORY/items.parquet    item_id, count, then optional title and attributes; V rows, in row order
 DIRECTORY/users.parquet    user_id; U rows, in row order
 DIRECTORY/events.npy       int32 [N]: item rows, user after user, oldest first
 DIRECTORY/offsets.npy      int64 [U + 1]: the events of user u are events[offsets[u]:offsets[u + 1]]
+DIRECTORY/times.npy        int64 [N]: seconds of each event; missing if "times" is null
+
+Format 1 is read as well: it has no times.
 """
 
 import json
@@ -18,7 +23,7 @@ from numpy.typing import NDArray
 
 from model.data import parquet
 
-FORMAT = 1
+FORMAT = 2
 """Version of the directory's layout."""
 
 IntArray = NDArray[np.integer[Any]]
@@ -40,12 +45,16 @@ class Dataset:
     """The start of each user's events, and the end of the last: U + 1. Memory-mapped, read-only."""
     items: pl.DataFrame
     """item_id, count, optional title and attributes: V rows."""
+    times: NDArray[np.int64] | None = None
+    """Seconds of every event: N. Memory-mapped, read-only."""
+    clock: bool = False
+    """Whether the times of different users can be compared."""
 
     @classmethod
     def load(cls, directory: Path) -> "Dataset":
-        """Open a prepared directory.
+        """Opens a prepared directory.
 
-        Raises ValueError, naming the file, where one is missing, damaged or of another data set.
+        Raises ValueError, naming the file, if one is missing, damaged or of another data set.
         """
         about = _read_description(directory)
         items = _read_table(directory / "items.parquet", {"item_id": pl.String, "count": pl.UInt32})
@@ -62,6 +71,12 @@ class Dataset:
                 problem = f"has {found} rows where dataset.json says {wanted}"
                 raise _unusable(directory / file, problem)
         _check_values(directory, items, users, events, offsets)
+        times = None
+        if about.get("times"):
+            times = _read_array(directory / "times.npy", np.int64)
+            if len(times) != len(events):
+                problem = f"has {len(times)} rows where dataset.json says {len(events)}"
+                raise _unusable(directory / "times.npy", problem)
         return cls(
             name=about["name"],
             item_ids=items["item_id"].to_list(),
@@ -69,6 +84,8 @@ class Dataset:
             events=events,
             offsets=offsets,
             items=items,
+            times=times,
+            clock=about.get("times") == "clock",
         )
 
     @property
@@ -82,95 +99,46 @@ class Dataset:
         return len(self.item_ids)
 
     def history(self, user: int) -> NDArray[np.int32]:
-        """All item rows of user row `user`, oldest first: a view of `events`."""
+        """Returns the item rows of user row `user`, oldest first: a view of `events`."""
         return self.events[self.offsets[user] : self.offsets[user + 1]]
 
     def of_users(self, rows: NDArray[np.int64]) -> "Dataset":
-        """The whole catalogue with these users' histories alone: `rows` become rows 0, 1, …
+        """Returns the whole catalogue with these users only: `rows` become rows 0, 1, …
 
         Copies the events.
         """
-        counts = np.diff(self.offsets)[rows]
-        offsets = np.concatenate(([0], np.cumsum(counts)))
-        from_N = np.repeat(np.asarray(self.offsets)[rows] - offsets[:-1], counts)
-        return replace(
-            self,
-            user_ids=[self.user_ids[row] for row in rows],
-            events=self.events[from_N + np.arange(offsets[-1])],
-            offsets=offsets,
-        )
+        part = self._histories(np.asarray(self.offsets)[rows], np.diff(self.offsets)[rows])
+        return replace(part, user_ids=[self.user_ids[row] for row in rows])
 
+    def first_events(self, lengths_U: NDArray[np.int64]) -> "Dataset":
+        """Returns the same users with their oldest events only; copies the events."""
+        return self._histories(np.asarray(self.offsets)[:-1], lengths_U)
 
-@dataclass(frozen=True)
-class Split:
-    """Cases with one target each; case i's history is dataset.history(users[i])[:lengths[i]]."""
-
-    users: NDArray[np.int64]
-    """User row of every case: n."""
-    targets: NDArray[np.int32]
-    """Item row to be recalled: n."""
-    lengths: NDArray[np.int64]
-    """The number of the user's events before the target: n."""
-
-    def of_users(self, rows: NDArray[np.int64]) -> "Split":
-        """The cases of these users."""
-        kept = np.isin(self.users, rows)
-        return Split(self.users[kept], self.targets[kept], self.lengths[kept])
-
-
-def test_split(dataset: Dataset) -> Split:
-    """The last event of every user with at least three."""
-    return _leave_out(dataset, after=0)
-
-
-test_split.__test__ = False  # type: ignore[attr-defined]  # pytest: not a test, despite its name
-
-
-def validation_split(dataset: Dataset) -> Split:
-    """The last event but one of every user with at least three."""
-    return _leave_out(dataset, after=1)
-
-
-def training_lengths(dataset: Dataset) -> NDArray[np.int64]:
-    """Returns the number of each user's events, from the oldest, that training may see: U.
-
-    All but the last two; all of a user who has fewer than three and so is in no other split.
-    """
-    counts_U = np.asarray(dataset.offsets[1:] - dataset.offsets[:-1])
-    return np.where(counts_U >= 3, counts_U - 2, counts_U)
+    def _histories(self, starts_U: IntArray, lengths_U: IntArray) -> "Dataset":
+        """As many events from each start on, one history after another."""
+        offsets = np.concatenate(([0], np.cumsum(lengths_U)))
+        from_N = np.repeat(starts_U - offsets[:-1], lengths_U) + np.arange(offsets[-1])
+        times = None if self.times is None else self.times[from_N]
+        return replace(self, events=self.events[from_N], offsets=offsets, times=times)
 
 
 def popularity(dataset: Dataset) -> NDArray[np.int64]:
-    """Events of every item in the training part: V."""
-    ends_U = np.asarray(dataset.offsets)[:-1] + training_lengths(dataset)
-    bounds = np.zeros(len(dataset.events) + 1, dtype=np.int64)
-    np.add.at(bounds, np.asarray(dataset.offsets)[:-1], 1)
-    np.add.at(bounds, ends_U, -1)
-    in_training_N = np.cumsum(bounds[:-1]) > 0
-    return np.bincount(dataset.events[in_training_N], minlength=dataset.catalogue)
+    """Returns the number of events of every item: V."""
+    return np.bincount(dataset.events, minlength=dataset.catalogue)
 
 
 def held_out_users(dataset: Dataset, share: float, seed: int) -> NDArray[np.int64]:
-    """Rows, ascending, of the users whom training never sees: `share` of all, drawn by `seed`."""
+    """Returns the rows, ascending, of users that training never sees: a share drawn by `seed`."""
     rng = np.random.default_rng([seed, dataset.users])
     return np.sort(rng.choice(dataset.users, round(dataset.users * share), replace=False))
 
 
 def training_view(dataset: Dataset, share: float, seed: int) -> Dataset:
-    """The data set without its held-out users; their items stay in the catalogue."""
+    """Returns the data set without its held-out users; their items stay in the catalogue."""
     if not share:
         return dataset
     held_out = held_out_users(dataset, share, seed)
     return dataset.of_users(np.setdiff1d(np.arange(dataset.users), held_out))
-
-
-def _leave_out(dataset: Dataset, after: int) -> Split:
-    """The target is the event that `after` others follow."""
-    counts_U = np.asarray(dataset.offsets[1:] - dataset.offsets[:-1])
-    users = np.flatnonzero(counts_U >= 3)
-    lengths = counts_U[users] - 1 - after
-    targets = np.asarray(dataset.events[dataset.offsets[users] + lengths])
-    return Split(users, targets, lengths)
 
 
 def _unusable(path: Path, problem: str) -> ValueError:
@@ -188,8 +156,8 @@ def _read_description(directory: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _unusable(path, f"is damaged ({error})") from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise _unusable(path, f"is not of format {FORMAT}, the one that this version reads")
+    if not isinstance(about, dict) or about.get("format") not in (1, FORMAT):
+        raise _unusable(path, f"is not of format {FORMAT}, which this version reads")
     for key, kind in (("name", str), ("users", int), ("items", int), ("events", int)):
         if not isinstance(about.get(key), kind):
             raise _unusable(path, f"is damaged ({key!r} is missing or of a wrong type)")

@@ -1,9 +1,10 @@
 """The quality of a recall: HR, NDCG, recall and coverage of anything that recalls.
 
-HR@k, NDCG@k: leave-one-out, one target per user, ranked against the whole catalogue without the
-user's history (the protocol of the public data sets). With one target, recall@k is HR@k; the deeper
-lists, each a recall of its own, are reported under that name.
-Shapes: N cases, B batch, K candidates, V catalogue.
+HR@k and NDCG@k measure the next item, ranked against the whole catalogue without the user's history
+(with leave-one-out the protocol of the public data sets). recall@k is the share of a case's set of
+targets that a list of k holds, averaged over the cases; with one target it is HR@k. A target that
+is in the history already counts as missed.
+Shapes: N cases, B batch, K candidates, S targets of a case, V catalogue.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.data.dataset import Dataset, IntArray, Split
+from model.data.dataset import Dataset, IntArray
+from model.evaluation.protocols import Split, target_sets
 
 Recall = Callable[[Sequence[IntArray], IntArray, Sequence[int]], list[IntArray]]
 """(whole histories as item rows, oldest first; user rows B, -1: unknown; lengths of lists) → for
@@ -23,7 +25,7 @@ Figures = dict[str, dict[str, float]]
 """Metrics by the name of their model."""
 
 RANKED_AT = (5, 10, 20)
-DEEP_AT = (20, 50, 100)
+DEEP_AT = (20, 50, 100, 200, 500)
 
 
 def evaluate(
@@ -34,20 +36,33 @@ def evaluate(
     batch: int = 256,
     known_users: bool = True,
 ) -> dict[str, float]:
-    """Returns HR@ and NDCG@5/10/20 of a list of 20, and recall@ and coverage@ of each `deep` list.
+    """Measures the next item in a list of 20, and the whole sets of targets in deeper lists.
 
-    Without `known_users`, every user is asked for as an unknown one.
+    Returns HR@ and NDCG@5/10/20 of the next item, recall@ of the sets and coverage@ for each k of
+    `deep`. Without `known_users`, every user is asked for as an unknown one.
     """
     depths = sorted({max(RANKED_AT), *deep})
-    hits = {k: np.zeros(len(split.users), dtype=np.int64) for k in depths}  # rank from 1, 0 = miss
-    covered = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
+    sets_NS = target_sets(dataset, split)
+    next_rank_N = np.zeros(len(split.users), dtype=np.int64)
+    found_N = {k: np.zeros(len(split.users)) for k in depths}
+    covered_V = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
     for part, histories, known_B in case_batches(dataset, split, batch, known_users):
         for k, rows_BK in zip(depths, recall(histories, known_B, depths), strict=True):
-            hits[k][part] = ranks(rows_BK, split.targets[part])
-            covered[k][rows_BK[rows_BK >= 0]] = True
-    metrics = ranking_figures(hits[max(RANKED_AT)])
-    metrics |= {f"recall@{k}": float((hits[k] > 0).mean()) for k in deep}
-    return metrics | {f"coverage@{k}": float(covered[k].mean()) for k in deep}
+            if k == max(RANKED_AT):
+                next_rank_N[part] = ranks(rows_BK, split.targets[part])
+            found_N[k][part] = set_recalls(rows_BK, sets_NS[part])
+            covered_V[k][rows_BK[rows_BK >= 0]] = True
+    metrics = ranking_figures(next_rank_N)
+    metrics |= {f"recall@{k}": float(found_N[k].mean()) for k in deep}
+    return metrics | {f"coverage@{k}": float(covered_V[k].mean()) for k in deep}
+
+
+def set_recalls(rows_BK: IntArray, sets_BS: IntArray) -> NDArray[np.float64]:
+    """Returns the share of each set that stands in the list: B."""
+    real_BS = sets_BS >= 0
+    found_BS = (sets_BS[:, :, None] == rows_BK[:, None]).any(axis=2) & real_BS
+    shares_B: NDArray[np.float64] = found_BS.sum(axis=1) / real_BS.sum(axis=1)
+    return shares_B
 
 
 def case_batches(

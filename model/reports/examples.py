@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.data.dataset import Dataset, IntArray, test_split
+from model.data.dataset import Dataset, IntArray
 from model.evaluation.metrics import ranks
+from model.evaluation.protocols import Split
 from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
@@ -51,12 +52,13 @@ class Example:
     recalled: list[Part]  # one per interest
 
 
-def choose_examples(dataset: Dataset, model: GPT, recall: RecallConfig, seed: int) -> list[Example]:
+def choose_examples(
+    dataset: Dataset, split: Split, model: GPT, recall: RecallConfig, seed: int
+) -> list[Example]:
     """Returns two hits of the first interest, two of later ones and two misses, if there are any.
 
     They are the first of each kind among `LOOKED_THROUGH` users that the seed draws.
     """
-    split = test_split(dataset)
     drawn = np.random.default_rng(seed).permutation(len(split.users))[:LOOKED_THROUGH]
     users_B, targets_B, lengths_B = (a[drawn] for a in (split.users, split.targets, split.lengths))
     histories = [

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model.data.dataset import Dataset, IntArray, Split, test_split, validation_split
-from model.evaluation.metrics import case_batches
+from model.data.dataset import Dataset, IntArray
+from model.evaluation.metrics import case_batches, set_recalls
+from model.evaluation.protocols import Split, splits, target_sets
 from model.evaluation.reference import at_positions, interest_lists, merge_by_quotas
 from model.network.gpt import GPT
 from model.network.rollout import quotas
@@ -43,15 +44,13 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
     """
     figures: dict[str, dict[str, Any]] = {"validation": {}, "test": {}}
     for stage in _stages(run):
-        _, dataset, model = load_run(run, stage)
+        config, dataset, model = load_run(run, stage)
         reachable = min(interests, model.config.max_interests)
-        for name, split in (
-            ("validation", validation_split(dataset)),
-            ("test", test_split(dataset)),
-        ):
+        parts = splits(dataset, config.protocol)
+        for name, split in (("validation", parts.validation), ("test", parts.test)):
             lists_NMK = top_lists(model, dataset, split, reachable)
             figures[name][stage] = {
-                "lists": _lists(lists_NMK, split.targets, dataset, genres_column),
+                "lists": _lists(lists_NMK, target_sets(dataset, split), dataset, genres_column),
                 "overlap": _overlap(lists_NMK),
             }
     chosen = _choose(figures)
@@ -77,20 +76,20 @@ def top_lists(
 
 
 def _lists(
-    lists_NMK: IntArray, targets_N: IntArray, dataset: Dataset, genres_column: str
+    lists_NMK: IntArray, sets_NS: IntArray, dataset: Dataset, genres_column: str
 ) -> list[dict[str, float]]:
     """Returns recall, coverage and diversity for every way to share a list."""
     genres_VG = genre_vectors(dataset.items, genres_column)
     figures = []
     for interests, share, k in _ways(lists_NMK.shape[1]):
         shares_M = quotas(min(k, lists_NMK.shape[2]), interests, share)
-        hits, diversity = 0, 0.0
+        hits, diversity = 0.0, 0.0
         covered_V = np.zeros(dataset.catalogue + 1, dtype=bool)
         for start in range(0, len(lists_NMK), MERGED_AT_ONCE):
             part = slice(start, start + MERGED_AT_ONCE)
             lists_BMK = lists_NMK[part]
             merged_BK = at_positions(lists_BMK, merge_by_quotas(lists_BMK, shares_M), -1)
-            hits += int((merged_BK == targets_N[part, None]).any(axis=1).sum())
+            hits += float(set_recalls(merged_BK, sets_NS[part]).sum())
             covered_V[merged_BK] = True
             if genres_VG is not None:
                 diversity += float(diversities(merged_BK, genres_VG).sum())

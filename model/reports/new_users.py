@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from model.data.dataset import Dataset, IntArray, Split, held_out_users, popularity, test_split
+from model.data.dataset import Dataset, IntArray, held_out_users, popularity
 from model.evaluation.metrics import RANKED_AT, Recall, case_batches, gains, ranking_figures, ranks
+from model.evaluation.protocols import Split, splits
 from model.evaluation.reference import DenseRecall, popular_recall
 from model.training.run import load_run
 
@@ -45,10 +46,11 @@ def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
     held_out = held_out_users(dataset, cold.hold_out_users, cold.seed)
     if set(view.user_ids) != set(dataset.user_ids) - {dataset.user_ids[u] for u in held_out}:
         raise ValueError(f"{without} and {along} were not trained on the same data")
-    split = test_split(dataset).of_users(held_out)
+    split = splits(dataset, warm.protocol).test.of_users(held_out)
+    training = splits(view, cold.protocol).training()
     new, own = DenseRecall(cold_model, cold.recall), DenseRecall(warm_model, warm.recall)
     ranks_by = {
-        "popularity": _ranks(popular_recall(popularity(view)), dataset, split),
+        "popularity": _ranks(popular_recall(popularity(training)), dataset, split),
         "new: history only": _ranks(new, dataset, split, known=False),
         "trained: own row": _ranks(own, dataset, split),
         "trained: history only": _ranks(own, dataset, split, known=False),

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from model.data.dataset import Dataset
+from model.evaluation.protocols import splits
 from model.files import new_file
 from model.network.gpt import GPT
 from model.reports.charts import Chart, Line, chart
@@ -118,7 +119,8 @@ def _read_progress(checkpoint: Path) -> Progress | None:
 def _recalled(run: Path, config: TrainConfig) -> tuple[Dataset, GPT, list[Example]]:
     """Returns data set, network and examples, by the run's best weights so far."""
     _, dataset, model = load_run(run)
-    return dataset, model, choose_examples(dataset, model, config.recall, config.seed)
+    test = splits(dataset, config.protocol).test
+    return dataset, model, choose_examples(dataset, test, model, config.recall, config.seed)
 
 
 def _state(config: TrainConfig, progress: dict[str, Progress], tested: bool) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.data.dataset import Dataset, IntArray, training_lengths
+from model.data.dataset import Dataset, IntArray
 from model.network.gpt import Tokens, history_tokens
 from model.training.config import Sampling
 
@@ -60,8 +60,8 @@ class TrainingBatch:
 
 
 def prefixes(dataset: Dataset, max_history: int) -> Samples:
-    """Returns every prefix of every training history, cut to its newest `max_history` items."""
-    counts_U = np.maximum(training_lengths(dataset) - 1, 0)
+    """Returns every prefix of every history, cut to its newest `max_history` items."""
+    counts_U = np.maximum(np.diff(dataset.offsets) - 1, 0)
     users_N = np.repeat(np.arange(dataset.users), counts_U)
     first_N = np.repeat(np.cumsum(counts_U) - counts_U, counts_U)
     ends_N = np.arange(len(users_N)) - first_N + 1
@@ -71,8 +71,8 @@ def prefixes(dataset: Dataset, max_history: int) -> Samples:
 
 
 def windows(dataset: Dataset, max_history: int, rng: np.random.Generator) -> Samples:
-    """Cuts every training history into windows at a random phase: each item is a target once."""
-    inputs_U = np.maximum(training_lengths(dataset) - 1, 0)
+    """Cuts every history into windows at a random phase: each item is a target once."""
+    inputs_U = np.maximum(np.diff(dataset.offsets) - 1, 0)
     phase_U = np.where(inputs_U > max_history, rng.integers(0, max_history, len(inputs_U)), 0)
     counts_U = -(-(inputs_U + phase_U) // max_history)
     users_N = np.repeat(np.arange(dataset.users), counts_U)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from model.evaluation.config import ProtocolConfig
 from model.network.config import GPTConfig, RecallConfig
 
 Sampling = Literal["prefixes", "windows"]
@@ -107,6 +108,9 @@ class TrainConfig(BaseModel, frozen=True):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device to train on")
     validation_users: int = Field(
         30_000, ge=1, description="largest number of users to validate on, drawn once"
+    )
+    protocol: ProtocolConfig = Field(
+        ProtocolConfig(), description="the events to train on, to validate with and to test with"
     )
     model: GPTConfig = Field(GPTConfig(), description="the network")
     recall: RecallConfig = Field(RecallConfig(), description="how interests share a list")

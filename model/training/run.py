@@ -17,16 +17,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from model.data.dataset import (
-    Dataset,
-    Split,
-    popularity,
-    test_split,
-    training_view,
-    validation_split,
-)
+from model.data.dataset import Dataset, popularity, training_view
 from model.device import choose_device
 from model.evaluation.metrics import Figures, evaluate
+from model.evaluation.protocols import Split, Splits, splits
 from model.evaluation.reference import DenseRecall, popular_recall
 from model.files import new_file, write_json
 from model.network.config import RecallConfig
@@ -62,24 +56,25 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     started = time.perf_counter()
     torch.manual_seed(config.seed)
     model = new_network(config.model, dataset.catalogue, dataset.users).to(device)
-    cases = _some_cases(validation_split(dataset), config)
+    parts = splits(dataset, config.protocol)
+    training, cases = parts.training(), _some_cases(parts.validation, config)
 
     def validator(recall: RecallConfig) -> Any:
         return lambda model: _validation(DenseRecall(model, recall), dataset, cases)
 
     progress: dict[str, Progress] = {}
-    first = pretraining(config.pretrain, dataset, validator(ONE_INTEREST))
-    second = prompt_tuning(config.tune, dataset, validator(config.recall))
+    first = pretraining(config.pretrain, training, validator(ONE_INTEREST))
+    second = prompt_tuning(config.tune, training, validator(config.recall))
     if config.stages != "tune":
-        progress["pretrain"] = fit(model, dataset, first, config.out, config.seed, config.resume)
+        progress["pretrain"] = fit(model, training, first, config.out, config.seed, config.resume)
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     if config.stages != "pretrain":
-        progress["tune"] = fit(model, dataset, second, config.out, config.seed, config.resume)
+        progress["tune"] = fit(model, training, second, config.out, config.seed, config.resume)
     if not distributed.is_first():
         return {}
     draw_curves(progress, config.out / "curves.png")
     log.info("trained in %.0f s; testing", time.perf_counter() - started)
-    return _test(config, dataset, model)
+    return _test(config, parts, training, model)
 
 
 def load_run(
@@ -138,12 +133,15 @@ def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
 def _some_cases(split: Split, config: TrainConfig) -> Split:
     """Draws at most `validation_users` cases by the seed."""
     if len(split.users) == 0:
-        raise ValueError("no user has three events or more: nothing to validate on")
+        raise ValueError(
+            f"the {config.protocol.split} protocol leaves no user to validate on: histories are "
+            "too short"
+        )
     if len(split.users) <= config.validation_users:
         return split
     rng = np.random.default_rng(config.seed)
     chosen = np.sort(rng.choice(len(split.users), config.validation_users, replace=False))
-    return Split(split.users[chosen], split.targets[chosen], split.lengths[chosen])
+    return split.at(chosen)
 
 
 def _validation(recall: DenseRecall, dataset: Dataset, cases: Split) -> dict[str, float]:
@@ -151,10 +149,10 @@ def _validation(recall: DenseRecall, dataset: Dataset, cases: Split) -> dict[str
     return {name: metrics[name] for name in ("NDCG@20", "HR@10")}
 
 
-def _test(config: TrainConfig, dataset: Dataset, model: GPT) -> Figures:
+def _test(config: TrainConfig, parts: Splits, training: Dataset, model: GPT) -> Figures:
     """Writes the run's test figures and its baselines to metrics.json, and returns them."""
-    split = test_split(dataset)
-    figures = {"popularity": evaluate(popular_recall(popularity(dataset)), dataset, split)}
+    dataset, split = parts.dataset, parts.test
+    figures = {"popularity": evaluate(popular_recall(popularity(training)), dataset, split)}
     if config.peer or config.model.network != "gpt":
         name = config.peer or config.model.network
         figures[name] = evaluate(DenseRecall(model, ONE_INTEREST), dataset, split)

@@ -11,8 +11,9 @@ from cli.main import main
 from index.build import DECIDING_BATCH
 from model.artifact.bundle import find_bundle, load_artifact
 from model.artifact.config import AddConfig
-from model.data.dataset import Dataset, test_split
+from model.data.dataset import Dataset
 from model.evaluation.metrics import evaluate
+from model.evaluation.protocols import splits
 from model.network.gpt import GPT
 from service.offline import add_items, export_bundle, service_recall
 from service.recall.recaller import Recaller
@@ -158,7 +159,7 @@ def test_nothing_to_add_leaves_everything_as_it_was(folder: Path, tmp_path: Path
 def test_an_extended_bundle_is_measured_on_the_data_of_its_base(
     folder: Path, tmp_path: Path, dataset: Dataset
 ) -> None:
-    split = test_split(dataset)
+    split = splits(dataset).test
     before = evaluate(service_recall(Recaller.load(folder), dataset), dataset, split)
     rows = "item_id,neighbours\nnew,i2\n"
     add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows), length=1e-6))

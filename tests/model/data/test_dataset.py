@@ -8,10 +8,7 @@ import pytest
 from model.data.dataset import (
     Dataset,
     held_out_users,
-    test_split,
-    training_lengths,
     training_view,
-    validation_split,
 )
 
 HISTORIES = {"ann": [0, 1, 2, 0], "bob": [3, 1], "cy": [2], "dee": [1, 2, 3]}
@@ -47,20 +44,45 @@ def test_load(directory: Path) -> None:
         dataset.history(0)[0] = 3
 
 
-def test_splits_leave_one_out(directory: Path) -> None:
+def test_first_events(directory: Path) -> None:
     dataset = Dataset.load(directory)
-    test, validation = test_split(dataset), validation_split(dataset)
-    assert test.users.tolist() == validation.users.tolist() == [0, 3]  # three events at least
-    assert test.targets.tolist() == [0, 3]
-    assert test.lengths.tolist() == [3, 2]
-    assert validation.targets.tolist() == [2, 2]
-    assert validation.lengths.tolist() == [2, 1]
-    assert training_lengths(dataset).tolist() == [2, 2, 1, 1]
-    for split in (test, validation):
-        assert split.users.dtype == np.int64
-        assert split.lengths.dtype == np.int64
-        assert split.targets.dtype == np.int32
-    assert training_lengths(dataset).dtype == np.int64
+    part = dataset.first_events(np.array([2, 0, 1, 3]))
+    assert [part.history(user).tolist() for user in range(4)] == [[0, 1], [], [2], [1, 2, 3]]
+    assert part.user_ids == dataset.user_ids
+    assert part.catalogue == 4
+    assert part.times is None
+
+
+def with_times(directory: Path, kind: str = "clock") -> np.ndarray:
+    """Adds times to a data set; returns them."""
+    times = np.arange(10) * 1000 + 5
+    np.save(directory / "times.npy", times)
+    about = json.loads((directory / "dataset.json").read_text())
+    (directory / "dataset.json").write_text(json.dumps(about | {"format": 2, "times": kind}))
+    return times
+
+
+def test_times(directory: Path) -> None:
+    times = with_times(directory)
+    dataset = Dataset.load(directory)
+    assert dataset.clock
+    assert dataset.times is not None
+    assert dataset.times.tolist() == times.tolist()
+    some = dataset.of_users(np.array([1, 3])).first_events(np.array([1, 2]))
+    assert some.times is not None
+    assert some.times.tolist() == [4005, 7005, 8005]
+    with_times(directory, "relative")
+    assert not Dataset.load(directory).clock
+
+
+def test_times_must_fit(directory: Path) -> None:
+    with_times(directory)
+    np.save(directory / "times.npy", np.arange(9))
+    with pytest.raises(ValueError, match=r"times\.npy has 9 rows where dataset\.json says 10"):
+        Dataset.load(directory)
+    (directory / "times.npy").unlink()
+    with pytest.raises(ValueError, match=r"times\.npy is missing"):
+        Dataset.load(directory)
 
 
 def test_no_directory(tmp_path: Path) -> None:
@@ -89,7 +111,7 @@ def test_truncated_file(directory: Path, file: str, kept: float) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "not of format 1"),
+        ({"format": 3}, "not of format 2"),
         ({"name": 7}, "'name' is missing or of a wrong type"),
         ({"items": 5}, r"items\.parquet has 4 rows where dataset\.json says 5"),
         ({"users": 3}, r"users\.parquet has 4 rows where dataset\.json says 3"),
@@ -158,8 +180,3 @@ def test_held_out_users_are_in_no_part_of_training(directory: Path) -> None:
     assert training_view(dataset, 0.0, seed=1) is dataset
     draws = {tuple(held_out_users(dataset, 0.5, seed).tolist()) for seed in range(20)}
     assert len(draws) > 1
-
-
-def test_a_split_of_some_users(directory: Path) -> None:
-    cases = test_split(Dataset.load(directory)).of_users(np.array([1, 3]))
-    assert (cases.users.tolist(), cases.targets.tolist(), cases.lengths.tolist()) == ([3], [3], [2])

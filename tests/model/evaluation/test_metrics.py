@@ -9,11 +9,18 @@ from model.data.dataset import (
     Dataset,
     IntArray,
     popularity,
-    test_split,
-    training_lengths,
-    validation_split,
 )
-from model.evaluation.metrics import Figures, check_equal, evaluate, format_figures, ndcg, ranks
+from model.evaluation.config import ProtocolConfig
+from model.evaluation.metrics import (
+    Figures,
+    check_equal,
+    evaluate,
+    format_figures,
+    ndcg,
+    ranks,
+    set_recalls,
+)
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall, pad, popular_recall
 from model.network.config import RecallConfig
 
@@ -26,7 +33,7 @@ def test_ranks_and_ndcg() -> None:
 
 
 def test_evaluate_against_a_hand_count(dataset: Dataset) -> None:
-    split = test_split(dataset)
+    split = splits(dataset).test
     place = {int(user): i % 25 for i, user in enumerate(split.users)}  # 0-based rank; ≥ 20 missing
 
     def recall(
@@ -60,17 +67,15 @@ def test_unknown_users_are_asked_for_as_such(dataset: Dataset) -> None:
         asked.extend(users_B.tolist())
         return [np.full((len(users_B), k), -1) for k in ks]
 
-    evaluate(recall, dataset, test_split(dataset), deep=(), known_users=False)
+    evaluate(recall, dataset, splits(dataset).test, deep=(), known_users=False)
     assert set(asked) == {-1}
 
 
-def test_popularity_counts_training_events_only(dataset: Dataset) -> None:
-    expected = np.zeros(dataset.catalogue, dtype=int)
-    for user, length in enumerate(training_lengths(dataset)):
-        for item in dataset.history(user)[:length]:
-            expected[item] += 1
-    assert popularity(dataset).tolist() == expected.tolist()
-    assert expected.sum() < len(dataset.events)
+def test_popularity_counts_events(dataset: Dataset) -> None:
+    training = splits(dataset).training()
+    expected = [(training.events == row).sum() for row in range(dataset.catalogue)]
+    assert popularity(training).tolist() == expected
+    assert sum(expected) < len(dataset.events)
 
 
 def test_popular_recall_leaves_out_the_history() -> None:
@@ -84,7 +89,7 @@ def test_popular_recall_leaves_out_the_history() -> None:
 def test_dense_recall_returns_unseen_items_once(dataset: Dataset, interests: int) -> None:
     model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
     recall = DenseRecall(model, RecallConfig(interests=interests, first_share=0.6))
-    split = validation_split(dataset)
+    split = splits(dataset).validation
     histories = [
         dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
     ]
@@ -137,3 +142,29 @@ def test_figures_are_compared_to_the_fourth_decimal() -> None:
 def test_figures_with_nothing_in_common_are_not_equal(figures: Figures) -> None:
     with pytest.raises(ValueError, match=r"nothing to compare.*training recorded recgpt \(HR@5\)"):
         check_equal(figures, {"recgpt": {"HR@5": 0.1}})
+
+
+def test_recall_of_sets() -> None:
+    rows = np.array([[4, 2, 9], [1, 2, 3], [7, -1, -1]])
+    sets = np.array([[9, 4, 0, 8], [5, -1, -1, -1], [7, -1, 0, -1]])
+    assert set_recalls(rows, sets).tolist() == [0.5, 0.0, 0.5]
+
+
+def test_the_next_item_and_the_set_are_measured_together(dataset: Dataset) -> None:
+    split = splits(dataset, ProtocolConfig(split="next-set", targets="2")).test
+
+    def recall(
+        histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+    ) -> list[IntArray]:
+        """The last but one of a user's events at the second place, its last at the fourth."""
+        own = np.array([dataset.history(int(user))[-2:] for user in users_B])
+        rows = np.full((len(users_B), 50), -1)
+        rows[:, 1], rows[:, 3] = own.T
+        return [rows[:, :k] for k in ks]
+
+    metrics = evaluate(recall, dataset, split, deep=(2, 20), batch=7)
+    assert metrics["HR@5"] == 1
+    assert metrics["NDCG@5"] == pytest.approx(1 / math.log2(3))
+    differ = np.array([len(set(dataset.history(u)[-2:])) for u in range(dataset.users)])
+    assert metrics["recall@2"] == pytest.approx((1 / differ).mean())
+    assert metrics["recall@20"] == 1

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from model.data.dataset import Dataset, test_split
+from model.data.dataset import Dataset
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall, at_positions, merge_by_quotas
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
@@ -22,7 +23,7 @@ def test_merged_lists_are_the_reference_recalls(
     dataset: Dataset, model: GPT, interests: int, share: float
 ) -> None:
     """One rollout of four interests serves lists of fewer, whatever the split."""
-    split = test_split(dataset)
+    split = splits(dataset).test
     lists = top_lists(model, dataset, split, interests=4, batch=7)
     merged = at_positions(lists, merge_by_quotas(lists, quotas(20, interests, share)), -1)
     recall = DenseRecall(model, RecallConfig(interests=interests, first_share=share))

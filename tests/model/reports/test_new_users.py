@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tiny
 
-from model.data.dataset import Dataset, held_out_users, test_split
+from model.data.dataset import Dataset, held_out_users
 from model.evaluation.metrics import evaluate
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.reports.new_users import compare_new_users
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
@@ -44,7 +45,7 @@ def test_a_run_knows_nothing_of_the_users_it_held_out(folder: Path) -> None:
 def test_the_same_cases_are_measured_in_both_runs(folder: Path) -> None:
     found = compare_new_users(folder / "without", folder / "along")
     dataset = Dataset.load(folder / "data")
-    split = test_split(dataset).of_users(held_out_users(dataset, 0.2, seed=1))
+    split = splits(dataset).test.of_users(held_out_users(dataset, 0.2, seed=1))
     assert found["cases"] == len(split.users) == 12
     for run, name, known in (
         ("without", "new: history only", False),

@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from cli.main import main
-from model.data.dataset import Dataset, test_split
+from model.data.dataset import Dataset
 from model.evaluation.metrics import ranks
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.reports.examples import LISTED, choose_examples
 from model.reports.report import write_report
@@ -134,8 +135,8 @@ def test_what_the_data_says_is_escaped(page: str) -> None:
 def test_examples_are_what_the_model_recalls(data: Path) -> None:
     dataset = Dataset.load(data)
     model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)  # hits and misses
-    examples = choose_examples(dataset, model, tiny.RECALL, seed=3)
-    split = test_split(dataset)
+    split = splits(dataset).test
+    examples = choose_examples(dataset, split, model, tiny.RECALL, seed=3)
     recall = DenseRecall(model, tiny.RECALL)
     titles = dataset.items["title"].to_list()
     assert {bool(example.rank) for example in examples} == {True, False}
@@ -161,7 +162,7 @@ def test_examples_are_what_the_model_recalls(data: Path) -> None:
 
 def test_ids_stand_in_for_titles_that_are_missing(dataset: Dataset) -> None:
     model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
-    (example, *_) = choose_examples(dataset, model, tiny.RECALL, seed=1)
+    (example, *_) = choose_examples(dataset, splits(dataset).test, model, tiny.RECALL, seed=1)
     assert example.target.title in dataset.item_ids
     assert example.target.about == ""
 

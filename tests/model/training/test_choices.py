@@ -9,8 +9,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from model.data.dataset import validation_split
 from model.evaluation.metrics import evaluate
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
@@ -77,7 +77,7 @@ def test_the_test_split_chooses_no_share(runs: tuple[Path, Path]) -> None:
 def test_each_stage_is_judged_by_the_list_that_it_is_for(runs: tuple[Path, Path]) -> None:
     run = runs[0]
     trained, dataset, model = load_run(run, "pretrain")
-    split = validation_split(dataset)
+    split = splits(dataset).validation
     one, served = (
         evaluate(DenseRecall(model, recall), dataset, split, deep=())["NDCG@20"]
         for recall in (ONE_INTEREST, trained.recall)

@@ -11,8 +11,9 @@ from index.ivf import search as ivf_search
 from index.kernels import int8_gemm, topk
 from model.artifact.bundle import load_artifact, new_bundle, read_item_vectors
 from model.artifact.manifest import ArtifactError
-from model.data.dataset import Dataset, test_split
+from model.data.dataset import Dataset
 from model.evaluation.metrics import evaluate
+from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT
 from service.offline import export_bundle, service_recall
@@ -53,7 +54,7 @@ def one(recaller: Recaller, query: Query) -> Candidates:
 def test_equals_the_trainers_reference(
     recaller: Recaller, model: GPT, dataset: Dataset, k: int
 ) -> None:
-    split = test_split(dataset)
+    split = splits(dataset).test
     histories = [
         dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
     ]
@@ -63,7 +64,7 @@ def test_equals_the_trainers_reference(
 
 
 def test_equals_the_trainers_figures(recaller: Recaller, model: GPT, dataset: Dataset) -> None:
-    split = test_split(dataset)
+    split = splits(dataset).test
     served = evaluate(service_recall(recaller, dataset), dataset, split, deep=(20,))
     trained = evaluate(DenseRecall(model, RECALL), dataset, split, deep=(20,))
     assert served == trained
