@@ -1,4 +1,4 @@
-"""Events that belong together: those of a day, of a session, or so many in a row.
+"""Events that belong together: those of a day, of a session, or a number of them in a row.
 
 Shapes: U users, N events, G sets.
 """

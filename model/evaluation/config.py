@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 EventSet = Annotated[str, StringConstraints(pattern=r"^(next|day|session|[1-9][0-9]*)$")]
 """Events that belong together: one event (next), those of a day or of a session by their times, or
-so many events in a row."""
+this number of events in a row."""
 
 
 class ProtocolConfig(BaseModel, frozen=True):
