@@ -67,7 +67,8 @@ class QueryBatch(NamedTuple):
     @property
     def warm_W(self) -> Ints:
         """The indices of the queries that have one."""
-        return np.flatnonzero(~self.cold_B)
+        warm_W: Ints = self.newest.lengths_B.nonzero()[0]
+        return warm_W
 
     def steps(self) -> Iterator[Step]:
         """Yields the steps of the rollout of all warm queries; none if every query is cold."""

@@ -46,12 +46,7 @@ class ExactSearcher:
         at_once = min(len(interests_WD), self._catalogue.max_queries)
         if len(self._scores.slack_B) < at_once:
             self._scores = Int8Scores.allocate(at_once, self._catalogue)
-        for first in range(0, len(interests_WD), at_once):
-            part = slice(first, first + at_once)
-            of_part = step._replace(queries_W=step.queries_W[part], quotas_W=step.quotas_W[part])
-            _search(
-                self._catalogue, self._scores, self._workspace, interests_WD[part], of_part, lists
-            )
+        _search(self._catalogue, self._scores, self._workspace, interests_WD, step, lists)
         times.lap("search")
         offers_W: Ints = lists.offered_BM[step.queries_W, step.interest]
         return offers_W
@@ -66,15 +61,21 @@ def _search(
     step: Step,
     lists: CandidateLists,
 ) -> None:
-    """Scores the catalogue for all queries of a step, then extends their lists one by one."""
-    score_all(catalogue, interests_WD, scores)
-    for at in range(len(interests_WD)):
-        scores_P, slack, interest_D = scores.scores_BP[at], scores.slack_B[at], interests_WD[at]
-        query, quota = step.queries_W[at], step.quotas_W[at]
-        offer = _select(
-            catalogue.vectors_VD, interest_D, scores_P, slack, workspace, step, lists, query, quota
-        )
-        lists.offered_BM[query, step.interest] = max(offer, 0)
+    """Scores the catalogue for the queries of a step, then extends their lists one by one.
+
+    Takes as many queries at once as `scores` has memory for.
+    """
+    vectors_VD, at_once = catalogue.vectors_VD, len(scores.slack_B)
+    for first in range(0, len(interests_WD), at_once):
+        part_WD = interests_WD[first : first + at_once]
+        score_all(catalogue, part_WD, scores)
+        for at in range(len(part_WD)):
+            scores_P, slack, interest_D = scores.scores_BP[at], scores.slack_B[at], part_WD[at]
+            query, quota = step.queries_W[first + at], step.quotas_W[first + at]
+            offer = _select(
+                vectors_VD, interest_D, scores_P, slack, workspace, step, lists, query, quota
+            )
+            lists.offered_BM[query, step.interest] = max(offer, 0)
 
 
 @inlined
