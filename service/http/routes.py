@@ -232,7 +232,7 @@ class Routes:
         problem = self._process_problem()
         if problem != self._logged_problem:
             self._logged_problem = problem
-            log.warning("not ready: %s", problem) if problem else log.info("ready again")
+            log.warning("not ready: %s", problem) if problem else log.info("ready")
         if problem or not self._engine.bundle:
             raise NotReady(problem)
         return self._engine.bundle
