@@ -150,7 +150,7 @@ def _mark_excluded(lists: CandidateLists, query: Integer, mark: bool) -> None:
     """Sets the marks of the items that the query excludes.
 
     A hit is then checked by a look at its mark, however many items are excluded. Marks are reset
-    item by item, because to clear the whole array would cost a pass over the catalogue a query.
+    item by item, because to clear the whole array would cost a pass over the catalogue per query.
     """
     excluded = lists.excluded
     for at in range(excluded.offsets_B[query], excluded.offsets_B[query + 1]):

@@ -2,7 +2,7 @@
 
 **The hash table.** A Python dictionary of ten million ids takes more than a gigabyte, and each
 look-up waits for main memory three or four times. Here the UTF-8 bytes of all ids are stored in one
-array. A hash table with open addressing has 2 to 4 slots an id, of 8 bytes each: the upper half of
+array. A hash table with open addressing has 2 to 4 slots per id, of 8 bytes each: the upper half of
 the id's hash, and its row + 1; 0 marks a free slot. A look-up starts at the slot given by the lower
 bits of the hash and moves on, slot by slot, until it finds the id or a free slot. It compares bytes
 only if the halves of the hashes agree, so that a miss seldom reads anything but the table.

@@ -1,4 +1,4 @@
-"""Candidates to JSON: one compiled call a query.
+"""Candidates to JSON: one compiled call per query.
 
 The encoder copies texts that are JSON already, namely the quoted id of each item and what comes
 between the fields, and writes the digits of the scores itself. It runs in the engine process, so
@@ -49,7 +49,7 @@ class JsonEncoder:
         self._lengths_X = np.array([len(text) for text in TEXTS])
 
     def encode(self, found: Candidates) -> bytes:
-        """Returns a JSON array of `service.http.schemas.Candidate`, one a line.
+        """Returns a JSON array of `service.http.schemas.Candidate`, one per line.
 
         Scores are rounded to six decimals.
         """

@@ -7,7 +7,7 @@ which tokens it sees.
 
 **The KV cache** of a layer has two parts. The prefill fills the first with the inputs, keys and
 values of all history tokens, in the same order. Each step appends one offered item to each history;
-as there is no space between two histories, those tokens have arrays of their own, a row a step.
+as there is no space between two histories, those tokens have arrays of their own, one row per step.
 
 Shapes: B queries, S tokens of all histories, A steps (offered items a history), N any tokens, T
 tokens that one token sees, D width, E = 2 D (keys, then values), F width of the feed-forward layer,
@@ -312,7 +312,7 @@ def gelu(x_F: Floats, bias_F: Floats) -> None:
     """Replaces x by GELU of x + bias.
 
     The error function is evaluated by Horner's rule, with the coefficients that Eigen and XLA use
-    for float32. The C library's `erf` takes one number a call, which cannot become a vector loop.
+    for float32. The C library's `erf` takes one number per call, which cannot become a vector loop.
     """
     for at in range(len(x_F)):
         x = x_F[at] + bias_F[at]

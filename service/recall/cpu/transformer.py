@@ -5,7 +5,7 @@ appends an offered item to every history. Each is one call of compiled code: wit
 Runtime, the overhead of a thousand small operations took as long as their arithmetic
 (docs/results/bench.md).
 
-Shapes: V catalogue, I longest history, Z layers; else see `service.recall.cpu.layer_kernels`.
+Shapes: V catalogue, I longest history; else see `service.recall.cpu.layer_kernels`.
 """
 
 from typing import NamedTuple

@@ -18,7 +18,7 @@ def hits(*lists: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def merged(*lists: list[int], excluded: list[int] | None = None, quotas: list[int]) -> Candidates:
-    """The list of one query, from a list of hits and a quota an interest."""
+    """The list of one query, from a list of hits and a quota per interest."""
     batch = query_batch([excluded or []], [quotas])
     merging = CandidateLists.empty(batch, CATALOGUE, 1)
     for interest, (rows, quota) in enumerate(zip(lists, quotas, strict=True)):
