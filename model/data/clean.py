@@ -12,7 +12,7 @@ from model.data import parquet
 from model.data.account import Account
 from model.data.config import Format
 from model.data.ids import id_problem, id_text
-from model.data.table import Table, open_table, read_lines
+from model.data.table import Table, open_table, read_gaps, read_lines
 from model.data.times import TimeRange, time_key, time_range
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def clean_logs(files: Sequence[tuple[Path, Format]], columns: Columns, scratch: 
     spaces = rows.select(pl.col("spaces").sum()).collect(engine="streaming").item()
     hints = [f"spaces around ids were taken off in {spaces:,} rows"] if spaces else []
     events = rows.filter(pl.col("problem").is_null()).drop("problem", "line", "text", "spaces")
-    timed = files[0][1] != "lines" and not columns.in_order
+    timed = files[0][1] not in ("lines", "gaps") and not columns.in_order
     times = time_range(events) if timed else None
     return CleanLog(events, account, times, hints + (times.hints if times else []))
 
@@ -107,10 +107,10 @@ def _nothing_usable(path: Path, account: Account) -> str:
 
 def _reader(path: Path, kind: Format, columns: Columns) -> Reader:
     """Looks up the columns of a file; what it returns reads the file."""
-    if kind == "lines":
-        rows = read_lines(path).with_columns(
-            time=pl.lit(0.0), rest=pl.lit(0, pl.Int64), spaces=pl.lit(False)
-        )
+    if kind == "lines" or kind == "gaps":
+        time = pl.col("time").cast(pl.Float64) if kind == "gaps" else pl.lit(0.0)
+        rows = read_gaps(path) if kind == "gaps" else read_lines(path)
+        rows = rows.with_columns(time=time, rest=pl.lit(0, pl.Int64), spaces=pl.lit(False))
         return lambda _: _with_problem(rows)
     table = open_table(path, kind)
     wanted = _expressions(table, columns)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-Format = Literal["csv", "tsv", "parquet", "lines"]
+Format = Literal["csv", "tsv", "parquet", "lines", "gaps"]
 
 
 class PrepareConfig(BaseModel, frozen=True):
@@ -15,8 +15,9 @@ class PrepareConfig(BaseModel, frozen=True):
     out: Path = Field(description="folder to write the data set to")
     format: Literal["auto"] | Format = Field(
         "auto",
-        description="csv, tsv, parquet, or lines (`user item item …` in order of time); "
-        "auto goes by the suffix",
+        description="csv, tsv, parquet, lines (`user item item …` in order of time), or gaps "
+        "(lines, a tab, and for each event the seconds since the one before); auto goes by the "
+        "suffix",
     )
     user_column: str | None = Field(None, description="column of user ids (default: a usual name)")
     item_column: str | None = Field(None, description="column of item ids (default: a usual name)")

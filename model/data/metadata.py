@@ -111,7 +111,7 @@ def open_metadata(path: Path, columns: MetadataColumns) -> MetadataFile:
     item's id can't be one.
     """
     ((file, kind), *more) = log_files(path, "auto")
-    if more or kind == "lines":
+    if more or kind == "lines" or kind == "gaps":
         raise ValueError(f"{path}: item metadata is one CSV, TSV or Parquet file")
     table = open_table(file, kind)
     names, hints = _names(table, columns)

@@ -33,6 +33,7 @@ from model.data.metadata import (
     add_metadata,
     open_metadata,
 )
+from model.data.times import whole_seconds
 from model.files import is_empty, new_folder, write_json
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,10 @@ def prepare(config: PrepareConfig) -> Report:
                 "--min-item-events (0: keep all)"
             )
         kept.sink_parquet(scratch / "kept.parquet", compression="lz4")
-        lengths_U, counts_V = write_events(scratch / "kept.parquet", folder, len(users), len(items))
+        timed = clean.times is not None or files[0][1] == "gaps"
+        lengths_U, counts_V = write_events(
+            scratch / "kept.parquet", folder, len(users), len(items), timed
+        )
         catalogue = pl.DataFrame({"item_id": item_ids.gather(items), "count": counts_V})
         about = None
         if metadata is not None:
@@ -114,7 +118,8 @@ def prepare(config: PrepareConfig) -> Report:
         pl.DataFrame({"user_id": user_ids.gather(users)}).write_parquet(folder / "users.parquet")
         shutil.rmtree(scratch)
         report = _report(clean, hints, lengths_U, counts_V, about)
-        write_json(folder / "dataset.json", _description(config, report))
+        times = ("clock" if clean.times else "relative") if timed else None
+        write_json(folder / "dataset.json", _description(config, report, times))
     return report
 
 
@@ -124,7 +129,7 @@ def _check(config: PrepareConfig) -> tuple[list[tuple[Path, Format]], MetadataFi
     if config.in_order and config.time_column is not None:
         raise ValueError("--in-order reads no time: leave out --time-column, or --in-order")
     named = (config.user_column, config.item_column, config.time_column)
-    if files[0][1] == "lines" and any(named):
+    if files[0][1] in ("lines", "gaps") and any(named):
         raise ValueError(
             f"{config.input} is read as lines, which have no columns: leave out --user-column, "
             "--item-column and --time-column, or name another --format"
@@ -173,7 +178,7 @@ def _report(
     )
 
 
-def _description(config: PrepareConfig, report: Report) -> dict[str, Any]:
+def _description(config: PrepareConfig, report: Report, times: str | None) -> dict[str, Any]:
     """Returns the content of dataset.json."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", config.input.resolve().stem).strip(".-_")
     return {
@@ -182,23 +187,27 @@ def _description(config: PrepareConfig, report: Report) -> dict[str, Any]:
         "users": report.users,
         "items": report.items,
         "events": report.events,
+        "times": times,
         "report": report.model_dump(),
     }
 
 
 def write_events(
-    kept: Path, folder: Path, users: int, items: int
+    kept: Path, folder: Path, users: int, items: int, timed: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-    """Writes events.npy and offsets.npy; returns the number of events of users U and of items V."""
+    """Writes events.npy, offsets.npy and, if the events are `timed`, times.npy.
+
+    Returns the number of events of users U and of items V.
+    """
     events = parquet.scan(kept)
     lengths = events.group_by("user").len().collect(engine="streaming").sort("user")
     lengths_U = lengths["len"].to_numpy().astype(np.int64)
     offsets = np.concatenate(([0], np.cumsum(lengths_U)))
     np.save(folder / "offsets.npy", offsets)
     counts_V = np.zeros(items, dtype=np.int64)
-    out = np.lib.format.open_memmap(
-        folder / "events.npy", mode="w+", dtype=np.int32, shape=(int(offsets[-1]),)
-    )
+    out = _new_array(folder / "events.npy", np.int32, int(offsets[-1]))
+    times = _new_array(folder / "times.npy", np.int64, len(out)) if timed else None
+    seconds = whole_seconds(events) if timed else None
     with tqdm(total=len(out), desc="order", unit=" events", leave=False, disable=None) as bar:
         first = 0
         while first < users:
@@ -209,8 +218,17 @@ def write_events(
             ordered = part.collect(engine="streaming").sort("user", "time", "rest", "order")
             rows = ordered["item"].to_numpy()
             out[offsets[first] : offsets[last]] = rows
+            if times is not None and seconds is not None:
+                times[offsets[first] : offsets[last]] = ordered.select(seconds).to_series()
             counts_V += np.bincount(rows, minlength=items)
             bar.update(len(rows))
             first = last
-    out.flush()
+    for array in (out, times):
+        if array is not None:
+            array.flush()
     return lengths_U, counts_V.astype(np.uint32)
+
+
+def _new_array(path: Path, dtype: type[np.generic], length: int) -> np.memmap[Any, Any]:
+    """A flat array in a file, to be filled."""
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))

@@ -124,13 +124,42 @@ def open_table(path: Path, kind: Literal["csv", "tsv", "parquet"]) -> Table:
 
 def read_lines(path: Path) -> pl.LazyFrame:
     """Returns the events of S3-Rec's form `user item item …`: line, text, problem, user, item."""
-    words = pl.col("text").str.extract_all(r"\S+")
-    lines = read_text(path).with_columns(user=words.list.first(), item=words.list.slice(1))
+    return _lines(path, pl.col("text")).explode("item", empty_as_null=True)
+
+
+def read_gaps(path: Path) -> pl.LazyFrame:
+    """Returns the events of lines with the seconds since the user's event before behind a tab.
+
+    That is `read_lines` with the column time: seconds since the first event of the line.
+    """
+    parts = pl.col("text").str.splitn("\t", 2)
+    gaps = parts.struct.field("field_1").fill_null("").str.extract_all(r"\S+")
+    lines = _lines(path, parts.struct.field("field_0"), gaps.alias("gaps"))
+    lines = lines.with_columns(pl.col("gaps").list.eval(pl.element().cast(pl.Int64, strict=False)))
+    bad = pl.col("gaps").list.eval(pl.element().is_null() | (pl.element() < 0)).list.any()
+    problem = (
+        pl.when(pl.col("gaps").list.len() != pl.col("item").list.len())
+        .then(pl.lit("not as many seconds as items"))
+        .when(bad)
+        .then(pl.lit("seconds are no number from 0 up"))
+    )
+    lines = lines.with_columns(problem=pl.coalesce("problem", problem))
+    since_first = pl.col("gaps").list.eval(pl.element().cum_sum())
+    # explode takes lists of one length, those of malformed lines too
+    none = pl.col("item").list.eval(pl.lit(0, pl.Int64))
+    times = pl.when(pl.col("problem").is_null()).then(since_first).otherwise(none)
+    lines = lines.with_columns(time=times).drop("gaps")
+    return lines.explode("item", "time", empty_as_null=True)
+
+
+def _lines(path: Path, text: pl.Expr, *more: pl.Expr) -> pl.LazyFrame:
+    """Lines of words: line, text (cut), problem, user, the list item, and `more` of the line."""
+    words = text.str.extract_all(r"\S+")
+    lines = read_text(path).with_columns(*more, user=words.list.first(), item=words.list.slice(1))
     problem = pl.coalesce(
         _unreadable(), pl.when(pl.col("item").list.len() == 0).then(pl.lit("no items in the line"))
     )
-    lines = lines.with_columns(problem=problem, text=pl.col("text").str.head(EXAMPLE))
-    return lines.explode("item", empty_as_null=True)
+    return lines.with_columns(problem=problem, text=pl.col("text").str.head(EXAMPLE))
 
 
 def read_text(path: Path) -> pl.LazyFrame:

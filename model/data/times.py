@@ -89,6 +89,18 @@ def time_range(times: pl.LazyFrame) -> TimeRange:
     return TimeRange(_moment(first), _moment(last), hints)
 
 
+def whole_seconds(events: pl.LazyFrame) -> pl.Expr:
+    """Returns the whole seconds (Int64) of the columns time and rest, in the unit of the largest.
+
+    Numbers that are too small to tell their unit count as seconds.
+    """
+    largest = events.select(pl.col("time").abs().max()).collect(engine="streaming").item()
+    _, _, length = [unit for unit in UNITS if largest >= unit[1]][-1]
+    per_second = round(1 / length) if length else 1
+    whole = pl.col("time").floor().cast(pl.Int64) + pl.col("rest")
+    return whole // per_second
+
+
 def _date(time: float) -> datetime | None:
     """Returns the date that a number is likely to mean; None if it is likely to be no date."""
     _, _, seconds = [unit for unit in UNITS if abs(time) >= unit[1]][-1]

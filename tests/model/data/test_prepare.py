@@ -1,7 +1,7 @@
 import json
 import os
 import re
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +395,7 @@ def test_same_result_every_time(tmp_path: Path) -> None:
             ("users", ".parquet"),
             ("events", ".npy"),
             ("offsets", ".npy"),
+            ("times", ".npy"),
         )
     }
 
@@ -533,3 +534,63 @@ def test_public_data_sets(
         " ".join([user, *row]) for user, row in histories(Dataset.load(tmp_path / "out")).items()
     ]
     assert found == lines
+
+
+def test_times_are_kept_in_seconds(tmp_path: Path) -> None:
+    times = [1_700_000_030, 1_700_000_020, 1_700_000_010, 1_700_000_020, 1_700_000_031]
+    expected = [1_700_000_010, 1_700_000_030, 1_700_000_031, *[1_700_000_020] * 2]
+    for unit, per_second in (("s", 1), ("ms", 10**3), ("us", 10**6), ("ns", 10**9)):
+        written = [time * per_second + per_second // 2 for time in times]
+        path = tmp_path / unit / "log.parquet"
+        path.parent.mkdir()
+        pl.DataFrame(LOG | {"timestamp": written}).write_parquet(path)
+        _, dataset = run(path)
+        assert histories(dataset) == ORDERED
+        assert dataset.times is not None
+        assert dataset.times.tolist() == expected
+        assert dataset.clock
+
+
+def test_small_numbers_count_as_seconds(tmp_path: Path) -> None:
+    pl.DataFrame(LOG).write_csv(tmp_path / "log.csv")
+    _, dataset = run(tmp_path / "log.csv")
+    assert dataset.times is not None
+    assert dataset.times.tolist() == [10, 30, 30, 20, 20]
+
+
+def test_dates_are_seconds(tmp_path: Path) -> None:
+    days = [date(2024, 5, 3), date(2024, 5, 2), date(2024, 5, 1), date(2024, 5, 2)]
+    table = pl.DataFrame(LOG | {"timestamp": [*days, date(2024, 5, 3)]})
+    table.write_parquet(tmp_path / "log.parquet")
+    _, dataset = run(tmp_path / "log.parquet")
+    first = int(datetime(2024, 5, 1, tzinfo=UTC).timestamp())
+    assert dataset.times is not None
+    assert ((dataset.times - first) / 86_400).tolist() == [0, 2, 2, 1, 1]
+
+
+def test_without_times_there_are_none(tmp_path: Path) -> None:
+    _, dataset = run(write(tmp_path / "log.txt", "a x y\nb y\n"))
+    assert (dataset.times, dataset.clock) == (None, False)
+    pl.DataFrame(LOG).write_csv(tmp_path / "log.csv")
+    _, dataset = run(tmp_path / "log.csv", in_order=True)
+    assert (dataset.times, dataset.clock) == (None, False)
+
+
+def test_lines_with_gaps(tmp_path: Path) -> None:
+    lines = "a x y x\t0 86400 0\nb y\t7\nc x y\t0\nd x\nf x y\t0 late\ng x y\t0 -5\n\n"
+    report, dataset = run(write(tmp_path / "log.txt", lines), format="gaps")
+    assert histories(dataset) == {"a": ["x", "y", "x"], "b": ["y"]}
+    assert dataset.times is not None
+    assert dataset.times.tolist() == [0, 86_400, 86_400, 7]
+    assert not dataset.clock
+    assert malformed(report) == {
+        "blank line": 1,
+        "not as many seconds as items": 3,
+        "seconds are no number from 0 up": 4,
+    }
+
+
+def test_gaps_have_no_columns(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a x\t0\n")
+    with pytest.raises(ValueError, match="lines, which have no columns"):
+        run(log, format="gaps", user_column="user")
