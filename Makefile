@@ -108,5 +108,5 @@ load: setup ## send recalls and events for 60 s to URL=http://127.0.0.1:8000 (AR
 	  -u 20 -r 20 -t 60s $(ARGS)
 
 clean: ## remove what make created: .venv, demo, build, caches
-	rm -rf $(VENV) demo build *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) demo build *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
