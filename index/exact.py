@@ -127,16 +127,7 @@ class ExactIndex:
             self._scores = Int8Scores.allocate(at_once, self.catalogue)
         scores_BK = np.empty((len(queries_BD), k), dtype=np.float32)
         rows_BK = np.empty((len(queries_BD), k), dtype=np.int64)
-        for first in range(0, len(queries_BD), at_once):
-            part = slice(first, first + at_once)
-            _search(
-                self.catalogue,
-                queries_BD[part],
-                self._scores,
-                self._workspace,
-                scores_BK[part],
-                rows_BK[part],
-            )
+        _search(self.catalogue, queries_BD, self._scores, self._workspace, scores_BK, rows_BK)
         return scores_BK, rows_BK
 
 
@@ -149,15 +140,18 @@ def _search(
     scores_BK: Vectors,
     rows_BK: Rows,
 ) -> None:
-    """Writes the best hits of each query."""
-    k = rows_BK.shape[1]
-    score_all(catalogue, queries_BD, scores)
-    for query in range(len(queries_BD)):
-        scores_P, slack = scores.scores_BP[query], scores.slack_B[query]
-        positions_N = find_candidates(scores_P, k, slack, workspace)
-        keys_K = rescore(queries_BD[query], catalogue.vectors_VD, positions_N, k, workspace)
-        for at in range(k):
-            scores_BK[query, at], rows_BK[query, at] = key_score(keys_K[at]), key_row(keys_K[at])
+    """Writes the best hits of each query; scores as many at once as `scores` has memory for."""
+    vectors_VD, k, at_once = catalogue.vectors_VD, rows_BK.shape[1], len(scores.slack_B)
+    for first in range(0, len(queries_BD), at_once):
+        part_BD = queries_BD[first : first + at_once]
+        score_all(catalogue, part_BD, scores)
+        for at in range(len(part_BD)):
+            scores_P, slack, query = scores.scores_BP[at], scores.slack_B[at], first + at
+            positions_N = find_candidates(scores_P, k, slack, workspace)
+            keys_K = rescore(part_BD[at], vectors_VD, positions_N, k, workspace)
+            for rank in range(k):
+                key = keys_K[rank]
+                scores_BK[query, rank], rows_BK[query, rank] = key_score(key), key_row(key)
 
 
 @inlined
