@@ -3,44 +3,19 @@ import os
 import re
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from preparing import histories, malformed, run, write
 from pydantic import ValidationError
 
 from model.data import prepare as module
 from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
-from model.data.prepare import Report, prepare
+from model.data.prepare import prepare
 
 PUBLIC_DATA = Path(os.environ.get("RECGPT_PUBLIC_DATA", "raw"))
-
-
-def write(path: Path, content: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def run(source: Path, **options: Any) -> tuple[Report, Dataset]:
-    """Prepare without a k-core, unless the options say one."""
-    out = source.parent.parent / f"{source.parent.name}-out" / source.name
-    defaults = {"input": source, "out": out, "min_user_events": 0, "min_item_events": 0}
-    report = prepare(PrepareConfig(**(defaults | options)))
-    return report, Dataset.load(options.get("out", out))
-
-
-def histories(dataset: Dataset) -> dict[str, list[str]]:
-    return {
-        user: [dataset.item_ids[row] for row in dataset.history(number)]
-        for number, user in enumerate(dataset.user_ids)
-    }
-
-
-def malformed(report: Report) -> dict[str, int]:
-    return {reason: bad.count for reason, bad in report.malformed.items()}
 
 
 LOG = {
@@ -75,35 +50,6 @@ def test_lines(tmp_path: Path) -> None:
     assert report.malformed["no items in the line"].examples == ["log.txt:3: 8"]
 
 
-def test_byte_order_mark(tmp_path: Path) -> None:
-    lines = write(tmp_path / "log.txt", b"\xef\xbb\xbf7 3 1\n")
-    assert histories(run(lines)[1]) == {"7": ["3", "1"]}
-    table = write(tmp_path / "log.csv", b"\xef\xbb\xbfuser,item,time\na,x,1\n")
-    assert histories(run(table)[1]) == {"a": ["x"]}
-    quoted = write(tmp_path / "quoted.csv", b'\xef\xbb\xbf"user","item","time"\n"a","x","1"\n')
-    assert histories(run(quoted)[1]) == {"a": ["x"]}
-
-
-def test_recbole_header_and_metadata(tmp_path: Path) -> None:
-    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
-    log = write(tmp_path / "ml.inter", header + "196\t242\t3\t881250949\n196\t1\t3\t5\n")
-    items = write(
-        tmp_path / "ml.item",
-        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
-        '1\t"Toy" Story\t1995\tAnimation Children\'s\n'
-        "242\tCérémonie, La\t\tDrama\n2\tOther\t1995\tAction\n242\tAgain\t1\tDrama\n",
-    )
-    report, dataset = run(log, items=items, genres_column="class")
-    assert histories(dataset) == {"196": ["1", "242"]}
-    assert dataset.items.columns == ["item_id", "count", "title", "release_year", "genres"]
-    assert sorted(dataset.items.rows()) == [
-        ("1", 1, '"Toy" Story', "1995", ["Animation", "Children's"]),
-        ("242", 1, "Cérémonie, La", None, ["Drama"]),
-    ]
-    assert report.metadata is not None
-    assert (report.metadata.rows, report.metadata.repeated, report.metadata.without) == (4, 1, 0)
-
-
 def test_named_columns(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", "who,what,when,user_id\na,x,2,u\na,y,1,u\n")
     names = {"user_column": "who", "item_column": "what", "time_column": "when"}
@@ -127,61 +73,6 @@ def test_rows_in_order_of_time(tmp_path: Path) -> None:
     assert histories(run(log, in_order=True)[1]) == {"a": ["x", "y"], "b": ["x"]}
     with pytest.raises(ValueError, match="--in-order reads no time"):
         run(log, in_order=True, time_column="time", overwrite=True)
-
-
-def test_folder_is_read_in_order_of_name(tmp_path: Path) -> None:
-    folder = tmp_path / "logs"
-    write(folder / "b.csv", "time,user,item\n1,7,x2\n1,8,x2\n")
-    write(folder / "a" / "part.csv", "user,item,time\n7,x1,1\n")
-    write(folder / "_SUCCESS", "")
-    write(folder / ".hidden.csv", "nothing")
-    report, dataset = run(folder)
-    assert histories(dataset) == {"7": ["x1", "x2"], "8": ["x2"]}
-    assert dataset.name == "logs"
-    assert report.rows == 3
-    write(folder / "c.tsv", "user\titem\ttime\n")
-    with pytest.raises(ValueError, match=r"several formats \(csv, tsv\)"):
-        run(folder, overwrite=True)
-
-
-def test_integer_and_string_ids_are_one(tmp_path: Path) -> None:
-    folder = tmp_path / "logs"
-    folder.mkdir()
-    numbers = pl.DataFrame({"user": [7, 7], "item": [1, 2], "time": [1, 2]})
-    numbers.write_parquet(folder / "1.parquet")
-    strings = pl.DataFrame({"user": ["7"], "item": ["1"], "time": [3.5]})
-    strings.with_columns(pl.col("item").cast(pl.Categorical)).write_parquet(folder / "2.parquet")
-    assert histories(run(folder)[1]) == {"7": ["1", "2", "1"]}
-
-
-@pytest.mark.parametrize(
-    "times",  # in order, all of them different
-    [
-        ["-3", "0", "+7", " 8 ", "8.5", "1e3"],
-        ["2023-12-31", "2024-01-01 00:00:00.5", "2024-01-01T00:01", "2024-01-01T00:01:01Z"],
-        ["2024-01-01T02:00:00+02:00", "2024-01-01T00:00:01", "2024-01-01T00:00:02+0000"],
-        ["1700000000000000001", "1700000000000000002", "1700000000000000003"],
-        ["0", "1970-01-01T00:00:01", "2"],  # dates are seconds since 1970
-        [datetime(2024, 1, 1, 0, 0, 0, 1), datetime(2024, 1, 1, 0, 0, 0, 2)],
-        [date(2024, 1, 1), date(2024, 1, 2)],
-        [0.25, 0.5],
-        [2**60, 2**60 + 1, 2**60 + 2],
-    ],
-)
-def test_times(tmp_path: Path, times: list[Any]) -> None:
-    items = [str(number) for number in range(len(times))]
-    table = pl.DataFrame({"user": ["a"] * len(times), "item": items, "time": times}).reverse()
-    path = tmp_path / "log.parquet"
-    table.write_parquet(path)
-    report, dataset = run(path)
-    assert histories(dataset) == {"a": items}
-    assert report.malformed == {}
-
-
-def test_equal_times_in_different_forms_are_ties(tmp_path: Path) -> None:
-    log = "user,item,time\na,1,5.0\na,2,5\na,3,1970-01-01T00:00:05Z\na,4,5\na,5,4\n"
-    _, dataset = run(write(tmp_path / "log.csv", log))
-    assert histories(dataset) == {"a": ["5", "1", "2", "3", "4"]}
 
 
 MALFORMED = [
@@ -235,40 +126,6 @@ def test_malformed_parquet_rows(tmp_path: Path) -> None:
     assert report.malformed["no user id"].examples == ["log.parquet:2: ,2,2.0"]
 
 
-def test_ids_of_512_characters_are_kept(tmp_path: Path) -> None:
-    user, item = "ü" * 512, "i" * 512
-    _, dataset = run(write(tmp_path / "log.csv", f"user,item,time\n{user},{item},1\n"))
-    assert histories(dataset) == {user: [item]}
-
-
-def test_quoted_fields(tmp_path: Path) -> None:
-    log = write(
-        tmp_path / "log.csv",
-        '"user","item","note","time"\r\n'
-        '"a, b","say ""hi""","two\r\nlines, one row",1\r\n'
-        'c,"a\nb",,2\n'
-        'c,5" disc,,3\n'
-        '"c",y\n',
-    )
-    report, dataset = run(log)
-    assert histories(dataset) == {"a, b": ['say "hi"'], "c": ["a\nb", '5" disc']}
-    assert report.malformed["too few fields"].examples == ["log.csv:7: c,y"]  # its line, from 1
-
-
-@pytest.mark.parametrize("rest", ["", 'b,"y",7\n', 'b,"y",7\na,"x\ny",1\n'])
-def test_quote_that_never_closes_costs_one_row(tmp_path: Path, rest: str) -> None:
-    lines = 'user,item,time\na,"x,1\n' + "".join(f"b,i{n},{n}\n" for n in range(5)) + rest
-    report, dataset = run(write(tmp_path / "log.csv", lines))
-    assert malformed(report) == {"quotes that do not match": 1}
-    assert report.malformed["quotes that do not match"].examples == ['log.csv:2: a,"x,1']
-    assert histories(dataset)["b"][:5] == ["i0", "i1", "i2", "i3", "i4"]
-
-
-def test_quotes_in_tsv_are_plain_characters(tmp_path: Path) -> None:
-    log = write(tmp_path / "log.tsv", 'user\titem\ttime\na\t"x\t1\na\ty"\t2\n')
-    assert histories(run(log)[1]) == {"a": ['"x', 'y"']}
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -287,22 +144,6 @@ def test_nothing_usable(tmp_path: Path, name: str, content: str, message: str) -
     assert not (tmp_path / "in-out" / name).exists()
 
 
-@pytest.mark.parametrize(
-    ("column", "message"),
-    [
-        ({"user": [1.5]}, "column 'user' has the type Float64: ids must be strings or int"),
-        ({"item": [[1]]}, r"column 'item' has the type List"),
-        ({"time": [True]}, "column 'time' has the type Boolean: times must be"),
-    ],
-)
-def test_parquet_types_that_cannot_be(
-    tmp_path: Path, column: dict[str, list[Any]], message: str
-) -> None:
-    pl.DataFrame({"user": [1], "item": [1], "time": [1]} | column).write_parquet(tmp_path / "l.pq")
-    with pytest.raises(ValueError, match=message):
-        run(tmp_path / "l.pq")
-
-
 def test_damaged_parquet(tmp_path: Path) -> None:
     table = pl.DataFrame(LOG)
     table.write_parquet(tmp_path / "log.parquet", compression="uncompressed")
@@ -311,14 +152,6 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     write(tmp_path / "log.parquet", bytes(content))
     with pytest.raises(ValueError, match=r"log\.parquet can't be read to its end"):
         run(tmp_path / "log.parquet")
-
-
-def test_missing_input(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="does not exist"):
-        run(tmp_path / "none.csv")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds no file"):
-        run(tmp_path / "empty")
 
 
 def brute_k_core(
@@ -461,55 +294,6 @@ def test_report(tmp_path: Path) -> None:
     assert " log.csv:5: a" in text
     assert "malformed, metadata, no item id:" in text
     assert " items.csv:3: ,Y" in text
-
-
-def test_parquet_metadata_keeps_its_types(tmp_path: Path) -> None:
-    log = write(tmp_path / "log.txt", "a 1 2 3\n")
-    pl.DataFrame({"id": [1, 2], "label": ["One", ""], "price": [1.5, 2], "tags": [["p"], []]}).pipe(
-        lambda items: items.write_parquet(tmp_path / "items.parquet")
-    )
-    names = {"item_id_column": "id", "title_column": "label", "genres_column": "tags"}
-    _, dataset = run(log, items=tmp_path / "items.parquet", **names)
-    assert dataset.items.columns == ["item_id", "count", "title", "price", "genres"]
-    assert dataset.items.rows() == [
-        ("1", 1, "One", 1.5, ["p"]),
-        ("2", 1, None, 2.0, []),
-        ("3", 1, None, None, None),
-    ]
-
-
-def test_genres_are_split_at_bars_or_spaces(tmp_path: Path) -> None:
-    log = write(tmp_path / "log.txt", "a 1 2 3\n")
-    bars = write(tmp_path / "b.csv", "item,genres\n1,Film Noir| Crime\n2,Science Fiction\n3,\n")
-    dataset = run(log, items=bars, genres_column="genres")[1]
-    assert dataset.items["genres"].to_list() == [["Film Noir", "Crime"], ["Science Fiction"], None]
-    spaces = write(tmp_path / "s.csv", "item,genres\n1,Noir  Crime\n")
-    dataset = run(log, items=spaces, genres_column="genres", overwrite=True)[1]
-    assert dataset.items["genres"].to_list() == [["Noir", "Crime"], None, None]
-
-
-@pytest.mark.parametrize(
-    ("header", "options", "message"),
-    [
-        ("item,title,title", {}, "twice"),
-        ("item,count", {}, "rename the columns 'count'"),
-        ("sku,title", {}, r"which column is the item's id.*--item-id-column.*sku, title"),
-        ("item,title", {"genres_column": "kind"}, "no column 'kind'"),
-        ("item,name,title", {"title_column": "name"}, "rename the columns 'title'"),
-    ],
-)
-def test_metadata_columns(
-    tmp_path: Path, header: str, options: dict[str, str], message: str
-) -> None:
-    log = write(tmp_path / "log.txt", "a x y\n")
-    items = write(tmp_path / "items.csv", header + "\n")
-    with pytest.raises(ValueError, match=message):
-        run(log, items=items, **options)
-
-
-def test_metadata_columns_without_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no --items file"):
-        run(write(tmp_path / "log.txt", "a x y\n"), title_column="title")
 
 
 @pytest.mark.parametrize(
