@@ -65,7 +65,7 @@ def clean_logs(files: Sequence[tuple[Path, Format]], columns: Columns, scratch: 
     parts = []
     for number, (path, reader) in enumerate(readers):
         parts.append(scratch / f"rows-{number:06}.parquet")
-        copies = scratch / "copies"
+        copies = scratch / "copies"  # of one file at a time
         copies.mkdir()
         _sink(reader(copies), parts[-1], path)
         shutil.rmtree(copies)

@@ -7,11 +7,9 @@ breaks in quoted fields.
 """
 
 import csv
-from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 
@@ -19,20 +17,17 @@ FIELD_LIMIT = 1 << 20
 """Characters of a quoted field."""
 BATCH = 50_000
 """Records that are held in memory before they are written."""
+LINES = 10_000
+"""Lines that are read at a time."""
 EXAMPLE = 100
 """Characters of a row that are kept to show it if it is malformed."""
 NOT_UTF_8 = "not UTF-8, or U+FFFD in place of what was not"
 
 
-class Record(NamedTuple):
-    """One record of a file."""
+Record = tuple[int, str | None, str, list[str]]
+"""Number of the first line (from 1), problem (None: usable), text, fields.
 
-    line: int
-    """Number of its first line, from 1."""
-    problem: str | None
-    """The reason why it can't be used."""
-    fields: list[str]
-    """As many as there are columns; of a malformed record, its first line or its fields."""
+A malformed record has its first line as text, or its fields joined."""
 
 
 def has_quotes(path: Path) -> bool:
@@ -68,15 +63,16 @@ def unquote(path: Path, separator: str, width: int, scratch: Path) -> list[Path]
     with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as source:
         records = read_records(source, separator, width)
         next(records, None)  # the header
-        while (batch := list(islice(records, BATCH))) or not files:
-            rows = [
-                (line, problem, separator.join(fields)[:EXAMPLE], *(nothing if problem else fields))
-                for line, problem, fields in batch
-            ]
-            columns = zip(*rows, strict=True) if rows else [[]] * len(schema)
-            table = pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
+        while True:
+            # One flat list: rows are objects that the garbage collector looks through repeatedly.
+            flat: list[str | int | None] = []
+            for line, problem, text, fields in islice(records, BATCH):
+                flat += (line, problem, text[:EXAMPLE], *(nothing if problem else fields))
+            if not flat and files:
+                break
+            columns = {name: flat[at :: len(schema)] for at, name in enumerate(schema)}
             files.append(scratch / f"unquoted-{len(files):06}.parquet")
-            table.write_parquet(files[-1], compression="lz4")
+            pl.DataFrame(columns, schema=schema).write_parquet(files[-1], compression="lz4")
     csv.field_size_limit(limit)
     return files
 
@@ -85,36 +81,31 @@ def read_records(source: Iterator[str], separator: str, width: int) -> Iterator[
     """Yields all records of the lines, the header among them."""
     lines = _Lines(source)
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator == ",")
-    while (first := lines.start_record()) is not None:
-        number = lines.number
-        plain = first.rstrip("\r\n").split(separator)
+    while (first := lines.first()) is not None:
+        problem = None
         if '"' not in first:
-            next(lines)
-            fields, problem = plain, None
-        elif separator == "\t" and len(plain) == width:
-            next(lines)
-            fields, problem = [_bare(field) for field in plain], None
+            fields = first.rstrip("\r\n").split(separator)
+        elif separator == "\t" and first.count("\t") == width - 1:
+            fields = [_bare(field) for field in first.rstrip("\r\n").split("\t")]
         else:
-            fields, problem = _quoted(lines, reader, plain, width)
-        yield Record(number, problem or _problem(fields, separator, width), fields)
-
-
-def _quoted(
-    lines: "_Lines", reader: Iterator[list[str]], plain: list[str], width: int
-) -> tuple[list[str], str | None]:
-    """Returns the fields of a record with quotes, or its first line and what is wrong with it."""
-    try:
-        fields = next(reader)
-    except csv.Error as error:
-        lines.give_back()
-        return plain, _reason(str(error))
-    if len(fields) != width and lines.give_back():
-        return plain, "quotes that do not match"
-    return fields, None
+            lines.give_back(0)
+            try:
+                fields = next(reader)
+                if len(fields) != width and lines.taken > 1:
+                    problem = "quotes that do not match"
+            except csv.Error as error:
+                problem = _reason(str(error))
+            if problem:
+                lines.give_back(1)
+                fields = [first.rstrip("\r\n")]
+        text = separator.join(fields)
+        if problem is None and (len(fields) != width or not text or "\ufffd" in text):
+            problem = _problem(fields, text, width)
+        yield lines.number, problem, text, fields
 
 
 def _reason(error: str) -> str:
-    """Returns what is wrong in words of ours."""
+    """Returns the reason that the reader gives, in words of ours."""
     if "field limit" in error:
         return (
             f"a quoted field longer than {FIELD_LIMIT:,} characters, or a quote that never closes"
@@ -124,8 +115,7 @@ def _reason(error: str) -> str:
     return "quotes that do not match"
 
 
-def _problem(fields: list[str], separator: str, width: int) -> str | None:
-    text = separator.join(fields)
+def _problem(fields: list[str], text: str, width: int) -> str | None:
     if not text.strip():
         return "blank line"
     if "\ufffd" in text:
@@ -136,7 +126,7 @@ def _problem(fields: list[str], separator: str, width: int) -> str | None:
 
 
 def _bare(field: str) -> str:
-    """Returns the field without the quotes around it, and quotes within it that are doubled."""
+    """Returns the field without the quotes around it, and quotes within it no longer doubled."""
     inner = field[1:-1]
     whole = len(field) > 1 and field[0] == field[-1] == '"'
     if not whole or '"' in inner.replace('""', ""):
@@ -149,29 +139,39 @@ class _Lines(Iterator[str]):
 
     def __init__(self, source: Iterator[str]) -> None:
         self._source = source
-        self._taken: list[str] = []
-        self._waiting: deque[str] = deque()
-        self.number = 1
-        """The number of the line that the record starts with."""
+        self._lines: list[str] = []
+        self._at = self._start = 0
+        self._dropped = 0
+
+    @property
+    def number(self) -> int:
+        """The number of the record's first line, from 1."""
+        return self._dropped + self._start + 1
+
+    @property
+    def taken(self) -> int:
+        """The number of lines that the record has taken."""
+        return self._at - self._start
 
     def __next__(self) -> str:
-        self._taken.append(self._waiting.popleft() if self._waiting else next(self._source))
-        return self._taken[-1]
+        if self._at == len(self._lines):
+            self._lines += islice(self._source, LINES)
+        try:
+            line = self._lines[self._at]
+        except IndexError:
+            raise StopIteration from None
+        self._at += 1
+        return line
 
-    def start_record(self) -> str | None:
-        """Returns the line that comes next, without taking it; None at the end."""
-        self.number += len(self._taken)
-        self._taken.clear()
-        if not self._waiting:
-            line = next(self._source, None)
-            if line is None:
-                return None
-            self._waiting.append(line)
-        return self._waiting[0]
+    def first(self) -> str | None:
+        """Takes the first line of a new record; returns None at the end."""
+        if self._at > LINES:
+            del self._lines[: self._at]
+            self._dropped += self._at
+            self._at = 0
+        self._start = self._at
+        return next(self, None)
 
-    def give_back(self) -> bool:
-        """Keeps the first line of the record; the others, if there are any, are read again."""
-        first, *others = self._taken
-        self._waiting.extendleft(reversed(others))
-        self._taken = [first]
-        return bool(others)
+    def give_back(self, kept: int) -> None:
+        """Keeps that number of the record's lines; the others are read again."""
+        self._at = self._start + kept

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic_core import to_json
 
+from model.data import parquet
 from service.recall.item_metadata import ItemMetadata
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def read_metadata(bundle: Path) -> ItemMetadata:
     """Returns the metadata of a bundle whose checksums have been verified."""
-    return encode_metadata(pl.read_parquet(bundle / "items.parquet"))
+    return encode_metadata(parquet.read(bundle / "items.parquet"))
 
 
 def encode_metadata(items: pl.DataFrame) -> ItemMetadata:

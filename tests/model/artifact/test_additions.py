@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -168,6 +169,52 @@ def test_an_extended_bundle_is_measured_on_the_data_of_its_base(
     assert after["HR@20"] == pytest.approx(before["HR@20"], abs=0.2)
 
 
+def test_rows_of_events_that_are_left_out_are_counted_and_shown(
+    folder: Path, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.csv"
+    usable = "".join(f"u{n},i1,1\nu{n},fresh,2\nu{n},rare{n},3\n" for n in range(6))
+    log.write_text("user,item,time\n" + usable + "u,i1,soon\n" * 7 + "nan,,1\n")
+    _, report = add_items(AddConfig(artifacts=folder, events=log))
+    assert (report.added, report.rare, report.event_rows) == (1, 6, 26)
+    reasons = {reason: bad.count for reason, bad in report.malformed_events.items()}
+    assert reasons == {"time is neither a number nor an ISO date": 7, "no item id": 1}
+    text = re.sub(" +", " ", str(report))
+    assert "left out: time is neither a number nor an ISO date 7" in text
+    assert "malformed event, no item id:\n log.csv:27: nan,,1" in text
+    assert load_artifact(find_bundle(folder)).manifest.additions == [report.model_dump()]
+
+
+def test_values_that_the_catalogue_cannot_hold_are_told(folder: Path, tmp_path: Path) -> None:
+    rows = "item_id,neighbours,year\none,i1,\n"
+    years = tmp_path / "years.parquet"
+    pl.DataFrame({"item_id": ["a"], "neighbours": ["i1"], "year": [1999]}).write_parquet(years)
+    add_items(AddConfig(artifacts=folder, items=years))
+    rows = "item_id,neighbours,year,image\nb,i1,soon,x\nc,i1,2001,y\n"
+    version, report = add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows)))
+    assert report.hints == ["1 values of 'year' are not of the catalogue's type Int64"]
+    assert load_artifact(version).items["year"].to_list()[-3:] == [1999, None, 2001]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"items": "new.csv", "neighbours_column": "like"}, r"no column 'like'.*item_id, title"),
+        ({"events": "log.csv", "title_column": "title"}, "no --items file"),
+        ({"events": "log.csv", "neighbours_column": "like"}, "no --items file"),
+        ({"items": "new.csv", "user_column": "user"}, "no --events"),
+    ],
+)
+def test_options_that_would_not_be_used_are_refused(
+    folder: Path, tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    table(tmp_path, "item_id,title\nnew,New\n")
+    (tmp_path / "log.csv").write_text("user,item,time\nu,i1,1\n")
+    files = {k: tmp_path / v if k in ("items", "events") else v for k, v in options.items()}
+    with pytest.raises(ValueError, match=message):
+        add_items(AddConfig(artifacts=folder, **files))
+
+
 def test_the_command_writes_its_account(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,7 +222,7 @@ def test_the_command_writes_its_account(
     out = tmp_path / "account.json"
     words = ["items", "add", "--artifacts", str(folder), "--items", str(rows), "--out", str(out)]
     main([*words, "--item-id-column", "sku", "--neighbours-column", "like"])
-    assert "is the served version now" in capsys.readouterr().out
+    assert "a running service takes it up when it is restarted" in capsys.readouterr().out
     account = json.loads(out.read_text())
     assert (account["added"], account["no_evidence"]) == (1, ["odd"])
     items = pl.read_parquet(find_bundle(folder) / "items.parquet")

@@ -1,4 +1,7 @@
 import json
+import os
+import shutil
+import stat
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,7 +11,14 @@ import tiny
 import torch
 
 from index.build import build_index
-from model.artifact.bundle import find_bundle, load_artifact, new_bundle, publish, read_item_vectors
+from model.artifact.bundle import (
+    find_bundle,
+    load_artifact,
+    new_bundle,
+    publish,
+    read_item_vectors,
+    read_user_ids,
+)
 from model.artifact.manifest import ArtifactError, read_manifest
 from model.data.dataset import Dataset
 from model.network.config import RecallConfig
@@ -152,6 +162,72 @@ def test_publishing_moves_current(dataset: Dataset, folder: Path) -> None:
     assert find_bundle(artifacts) == folder.resolve()
     publish(artifacts, version)
     assert find_bundle(artifacts).name == version != folder.name
+
+
+def exported(artifacts: Path, dataset: Dataset, model: GPT) -> Path:
+    with new_bundle(artifacts, dataset, model, RecallConfig(), {}, "0.1") as (_, version):
+        pass
+    publish(artifacts, version)
+    return artifacts / version
+
+
+def test_a_bundle_can_be_read_by_whom_the_umask_allows(
+    dataset: Dataset, model: GPT, tmp_path: Path
+) -> None:
+    umask = os.umask(0o022)
+    try:
+        folder = exported(tmp_path, dataset, model)
+    finally:
+        os.umask(umask)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    assert modes == dict.fromkeys(modes, 0o644)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_current_that_is_no_link_is_refused_before_any_work(
+    folder: Path, dataset: Dataset, model: GPT, kind: str
+) -> None:
+    """As copies without links and object storage leave it."""
+    artifacts = folder.parent
+    current = artifacts / "current"
+    current.unlink()
+    if kind == "folder":
+        shutil.copytree(folder, current)
+    else:
+        current.write_text(folder.name)
+    before = sorted(artifacts.iterdir())
+    with pytest.raises(ValueError, match="current is no link"):
+        exported(artifacts, dataset, model)
+    with pytest.raises(ValueError, match="current is no link"):
+        publish(artifacts, folder.name)
+    assert sorted(artifacts.iterdir()) == before
+    if kind == "folder":
+        assert load_artifact(find_bundle(artifacts)).manifest.version == folder.name
+
+
+def test_a_place_without_links_and_a_bundle_are_refused_before_any_work(
+    folder: Path, dataset: Dataset, model: GPT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="is one bundle: name the folder of the bundles"):
+        exported(folder, dataset, model)
+
+    def no_link(path: Path, target: str) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", no_link)
+    with pytest.raises(ValueError, match=r"no link can be made in .*Operation not permitted"):
+        exported(folder.parent, dataset, model)
+
+
+@pytest.mark.parametrize("name", ["[v1]", "*", "a=b", "~", "with space", "ü"])
+def test_a_path_is_taken_as_it_stands(
+    dataset: Dataset, model: GPT, tmp_path: Path, name: str
+) -> None:
+    folder = exported(tmp_path / name, dataset, model)
+    artifact = load_artifact(find_bundle(tmp_path / name))
+    assert artifact.items.equals(dataset.items)
+    assert read_user_ids(folder) == dataset.user_ids
 
 
 def test_a_failed_export_leaves_nothing(dataset: Dataset, model: GPT, tmp_path: Path) -> None:
