@@ -19,8 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
-    if "RECGPT_CACHE_DIR" not in os.environ:
-        folder = config.cache.mkdir("compiled")
+    cache = getattr(config, "cache", None)  # there is none with -p no:cacheprovider
+    if cache and "RECGPT_CACHE_DIR" not in os.environ:
+        folder = cache.mkdir("compiled")
         folder.chmod(0o700)
         os.environ["RECGPT_CACHE_DIR"] = str(folder)
 
