@@ -82,23 +82,24 @@ def dropout(module: ops.Dropout, x: Tensor) -> Tensor:
 
 
 def softmax(
-    hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, dtype: torch.dtype = torch.float32
+    hidden_ND: Tensor, table_VD: Tensor, targets: loss.Targets, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Cross-entropy of torch over a whole matrix of logits."""
+    """Cross-entropy of torch over a whole matrix of logits, of one target per slot."""
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         logits_NV = F.linear(hidden_ND, table_VD)
-    return F.cross_entropy(logits_NV.float(), targets_N)
+    return F.cross_entropy(logits_NV.float(), targets.rows_T)
 
 
 def sampled_softmax(
     hidden_ND: Tensor,
     vectors_CD: Tensor,
-    targets_N: Tensor,
+    targets: loss.Targets,
     rows_S: Tensor,
     share_S: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """The same against sampled negatives."""
+    targets_N = targets.rows_T
     positives_ND, negatives_SD = torch.split(vectors_CD, [len(targets_N), len(rows_S)])
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
         logits_NS = F.linear(hidden_ND, negatives_SD)

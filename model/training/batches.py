@@ -1,6 +1,7 @@
 """Training samples cut out of the histories, and batches of samples of similar length.
 
-Shapes: U users, N samples, B batch, L length, Q targets per sample.
+Shapes: U users, N samples, B batch, L length, Q slots with targets, S items of a
+set.
 """
 
 from collections.abc import Iterator
@@ -9,9 +10,11 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray
+from model.evaluation.protocols import distinct
 from model.network.gpt import Tokens, history_tokens
 from model.training.config import Sampling
 
@@ -37,26 +40,30 @@ class SampleBatch:
     users_B: Tensor
     next_BL: Tensor
     """-1: padding."""
+    sets_BQS: Tensor | None = None
+    """Set targets, each item once, -1: none; of every slot, or of the last slots only (Q = 1)."""
 
     def to(self, device: torch.device) -> Self:
         """Returns the same samples on `device`."""
-        return replace(self, **{name: t.to(device) for name, t in vars(self).items()})
+        parts = {name: part for name, part in vars(self).items() if part is not None}
+        return replace(self, **{name: part.to(device) for name, part in parts.items()})
 
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """The input of one optimiser step. Slots whose target is -1 carry no loss."""
+    """The input of one optimiser step. Slots without a target carry no loss."""
 
     tokens: Tokens
     users_B: Tensor
     at_BQ: Tensor | None
-    """The slots that `targets_BQ` belongs to; None: all of them."""
-    targets_BQ: Tensor
+    """The slots that the targets belong to; None: all of them."""
+    targets_BQS: Tensor
+    """The items to predict, each as likely as the others of its slot; -1: none."""
 
     @property
     def wanted_BQ(self) -> Tensor:
         """Which of the slots have a target."""
-        return self.targets_BQ >= 0
+        return (self.targets_BQS >= 0).any(dim=2)
 
 
 def prefixes(dataset: Dataset, max_history: int) -> Samples:
@@ -104,29 +111,64 @@ def by_length(samples: Samples, batch: int, rng: np.random.Generator) -> list[In
     return [cut[i] for i in rng.permutation(len(cut))]
 
 
+@dataclass(frozen=True)
+class SetTargets:
+    """Targets that are the set of events behind a slot, not the next event alone."""
+
+    ends_N: NDArray[np.int64]
+    """Where the set ends that begins with each event of the data set."""
+    last_only: bool
+    """Whether only the last slot of a sample has targets."""
+
+
 def read_samples(
-    dataset: Dataset, samples: Samples, batches: list[IntArray]
+    dataset: Dataset, samples: Samples, batches: list[IntArray], sets: SetTargets | None = None
 ) -> Iterator[SampleBatch]:
     """Yields the events of each batch; L is the length of its longest slice."""
     for chosen_B in batches:
         lengths_B = samples.lengths_N[chosen_B]
         slots_L = np.arange(lengths_B.max())
         real_BL = slots_L < lengths_B[:, None]
-        flat_BL = samples.starts_N[chosen_B][:, None] + slots_L
-        history_BL = dataset.events[np.where(real_BL, flat_BL, 0)] * real_BL
-        next_BL = np.where(real_BL, dataset.events[np.where(real_BL, flat_BL + 1, 0)], -1)
+        flat_BL = np.where(real_BL, samples.starts_N[chosen_B][:, None] + slots_L, 0)
+        history_BL = dataset.events[flat_BL] * real_BL
+        next_BL = np.where(real_BL, dataset.events[flat_BL + real_BL], -1)
+        found = None
+        if sets is not None:
+            at_BQ = np.where(real_BL, flat_BL + 1, -1)
+            if sets.last_only:
+                at_BQ = at_BQ[np.arange(len(at_BQ)), lengths_B - 1][:, None]
+            found = torch.from_numpy(set_targets(dataset, sets.ends_N, at_BQ))
         yield SampleBatch(
             torch.from_numpy(history_BL.astype(np.int64)),
             torch.from_numpy(lengths_B.astype(np.int64)),
             torch.from_numpy(samples.users_N[chosen_B].astype(np.int64)),
             torch.from_numpy(next_BL.astype(np.int64)),
+            found,
         )
 
 
+def set_targets(dataset: Dataset, ends_N: NDArray[np.int64], at_BQ: IntArray) -> NDArray[np.int64]:
+    """Returns the distinct items of the sets that begin with the events `at_BQ`, B Q S; -1: none.
+
+    An event of -1 has no set.
+    """
+    sizes_BQ = np.where(at_BQ >= 0, ends_N[at_BQ] - at_BQ, 0)
+    slots_S = np.arange(sizes_BQ.max(initial=1))
+    real_BQS = slots_S < sizes_BQ[..., None]
+    events_BQS = np.where(real_BQS, at_BQ[..., None] + slots_S, 0)
+    rows_BQS = np.where(real_BQS, dataset.events[events_BQS], -1).astype(np.int64)
+    return distinct(rows_BQS.reshape(-1, len(slots_S))).reshape(rows_BQS.shape)
+
+
 def plain(samples: SampleBatch, max_history: int, last_only: bool) -> TrainingBatch:
-    """Returns the input of next-item prediction, with targets at the last slot or at every slot."""
+    """Returns the input of prediction without prompts, at the last slot or at every slot.
+
+    The targets are the sets of the samples, or the next items if there are none.
+    """
     tokens = history_tokens(samples.history_BL, samples.lengths_B, max_history)
-    if not last_only:
-        return TrainingBatch(tokens, samples.users_B, None, samples.next_BL)
-    last_B1 = samples.lengths_B[:, None] - 1
-    return TrainingBatch(tokens, samples.users_B, last_B1, samples.next_BL.gather(1, last_B1))
+    at_BQ = samples.lengths_B[:, None] - 1 if last_only else None
+    targets_BQS = samples.sets_BQS
+    if targets_BQS is None:
+        next_BQ = samples.next_BL if at_BQ is None else samples.next_BL.gather(1, at_BQ)
+        targets_BQS = next_BQ[..., None]
+    return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQS)

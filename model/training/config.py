@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from model.evaluation.config import ProtocolConfig
+from model.evaluation.config import EventSet, ProtocolConfig
 from model.network.config import GPTConfig, RecallConfig
 
 Sampling = Literal["prefixes", "windows"]
@@ -62,6 +62,11 @@ class PretrainConfig(FitConfig, frozen=True):
         "prefixes",
         description="prefixes: every prefix is a sample, with the loss at its last item (more "
         "accurate); windows: the loss is at every item of a window (many times faster)",
+    )
+    targets: EventSet = Field(
+        "next",
+        description="items to predict: next (the next one), the rest of its day or session, or a "
+        "number of next items; each item of a set counts the same",
     )
 
 

@@ -6,7 +6,7 @@ and resumed from its last checkpoint ends with the same weights as one that was 
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from tqdm import tqdm
 from model.data.dataset import Dataset, IntArray, popularity
 from model.network.gpt import GPT
 from model.training import distributed
-from model.training.batches import SampleBatch, Samples, TrainingBatch, by_length, read_samples
+from model.training.batches import SampleBatch, Samples, TrainingBatch, by_length
 from model.training.checkpoints import (
     Metrics,
     Progress,
@@ -46,6 +46,8 @@ class Stage:
     config: FitConfig
     draw: Callable[[GPT, np.random.Generator], Samples]
     """The samples of one epoch."""
+    read: Callable[[Samples, list[IntArray]], Iterator[SampleBatch]]
+    """The events of some samples, batch by batch."""
     batch: Callable[[GPT, SampleBatch], TrainingBatch]
     """The network's input for some samples."""
     validate: Callable[[GPT], Metrics]
@@ -64,7 +66,7 @@ class _Fit:
     """A network in training, with its optimiser and files."""
 
     def __init__(self, model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int) -> None:
-        self._model, self._dataset, self._stage, self._seed = model, dataset, stage, seed
+        self._model, self._stage, self._seed = model, stage, seed
         self._config, self._device = stage.config, model.items.weight.device
         self._optimizer = Optimizer(
             model,
@@ -144,7 +146,7 @@ class _Fit:
         """This process's share of every batch, with a progress bar."""
         shares = [distributed.local_share(batch) for batch in batches]
         return tqdm(
-            read_samples(self._dataset, samples, shares),
+            self._stage.read(samples, shares),
             total=len(batches),
             desc=f"{self._stage.name} {epoch:3d}/{self._config.epochs}",
             unit="step",

@@ -1,10 +1,14 @@
-"""The losses: next-item prediction against the whole catalogue, or against sampled negatives.
+"""The losses: prediction of items against the whole catalogue, or against sampled negatives.
 
-Shapes: N slots that have a target, C candidates, V catalogue, D width, S negatives.
+A slot has one target, or a set of them, each as likely as the others: the loss is the cross-entropy
+with the uniform distribution over the set.
+
+Shapes: N slots that have a target, T targets of all slots, C candidates, V catalogue, D width,
+S negatives.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +21,30 @@ from model.network.gpt import GPT
 from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
 
+
+class Targets(NamedTuple):
+    """The targets of all slots, slot after slot; those of a slot differ from each other."""
+
+    rows_T: Tensor
+    slots_T: Tensor
+    """The slot of each target, ascending from 0; every slot has one at least."""
+    weights_T: Tensor
+    """One over the number of the slot's targets."""
+
+    @classmethod
+    def of(cls, rows_NS: Tensor) -> "Targets":
+        """Returns the targets of each slot, given with -1 for none."""
+        real_NS = rows_NS >= 0
+        slots_T, _ = real_NS.nonzero(as_tuple=True)
+        weights_N = 1 / real_NS.sum(dim=1)
+        return cls(rows_NS[real_NS], slots_T, weights_N[slots_T])
+
+
 Vectors = Callable[[Tensor | None], Tensor]
 """(item rows R) → their vectors R D; (None) → the vectors of the whole catalogue, V D."""
 
-Objective = Callable[[Tensor, Vectors, Tensor, torch.Generator], Tensor]
-"""(interests N D, item vectors, target rows N, random numbers for negatives) → the mean loss."""
+Objective = Callable[[Tensor, Vectors, Targets, torch.Generator], Tensor]
+"""(interests N D, item vectors, targets, random numbers for negatives) → the mean loss."""
 
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 64 << 20}
 """Size of a chunk of logits: one chunk for a usual batch against a small catalogue."""
@@ -34,26 +57,26 @@ def objective(config: LossConfig, counts_V: NDArray[np.int64], device: torch.dev
     """Returns the loss that the configuration names; `counts_V`: popularity of each item."""
     dtype = products(config, device)
     if config.loss == "softmax":
-        return lambda hidden_ND, vectors, targets_N, _: softmax(
-            hidden_ND, vectors(None), targets_N, dtype
+        return lambda hidden_ND, vectors, targets, _: softmax(
+            hidden_ND, vectors(None), targets, dtype
         )
     if config.loss == "bce":
-        return lambda hidden_ND, vectors, targets_N, _: bce(
-            hidden_ND, vectors(None), targets_N, config.negatives or 1
+        return lambda hidden_ND, vectors, targets, _: bce(
+            hidden_ND, vectors(None), targets, config.negatives or 1
         )
     share_V = (torch.from_numpy(counts_V).double() + 1) ** config.popularity_power
     share_V = (share_V / share_V.sum()).to(device)
     cumulative_V = share_V.cumsum(0)
 
     def sampled(
-        hidden_ND: Tensor, vectors: Vectors, targets_N: Tensor, draws: torch.Generator
+        hidden_ND: Tensor, vectors: Vectors, targets: Targets, draws: torch.Generator
     ) -> Tensor:
         draws_S = torch.rand(
             config.negatives or 8192, dtype=torch.double, device=device, generator=draws
         )
         rows_S = torch.searchsorted(cumulative_V, draws_S).clamp(max=len(cumulative_V) - 1)
-        vectors_CD = vectors(torch.cat([targets_N, rows_S]))
-        return sampled_softmax(hidden_ND, vectors_CD, targets_N, rows_S, share_V[rows_S], dtype)
+        vectors_CD = vectors(torch.cat([targets.rows_T, rows_S]))
+        return sampled_softmax(hidden_ND, vectors_CD, targets, rows_S, share_V[rows_S], dtype)
 
     return sampled
 
@@ -69,13 +92,14 @@ def batch_loss(
 
     The network multiplies matrices in `dtype`.
     """
-    with torch.autocast(batch.targets_BQ.device.type, dtype, enabled=dtype != torch.float32):
+    with torch.autocast(batch.targets_BQS.device.type, dtype, enabled=dtype != torch.float32):
         hidden_BQD: Tensor = model(batch.tokens, batch.users_B, batch.at_BQ)
-    hidden_BQD, wanted_BQ = hidden_BQD.float(), batch.wanted_BQ
-    hidden_ND, targets_N = hidden_BQD[wanted_BQ], batch.targets_BQ[wanted_BQ]
-    if not len(targets_N):
+    wanted_BQ = batch.wanted_BQ
+    hidden_ND = hidden_BQD.float()[wanted_BQ]
+    if not len(hidden_ND):
         return hidden_ND.sum()
-    return objective(hidden_ND, model.item_vectors, targets_N, draws)
+    targets = Targets.of(batch.targets_BQS[wanted_BQ])
+    return objective(hidden_ND, model.item_vectors, targets, draws)
 
 
 def products(config: LossConfig, device: torch.device) -> torch.dtype:
@@ -90,64 +114,65 @@ def products(config: LossConfig, device: torch.device) -> torch.dtype:
 
 
 def softmax(
-    hidden_ND: Tensor,
-    table_VD: Tensor,
-    targets_N: Tensor,
-    dtype: torch.dtype = torch.float32,
+    hidden_ND: Tensor, table_VD: Tensor, targets: Targets, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Returns the cross-entropy over the whole catalogue; needs bounded memory."""
-    positives_ND = F.embedding(targets_N, table_VD)
+    positives_TD = F.embedding(targets.rows_T, table_VD)
     return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
-        hidden_ND.float(), positives_ND, table_VD, targets_N, None, None, dtype
+        hidden_ND.float(), positives_TD, table_VD, targets, None, None, dtype
     )
 
 
 def sampled_softmax(
     hidden_ND: Tensor,
     vectors_CD: Tensor,
-    targets_N: Tensor,
+    targets: Targets,
     rows_S: Tensor,
     share_S: Tensor,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Returns the cross-entropy over the target and negatives drawn with replacement by `share_S`.
+    """Returns the cross-entropy over the targets and negatives drawn with replacement by `share_S`.
 
     `vectors_CD` holds the vectors of the targets, then those of the negatives.
 
     A negative's logit is corrected by log(S · share), its expected count among the draws. A
-    negative that is a sample's own target is ignored. The target's own logit needs no correction:
-    the sum over the others is then estimated without bias, and the loss tends to `softmax` with
-    S → ∞.
+    negative that is one of a slot's own targets is ignored. The targets' own logits need no
+    correction: the sum over the others is then estimated without bias, and the loss tends to
+    `softmax` with S → ∞.
     """
     return _CandidateSoftmax.apply(  # type: ignore[no-any-return, no-untyped-call]
         hidden_ND.float(),
-        vectors_CD[: len(targets_N)],
-        vectors_CD[len(targets_N) :],
-        targets_N,
+        vectors_CD[: len(targets.rows_T)],
+        vectors_CD[len(targets.rows_T) :],
+        targets,
         rows_S,
         -(len(rows_S) * share_S).log().float(),
         dtype,
     )
 
 
-def bce(hidden_ND: Tensor, table_VD: Tensor, targets_N: Tensor, negatives: int) -> Tensor:
-    """Returns the binary cross-entropy of the target against uniform negatives, as in SASRec.
+def bce(hidden_ND: Tensor, table_VD: Tensor, targets: Targets, negatives: int) -> Tensor:
+    """Returns the binary cross-entropy of targets against uniform negatives, as in SASRec.
 
     A negative is any item but the target. It may be another item of the user's history, which
     SASRec's own code excludes; that is rare, as histories are short beside the catalogue.
     """
-    shape = (len(targets_N), negatives)
-    rows_NS = torch.randint(len(table_VD) - 1, shape, device=targets_N.device)
-    rows_NS += rows_NS >= targets_N[:, None]
-    right_N = (hidden_ND * F.embedding(targets_N, table_VD)).sum(-1)
-    wrong_NS = (hidden_ND[:, None] * F.embedding(rows_NS, table_VD)).sum(-1)
-    return (F.softplus(-right_N) + F.softplus(wrong_NS).sum(-1)).mean()
+    rows_T, slots_T, weights_T = targets
+    rows_TS = torch.randint(len(table_VD) - 1, (len(rows_T), negatives), device=hidden_ND.device)
+    rows_TS += rows_TS >= rows_T[:, None]
+    hidden_TD = hidden_ND[slots_T]
+    right_T = (hidden_TD * F.embedding(rows_T, table_VD)).sum(-1)
+    wrong_TS = (hidden_TD[:, None] * F.embedding(rows_TS, table_VD)).sum(-1)
+    loss_T = F.softplus(-right_T) + F.softplus(wrong_TS).sum(-1)
+    return (weights_T * loss_T).sum() / len(hidden_ND)
 
 
 class _CandidateSoftmax(torch.autograd.Function):
-    """Mean of -log(e^p / (e^p + Σ_c e^(h·t_c + b_c))), p = h · positive, c ≠ the target.
+    """Mean over the slots of log Z - Σ_t w_t p_t, with p_t = h · positive_t the targets' logits.
 
-    Rows go through one buffer in chunks, and the same pass computes the gradients: there is never
+    Z = Σ_t e^p_t + Σ_c e^(h·v_c + b_c) over the candidates c that are no targets of the slot.
+
+    Slots go through one buffer in chunks, and the same pass computes the gradients: there is never
     a second matrix of the size of the logits, and a chunk stays in the processor's cache.
     """
 
@@ -155,9 +180,9 @@ class _CandidateSoftmax(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden_ND: Tensor,
-        positives_ND: Tensor,
+        positives_TD: Tensor,
         table_CD: Tensor,
-        targets_N: Tensor,
+        targets: Targets,
         rows_C: Tensor | None,  # the candidates' item rows; None: all items in order
         bias_C: Tensor | None,
         dtype: torch.dtype,
@@ -165,13 +190,17 @@ class _CandidateSoftmax(torch.autograd.Function):
         count, candidates = len(hidden_ND), len(table_CD)
         size = max(MIN_ROWS, CHUNK_BYTES[hidden_ND.device.type] // (4 * candidates))
         buffer = hidden_ND.new_empty(min(size, count), candidates)
-        to_hidden, to_positives = torch.empty_like(hidden_ND), torch.empty_like(hidden_ND)
+        to_hidden, to_positives = torch.empty_like(hidden_ND), torch.empty_like(positives_TD)
         to_table = torch.zeros_like(table_CD)
         total = hidden_ND.new_zeros(())
         fast_CD = table_CD.to(dtype)
-        for start in range(0, count, size):
-            part = slice(start, start + size)
-            hidden, positives, targets = hidden_ND[part], positives_ND[part], targets_N[part, None]
+        starts = torch.arange(0, count + size, size, device=hidden_ND.device)
+        bounds = torch.searchsorted(targets.slots_T, starts).tolist()
+        for start, first, last in zip(range(0, count, size), bounds[:-1], bounds[1:], strict=True):
+            part, of_part = slice(start, start + size), slice(first, last)
+            hidden, positives = hidden_ND[part], positives_TD[of_part]
+            rows, slots, weights = (values[of_part] for values in targets)
+            slots = slots - start
             logits = buffer[: len(hidden)]
             if dtype == torch.float32:
                 torch.mm(hidden, table_CD.T, out=logits)
@@ -180,21 +209,23 @@ class _CandidateSoftmax(torch.autograd.Function):
             if bias_C is not None:
                 logits += bias_C
             if rows_C is None:
-                logits.scatter_(1, targets, -torch.inf)
+                logits[slots, rows] = -torch.inf
             else:
-                logits.masked_fill_(rows_C == targets, -torch.inf)
-            right = (hidden * positives).sum(1, keepdim=True)
-            top = torch.maximum(logits.amax(1, keepdim=True), right)
-            odds = logits.sub_(top).exp_()  # not yet divided by their sum
-            right_odds = (right - top).exp()
-            sums = odds.sum(1, keepdim=True) + right_odds
-            total += (sums.log() + top - right).sum()
+                target, candidate = (rows_C == rows[:, None]).nonzero(as_tuple=True)
+                logits[slots[target], candidate] = -torch.inf
+            right = (hidden[slots] * positives).sum(1)
+            top = logits.amax(1).scatter_reduce(0, slots, right, "amax")
+            odds = logits.sub_(top[:, None]).exp_()  # not yet divided by their sum
+            right_odds = (right - top[slots]).exp()
+            sums = odds.sum(1).index_add(0, slots, right_odds)
+            total += (sums.log() + top).sum() - (weights * right).sum()
             scale = 1 / (count * sums)
-            miss = right_odds * scale - 1 / count
+            miss = (right_odds * scale[slots] - weights / count)[:, None]
             odds = odds.to(dtype)
-            to_hidden[part] = (odds @ fast_CD).float().mul_(scale).addcmul_(miss, positives)
-            torch.mul(hidden, miss, out=to_positives[part])
-            to_table += odds.T @ (hidden * scale).to(dtype)
+            away = (odds @ fast_CD).float().mul_(scale[:, None])
+            to_hidden[part] = away.index_add_(0, slots, miss * positives)
+            torch.mul(hidden[slots], miss, out=to_positives[of_part])
+            to_table += odds.T @ (hidden * scale[:, None]).to(dtype)
         ctx.save_for_backward(to_hidden, to_positives, to_table)
         return total / count
 

@@ -45,7 +45,7 @@ def tail(model: GPT, samples: SampleBatch, offers: int) -> TrainingBatch:
     accepted_B = (offers_BM == targets_BQ[:, 1:]).any(dim=1)
     targets_BQ[:, 1].masked_fill_(accepted_B, -1)
     at_BQ = torch.stack([kept_B - 1, kept_B + offers - 1], dim=1)
-    return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQ)
+    return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQ[..., None])
 
 
 def interleaved(
@@ -75,7 +75,7 @@ def interleaved(
         last_B = tokens.lengths_B - 2
         at_BQ = torch.stack([last_B, last_B + 1], dim=1)
         targets_BQ = targets_BQ.gather(1, at_BQ)
-    return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQ)
+    return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQ[..., None])
 
 
 @torch.no_grad()

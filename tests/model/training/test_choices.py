@@ -9,6 +9,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import evaluate
 from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
@@ -128,3 +129,29 @@ def test_the_rate_falls_to_zero_in_equal_steps(
 def test_more_interests_than_the_network_can_generate_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"recall\.interests = 5 .* model\.max_interests = 4"):
         TrainConfig(data=tmp_path, out=tmp_path, recall=RecallConfig(interests=5))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sampled", "bce"])
+@pytest.mark.parametrize("sampling", ["prefixes", "windows"])
+def test_a_network_can_be_trained_on_sets(tmp_path: Path, loss: str, sampling: str) -> None:
+    """The next two items are what it recalls; a third step on is learnt, too."""
+    tiny.walks(tmp_path)
+    stage = PretrainConfig.model_validate(
+        {"epochs": 8, "batch_size": 16, "learning_rate": 1e-2, "targets": "2"}
+        | {"loss": loss, "sampling": sampling, "products": "float32"}
+    )
+    protocol = ProtocolConfig(split="next-set", targets="2")
+    run = config(
+        tmp_path / "data", tmp_path / "run", stages="pretrain", pretrain=stage, protocol=protocol
+    )
+    figures = train(run)["pre-trained, one interest"]
+    losses = [point["loss"] for point in progress(tmp_path / "run", "pretrain").curves[1:]]
+    assert losses[-1] < losses[0]
+    assert figures["recall@20"] > 0.6
+
+
+def test_days_need_a_data_set_with_times(tmp_path: Path) -> None:
+    tiny.walks(tmp_path)
+    run = config(tmp_path / "data", tmp_path / "run", pretrain=PretrainConfig(targets="day"))
+    with pytest.raises(ValueError, match="'day' needs the times of events"):
+        train(run)

@@ -36,7 +36,7 @@ def test_sampled_loss_has_the_same_gradients_by_row() -> None:
     rows, zeros = torch.tensor([[1, 2, 1], [3, 0, 0]]), torch.zeros(2, 3, dtype=torch.long)
     targets = torch.tensor([[2, 5, 3], [9, -1, -1]])
     tokens = Tokens(rows, zeros, torch.tensor([[5, 6, 7], [7, 8, 9]]), torch.tensor([3, 1]))
-    batch = TrainingBatch(tokens, zeros[:, 0], None, targets)
+    batch = TrainingBatch(tokens, zeros[:, 0], None, targets[..., None])
     config = LossConfig(loss="sampled", negatives=6, products="float32")
     gradients = []
     for by_row in (False, True):

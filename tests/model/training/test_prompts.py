@@ -84,7 +84,7 @@ def test_tail(samples: SampleBatch, offers: int) -> None:
         assert batch.at_BQ[row].tolist() == [kept - 1, size - 1]
         successor = [*history, target][kept]
         feedback = -1 if target in given else target
-        assert batch.targets_BQ[row].tolist() == [successor, feedback]
+        assert batch.targets_BQS[..., 0][row].tolist() == [successor, feedback]
 
 
 def accepting(model: GPT, samples: SampleBatch) -> SampleBatch:
@@ -107,8 +107,8 @@ def test_interleaved(samples: SampleBatch, offer_targets: bool) -> None:
     assert (batch.tokens.segments_BL[:, 1::2] == OFFER).all()
     assert torch.equal(batch.tokens.positions_BL[:, 0::2], places)
     assert torch.equal(batch.tokens.positions_BL[:, 1::2], places + 1)
-    assert torch.equal(batch.targets_BQ[:, 0::2], samples.next_BL)
-    at_offers = batch.targets_BQ[:, 1::2]
+    assert torch.equal(batch.targets_BQS[..., 0][:, 0::2], samples.next_BL)
+    at_offers = batch.targets_BQS[..., 0][:, 1::2]
     refused = offers_BL != samples.next_BL
     assert torch.equal(
         at_offers[refused], samples.next_BL[refused] if offer_targets else minus(refused)
@@ -123,8 +123,8 @@ def test_an_accepted_offer_asks_for_no_feedback(samples: SampleBatch) -> None:
     model = tiny.gpt()
     taken = accepting(model, samples)
     batch = interleaved(model, taken, last_only=False, offer_targets=True)
-    assert (batch.targets_BQ[:, 1::2] == -1).all()
-    assert torch.equal(batch.targets_BQ[:, 0::2], taken.next_BL)
+    assert (batch.targets_BQS[..., 0][:, 1::2] == -1).all()
+    assert torch.equal(batch.targets_BQS[..., 0][:, 0::2], taken.next_BL)
 
 
 def test_interleaved_with_the_loss_at_the_last_pair_only(samples: SampleBatch) -> None:
@@ -133,7 +133,7 @@ def test_interleaved_with_the_loss_at_the_last_pair_only(samples: SampleBatch) -
     last = interleaved(model, samples, last_only=True, offer_targets=True)
     assert last.at_BQ is not None
     assert last.at_BQ.tolist() == [[8, 9], [4, 5], [0, 1]]
-    assert torch.equal(last.targets_BQ, every.targets_BQ.gather(1, last.at_BQ))
+    assert torch.equal(last.targets_BQS[..., 0], every.targets_BQS[..., 0].gather(1, last.at_BQ))
 
 
 @pytest.mark.parametrize("offers", [1, 3])
@@ -148,7 +148,7 @@ def test_an_accepted_offer_in_the_tail_asks_for_no_feedback(
     following = samples.next_BL.clone()
     following[torch.arange(3), samples.lengths_B - 1] = torch.tensor([last[0], 39, last[2]])
     taken = SampleBatch(samples.history_BL, samples.lengths_B, samples.users_B, following)
-    assert tail(model, taken, offers).targets_BQ[:, 1].tolist() == [-1, 39, -1]
+    assert tail(model, taken, offers).targets_BQS[..., 0][:, 1].tolist() == [-1, 39, -1]
 
 
 def favours_row_0() -> GPT:
