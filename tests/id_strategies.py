@@ -12,6 +12,8 @@ CHARACTERS = st.sampled_from(TRICKY) | st.characters(
     exclude_categories=["Cs"],  # lone surrogates have no UTF-8 form
     exclude_characters="\ufffd",  # the sign of text that was no UTF-8, which CSV refuses
 )
+WRAPPED = [f"{one}x{one}{one}y{one}" for one in TRICKY]
+"""An id for each of them, with the character at the start, in the middle and at the end."""
 IDS = st.one_of(
     st.text(CHARACTERS, max_size=12),
     st.sampled_from(["007", "7.0", "-1", "null", "NaN", "é", "e\u0301", "a", " a", "a\t"]),

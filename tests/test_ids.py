@@ -10,9 +10,9 @@ import httpx
 import polars as pl
 import pytest
 import tiny
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from id_strategies import IDS, is_id
+from id_strategies import IDS, WRAPPED, is_id
 from in_process_worker import InProcessWorker
 
 from model.artifact.bundle import load_artifact
@@ -38,6 +38,8 @@ Rows = Sequence[tuple[str, str]]
     items=st.lists(IDS, min_size=6, max_size=12, unique=True),
     new=st.lists(IDS, min_size=2, max_size=4, unique=True),
 )
+@example(users=WRAPPED[:2], items=WRAPPED, new=["new"])
+@example(users=WRAPPED, items=["new"], new=WRAPPED)
 def test_ids_come_back_equal(
     tmp_path_factory: pytest.TempPathFactory, users: list[str], items: list[str], new: list[str]
 ) -> None:

@@ -4,9 +4,9 @@ import csv
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from id_strategies import IDS, is_id
+from id_strategies import IDS, WRAPPED, is_id
 
 from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
@@ -22,6 +22,9 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
     rows=ROWS,
     line_end=st.sampled_from(["\n", "\r\n"]),
     quoting=st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_NONNUMERIC, csv.QUOTE_ALL]),
+)
+@example(
+    rows=[*zip(WRAPPED, reversed(WRAPPED), strict=True)], line_end="\r\n", quoting=csv.QUOTE_MINIMAL
 )
 def test_fields_are_read_as_the_csv_module_reads_them(
     tmp_path_factory: pytest.TempPathFactory,
