@@ -116,7 +116,7 @@ class SetTargets:
     """Targets that are the set of events behind a slot, not the next event alone."""
 
     ends_N: NDArray[np.int64]
-    """Where the set ends that begins with each event of the data set."""
+    """The end of the set that begins with each event of the data set."""
     last_only: bool
     """Whether only the last slot of a sample has targets."""
 

@@ -51,7 +51,7 @@ ODD_PATHS = ["log[1]", "[a-z]*?", "date=2024", "~", "with space", "ünï", "{a,b
 @pytest.mark.parametrize("name", ODD_PATHS)
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_a_path_is_taken_as_it_stands(tmp_path: Path, name: str, suffix: str) -> None:
-    """Of a file, of the folder that it lies in, of the data set, and of the items."""
+    """The name of a file, of its folder, of the data set and of the items have no meaning."""
     folder = tmp_path / name
     log = folder / f"{name}{suffix}"
     if suffix == ".csv":

@@ -45,7 +45,7 @@ def test_a_stray_quote_swallows_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_control_characters_are_kept_as_they_stand(tmp_path: Path, suffix: str) -> None:
-    """Whatever separates fields in a copy of ours can't be told from the id's own."""
+    """An id may hold the characters that separate the fields of our own copy."""
     odd = "".join(map(chr, [*range(1, 9), *range(14, 32), 127]))
     table = f'user,item,time\n"a",{odd},1\na,b,2\n'
     if suffix == ".tsv":
