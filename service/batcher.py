@@ -175,6 +175,10 @@ class Batcher:
         """Whether it can still answer: false once a bug has ended one of its tasks."""
         return bool(self._running) and not any(task.done() for task in self._running)
 
+    def skips_store(self) -> bool:
+        """Whether recalls go without histories, because the store failed and is not back yet."""
+        return self._absence is not None and not self._absence.done()
+
     def queue_length(self) -> int:
         """The number of recalls that are in no micro-batch yet."""
         return len(self._unread) + len(self._ready)
@@ -219,7 +223,7 @@ class Batcher:
             batch = await self._unread.take(self._worker.max_batch)
             started = time.perf_counter()
             found: Sequence[Sequence[str] | StoreProblem] = [StoreProblem.UNAVAILABLE] * len(batch)
-            if self._absence is None or self._absence.done():
+            if not self.skips_store():
                 try:
                     found = await self._store.read([w.query.user_id for w in batch])
                 except Exception as error:  # no error of the store may end this task

@@ -246,13 +246,16 @@ class Routes:
         return self._engine.problem()
 
     async def _store_answers(self, seconds: float | None = None) -> bool:
-        """Returns whether histories can be read, and within this time. The store logs why not."""
+        """Returns whether recalls read histories, and can within this time.
+
+        The store logs why not.
+        """
         try:
             async with asyncio.timeout(seconds):
                 await self._store.ping()
         except (StoreUnavailable, TimeoutError):
             return False
-        return True
+        return not self._batcher.skips_store()
 
     async def _body(self, request: Request, kind: type[B]) -> B:
         """Reads and checks a body of bounded size."""

@@ -58,7 +58,7 @@ def test_a_peer_is_a_configuration_of_the_trainer(recipe: str, tmp_path: Path) -
     assert set(figures) == {"popularity", PEERS[recipe]}
     _, _, network = load_run(tmp_path / "run")
     if recipe == "gru4rec":
-        with pytest.raises(ValueError, match="can't be served"):
+        with pytest.raises(ValueError, match="cannot be served"):
             export_bundle(tmp_path / "artifacts", dataset, network, ONE_INTEREST, figures)
     else:
         assert network.config.user_rank == 0

@@ -484,6 +484,16 @@ async def test_health_and_readiness(
     assert sample((await client.get("/metrics")).text, "recgpt_ready") == 0
 
 
+async def test_strict_readiness_comes_back_with_the_histories(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is back before the recalls look again: until then they are degraded."""
+    assert (await client.get("/readyz?strict=1")).status_code == 200
+    monkeypatch.setattr("service.batcher.Batcher.skips_store", lambda _: True)
+    assert (await client.get("/readyz?strict=1")).status_code == 503
+    assert (await client.get("/readyz")).json()["store"] == "unavailable"
+
+
 async def test_a_service_that_starts_refuses_all_but_events(
     client: httpx.AsyncClient,
 ) -> None:
