@@ -33,6 +33,7 @@ COMMANDS = {
     "history load": "cli.serve:LoadHistory",
     "serve": "cli.serve:Serve",
     "demo": "cli.demo:Demo",
+    "doctor": "cli.doctor:Doctor",
 }
 """Module and class of every command, in the order of `recgpt --help`."""
 

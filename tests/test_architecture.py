@@ -39,6 +39,7 @@ ROOMS = (
     "service.http",
     "service.processes",
     "service.server",
+    "service.doctor",
     "cli",
 )
 """From the bottom up. A room is a folder, or a file beside the folders of its package. It imports

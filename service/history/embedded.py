@@ -27,7 +27,7 @@ class EmbeddedStore:
         """Opens or creates the store at `path`. Raises ValueError if it cannot be used."""
         if not path:
             raise ValueError("--store: embedded: needs a file, as in embedded:store/histories")
-        self._path = _expanded(path)
+        self._path = expanded(path)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = _lock(self._path.with_name(self._path.name + ".lock"))
         scratch = self._path.with_name(f".{self._path.name}.scratch")
@@ -37,7 +37,7 @@ class EmbeddedStore:
         self._scratch = Path(tempfile.mkdtemp(dir=scratch))
         try:
             if self._path.exists():
-                (self._scratch / "live").write_bytes(_read(self._path))
+                (self._scratch / "live").write_bytes(read_snapshot(self._path))
         except Exception:
             self.close()
             raise
@@ -72,15 +72,19 @@ class EmbeddedStore:
             beside.write_bytes(MAGIC + digest + b"\n" + payload)
 
 
-def _expanded(path: str) -> Path:
-    """Returns the path with `~` replaced by the home folder, which no shell does behind a colon."""
+def expanded(path: str) -> Path:
+    """Returns the path with `~` replaced by the home folder, which no shell does behind a colon.
+
+    Raises ValueError if the user has no home.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise ValueError(f"--store: embedded:{path}: {error}") from None
 
 
-def _read(path: Path) -> bytes:
+def read_snapshot(path: Path) -> bytes:
+    """Returns the content of the file. Raises ValueError if it is damaged, OSError as usual."""
     header, _, payload = path.read_bytes().partition(b"\n")
     if header != MAGIC + hashlib.sha256(payload).hexdigest().encode():
         raise ValueError(
