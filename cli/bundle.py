@@ -69,9 +69,10 @@ class AddItems(Command, AddConfig):
 
     def run(self) -> None:
         """Writes the new version and prints an account of all rows."""
-        from model.files import write_json
+        from model.files import check_output, write_json
         from service.offline import add_items
 
+        check_output(self.out)
         with log_above_bars():
             folder, report = add_items(self)
         print(report)

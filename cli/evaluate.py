@@ -38,10 +38,11 @@ class Evaluate(Command):
         from model.evaluation.metrics import check_equal, evaluate, format_figures
         from model.evaluation.protocols import splits
         from model.evaluation.reference import popular_recall
-        from model.files import write_json
+        from model.files import check_output, write_json
         from service.offline import of_trained_users, service_recall
         from service.recall.recaller import Recaller
 
+        check_output(self.out)
         with log_above_bars():
             dataset = of_trained_users(Dataset.load(self.data), find_bundle(self.artifacts))
             recaller = Recaller.load(self.artifacts, self.device)
@@ -92,9 +93,11 @@ class EvaluateNewUsers(Command):
     def run(self) -> None:
         """Prints the comparison and writes its figures."""
         from model.evaluation.metrics import format_figures
-        from model.files import write_json
+        from model.files import check_output, write_json
         from model.reports.new_users import compare_new_users
 
+        out = self.out or self.along / "new-users.json"
+        check_output(out)
         with log_above_bars():
             found = compare_new_users(self.without, self.along)
         by_history = {f"newest items given: {n}": f for n, f in found["by_history"].items()}
@@ -104,7 +107,7 @@ class EvaluateNewUsers(Command):
         for name, difference in found["difference"].items():
             relative, error = difference["relative"], difference["standard_error"]
             print(f"  {name:<8}{relative:>+8.1%} ± {error:.1%}")
-        write_json(self.out or self.along / "new-users.json", found)
+        write_json(out, found)
 
 
 class EvaluateInterests(Command):
@@ -123,10 +126,12 @@ class EvaluateInterests(Command):
 
     def run(self) -> None:
         """Prints the tables and writes their figures."""
-        from model.files import write_json
+        from model.files import check_output, write_json
         from model.reports.interests import compare_interests, format_interests
 
+        out = self.out or self.run_dir / "interests.json"
+        check_output(out)
         with log_above_bars():
             found = compare_interests(self.run_dir, self.interests, self.genres_column)
         print(format_interests(found))
-        write_json(self.out or self.run_dir / "interests.json", found)
+        write_json(out, found)

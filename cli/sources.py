@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
@@ -38,9 +38,9 @@ def options_of(model: type[BaseModel]) -> Options:
     """Returns the names of a model's fields as a tree."""
     found: Options = {}
     for name, field in model.model_fields.items():
-        kind = field.annotation
-        nested = isinstance(kind, type) and issubclass(kind, BaseModel)
-        found[name] = options_of(kind) if nested else None  # type: ignore[arg-type]
+        types = (field.annotation, *get_args(field.annotation))  # those of `Model | None`, too
+        nested = [t for t in types if isinstance(t, type) and issubclass(t, BaseModel)]
+        found[name] = options_of(nested[0]) if nested else None
     return found
 
 

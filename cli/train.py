@@ -43,8 +43,10 @@ class Report(Command):
 
     def run(self) -> None:
         """Writes the page."""
+        from model.files import check_output
         from model.reports.report import write_report
 
         out = self.out or self.run_dir / "report.html"
+        check_output(out)
         write_report(self.run_dir, out)
         print(f"{out} is ready: open it in a browser")

@@ -31,6 +31,7 @@ def new_file(path: Path) -> Iterator[Path]:
     target = _resolved(path)
     _check_file(target, path)
     beside = target.with_name(f".{target.name[:100]}.{os.getpid()}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield beside
         _widen_mode(beside)
@@ -126,10 +127,8 @@ def _check_file(target: Path, path: Path) -> None:
         raise ValueError(f"{path} is a device or a pipe: name a file")
     if is_mount(target):
         raise ValueError(f"{path} is mounted as one file: name a file in a mounted folder instead")
-    _make_parent(target, path)
-    if not os.access(target.parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{path} can't be written: no permission to write to {target.parent}")
-    if not _may_rename(target):
+    _check_parent(target, path)
+    if target.exists() and not _may_rename(target):
         raise ValueError(f"{path} can't be replaced: it belongs to another user")
 
 
@@ -139,9 +138,7 @@ def _place_for(target: Path, path: Path, overwrite: bool) -> Path:
     Raises ValueError if the new folder could not take its place afterwards.
     """
     if not target.exists():
-        _make_parent(target, path)
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise ValueError(f"{path} can't be made: no permission to write to {target.parent}")
+        _check_parent(target, path)
         return target.parent
     if not target.is_dir():
         raise ValueError(f"{path} is a file: choose another folder")
@@ -162,22 +159,23 @@ def _may_rename(target: Path) -> bool:
     In a sticky folder such as /tmp only the owner of the entry or of the folder may.
     """
     parent, user = target.parent.stat(), os.geteuid()
-    if not target.exists() or not parent.st_mode & stat.S_ISVTX:
+    if not parent.st_mode & stat.S_ISVTX:
         return True
     return user in (0, parent.st_uid, target.stat().st_uid)
 
 
-def _make_parent(target: Path, path: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{path} can't be made: {error.filename} is not a folder") from error
-    except OSError as error:
-        raise ValueError(f"{path} can't be made: {error.filename}: {error.strerror}") from error
+def _check_parent(target: Path, path: Path) -> None:
+    """Raises ValueError if nothing can be made at `target` and in folders that it still needs."""
+    there = next(folder for folder in target.parents if folder.exists())
+    if not there.is_dir():
+        raise ValueError(f"{path} can't be made: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{path} can't be written: no permission to write to {there}")
 
 
 def _make_folder(new: Path, path: Path) -> None:
     try:
+        new.parent.mkdir(parents=True, exist_ok=True)
         new.mkdir()
     except OSError as error:
         raise ValueError(f"{path} can't be written to: {error.strerror}") from error

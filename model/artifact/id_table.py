@@ -1,12 +1,12 @@
-"""External ids → rows, for tables too large for a dictionary: mapped, and exact.
+"""A table of external ids and their rows, memory-mapped, for more ids than a dictionary can hold.
 
 FOLDER/<kind>_hashes.npy    64-bit hashes of the ids, ascending
 FOLDER/<kind>_rows.npy      the row of each
-FOLDER/<kind>_ends.npy      where each id ends in …
-FOLDER/<kind>_ids.npy       … the ids' bytes, UTF-8, one after another in the same order
+FOLDER/<kind>_ends.npy      the end of each id in the bytes of the next file
+FOLDER/<kind>_ids.npy       the ids in UTF-8, one after another in the same order
 
-A look-up touches a few pages of each; the id itself is compared, so that no two ids are confused
-however their hashes fall.
+A look-up finds the hash by binary search, and then compares the id itself, so that ids of equal
+hash are never confused. It reads a few pages of each file.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ PARTS = ("hashes", "rows", "ends", "ids")
 
 
 def write_ids(folder: Path, kind: str, ids: Iterable[str]) -> None:
-    """Write the table of ids whose order is that of their rows."""
+    """Writes the table of ids, which stand in the order of their rows."""
     encoded = [one.encode() for one in ids]
     hashes = np.fromiter((_hash(one) for one in encoded), np.uint64, len(encoded))
     rows = np.argsort(hashes, kind="stable")
@@ -37,10 +37,10 @@ def write_ids(folder: Path, kind: str, ids: Iterable[str]) -> None:
 
 
 class IdTable:
-    """The mapped table that `write_ids` wrote."""
+    """The memory-mapped table that `write_ids` wrote."""
 
     def __init__(self, folder: Path, kind: str) -> None:
-        """Raises OSError, ValueError where a file is missing or doesn't fit the others."""
+        """Opens the table. Raises OSError or ValueError if a file is missing or fits no other."""
         parts = [_mapped(folder / f"{kind}_{name}.npy") for name in PARTS]
         self._hashes, self._rows, self._ends, self._ids = parts
         sizes = {len(self._hashes), len(self._rows), len(self._ends)}
@@ -51,10 +51,10 @@ class IdTable:
         return len(self._hashes)
 
     def get(self, wanted: str, default: int = -1) -> int:
-        """The row of an id, or `default` where it has none."""
+        """Returns the row of an id, or `default` if it has none."""
         try:
             encoded = wanted.encode()
-        except UnicodeEncodeError:  # a lone surrogate, as JSON allows it: nobody's id
+        except UnicodeEncodeError:  # a lone surrogate, which JSON allows: it is in no id
             return default
         hashed = np.uint64(_hash(encoded))
         at = int(self._hashes.searchsorted(hashed))
@@ -71,5 +71,5 @@ def _hash(encoded: bytes) -> int:
 
 
 def _mapped(file: Path) -> NDArray[Any]:
-    """A plain view of the map: numpy's own class of maps is slower to index."""
+    """Returns a plain view of the mapped file: numpy's own class of maps is slower to index."""
     return np.asarray(np.load(file, mmap_mode="r", allow_pickle=False))

@@ -49,14 +49,14 @@ class Manifest(BaseModel, frozen=True):
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a bundle whose other files are complete, with their checksums."""
+    """Writes the manifest of a bundle whose other files are complete, with their checksums."""
     files = {file.name: _entry(file) for file in sorted(folder.iterdir())}
     sealed = manifest.model_copy(update={"files": files})
     write_json(folder / "manifest.json", sealed.model_dump(mode="json"))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest alone. Raises ArtifactError where it cannot be read or has another format."""
+    """Returns the manifest. Raises ArtifactError if it can't be read or has another format."""
     file = folder / "manifest.json"
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -71,7 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(file: Path, entry: FileEntry) -> None:
-    """Raises ArtifactError where the file is not the one that the manifest describes."""
+    """Raises ArtifactError if the file is not the one that the manifest describes."""
     if not file.exists():
         raise ArtifactError(f"{file} is missing")
     if file.stat().st_size != entry.bytes:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 REACH = 3
 """Events to either side that count as beside an item, weighted by 1 / distance."""
 MOST_NEIGHBOURS = 10
-"""Known items that a vector is made of: those of greatest weight."""
+"""Known items that a vector is made from: those with the greatest weights."""
 CHUNK = 256
 """New items compared with the catalogue at a time."""
 
@@ -19,7 +19,7 @@ _COLUMNS = {"new": pl.UInt32, "row": pl.UInt32, "weight": pl.Float64}
 
 
 def named(new: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
-    """From `new.neighbours`, lists of item ids: each counts as often as it is named."""
+    """Returns the evidence of the lists `new.neighbours`: an id counts as often as it is named."""
     if "neighbours" not in new.columns:
         return pl.DataFrame(schema=_COLUMNS)
     pairs = new.select("new", item_id="neighbours").explode("item_id", empty_as_null=True)
@@ -27,7 +27,7 @@ def named(new: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
 
 
 def beside(new: pl.DataFrame, catalogue: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """From `events` (user, item_id), each user's together and in order of time."""
+    """Returns the evidence of `events` (user, item_id), those of a user together, oldest first."""
     seen = events.join(catalogue, on="item_id", how="left", maintain_order="left").join(
         new.select("new", "item_id"), on="item_id", how="left", maintain_order="left"
     )
@@ -45,10 +45,13 @@ def beside(new: pl.DataFrame, catalogue: pl.DataFrame, events: pl.DataFrame) -> 
 
 
 def alike(new: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
-    """From shared attributes and words of the title; rare ones and popular items count more."""
+    """Returns the evidence of shared attributes and words of titles.
+
+    A feature counts by its rarity, a known item by its popularity.
+    """
     theirs = features(catalogue, "row")
     rarity = theirs.group_by("feature").agg(rarity=(catalogue.height / pl.len()).log())
-    rarity = rarity.filter(pl.col("rarity") > 0)  # what everything has tells nothing
+    rarity = rarity.filter(pl.col("rarity") > 0)  # a feature of all items tells nothing
     theirs = theirs.join(rarity, on="feature")
     popular = catalogue.select("row", popular=(pl.col("count").cast(pl.Float64) + 2).log())
     ours = features(new, "new")
@@ -64,7 +67,10 @@ def alike(new: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
 
 
 def features(items: pl.DataFrame, number: str) -> pl.DataFrame:
-    """`number` and feature: an attribute's value, an element of a list, or a word of the title."""
+    """Returns the features of items as pairs of `number` and feature.
+
+    A feature is the value of an attribute, an element of a list, or a word of the title.
+    """
     parts = [pl.DataFrame(schema={number: pl.UInt32, "feature": pl.String})]
     for name, kind in items.schema.items():
         if name in (number, "item_id", "count", "neighbours"):
@@ -86,8 +92,10 @@ def features(items: pl.DataFrame, number: str) -> pl.DataFrame:
 def as_vectors(
     evidence: pl.DataFrame, vectors_VD: NDArray[np.float32], new: int, length: float
 ) -> NDArray[np.float32]:
-    """Vectors of `new` items, N D: the weighted mean of the neighbours, `length` times as long as
-    they are on the average."""
+    """Returns the vectors of `new` items, N D: the weighted means of their neighbours.
+
+    A vector is `length` times as long as its neighbours are on the average.
+    """
     at_E, rows_E = evidence["new"].to_numpy(), evidence["row"].to_numpy()
     sums_N = np.bincount(at_E, weights=evidence["weight"].to_numpy(), minlength=new)
     share_E = evidence["weight"].to_numpy() / sums_N[at_E]
@@ -101,7 +109,7 @@ def as_vectors(
 
 
 def _sum(pairs: pl.DataFrame) -> pl.DataFrame:
-    """One line a pair, and of every new item's pairs those of greatest weight."""
+    """Sums the weights of every pair, and keeps the pairs of greatest weight of every new item."""
     return (
         pairs.group_by("new", "row")
         .agg(pl.sum("weight"))

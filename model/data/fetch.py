@@ -1,4 +1,4 @@
-"""`recgpt data fetch ml-100k`: MovieLens 100K out of the public recbole wheel, never installed."""
+"""`recgpt data fetch ml-100k`: MovieLens 100K from the public recbole wheel, never installed."""
 
 import logging
 import subprocess
@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from model.files import new_file
+from model.files import check_output, new_file
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +27,15 @@ The terms in full: https://files.grouplens.org/datasets/movielens/ml-100k-README
 
 
 def fetch_ml_100k(out: Path) -> Path:
-    """Put ml-100k.inter and ml-100k.item into the folder `out`, print the terms, return `out`.
+    """Puts ml-100k.inter and ml-100k.item into the folder `out`, prints the terms, returns `out`.
 
-    Does nothing but print where both are there. Raises ValueError where the wheel can't be had.
+    Files that are there are kept. Raises ValueError if the wheel can't be downloaded.
     """
     print(TERMS)
     if all((out / name).is_file() for name in FILES):
         log.info("%s holds MovieLens 100K already", out)
         return out
+    check_output(out / FILES[0])
     with tempfile.TemporaryDirectory() as folder:
         extract(_download(Path(folder)), out)
     log.info("MovieLens 100K: %s", out)
@@ -42,7 +43,7 @@ def fetch_ml_100k(out: Path) -> Path:
 
 
 def extract(wheel: Path, out: Path) -> None:
-    """Unpack the two files of the data set, and nothing else, from the wheel."""
+    """Unpacks the two files of the data set, and nothing else, from the wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             for name in FILES:
@@ -54,7 +55,7 @@ def extract(wheel: Path, out: Path) -> None:
 
 
 def _download(folder: Path) -> Path:
-    """The wheel, downloaded with the user's own pip settings."""
+    """Downloads the wheel with the user's own pip settings."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), WHEEL]
     log.info("downloading %s (2 MB)", WHEEL)

@@ -164,6 +164,7 @@ def test_files_that_cannot_be_written_are_refused_before_the_work(
 ) -> None:
     check_output(None)
     check_output(old / "new" / "deep.json")
+    assert not (old / "new").exists()  # looking changes nothing
     os.mkfifo(old / "pipe")
     for path, message in (
         (old, "is a folder: name a file"),
