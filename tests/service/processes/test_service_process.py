@@ -114,7 +114,7 @@ def test_redis_may_be_absent_and_come_and_go(
             assert refused.status_code == 503
             assert refused.headers["retry-after"] == "1"
             redis.start()
-            assert running.ready() == 200
+            running.wait_until(lambda: running.ready() == 200)
             assert running.client.post("/events", json=event).status_code == 200
             running.wait_until(lambda: not running.recall(user_id="ann")["degraded"])
             redis.stop()
