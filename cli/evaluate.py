@@ -1,4 +1,4 @@
-"""Commands that measure: `recgpt evaluate`, `… evaluate new-users`, `… evaluate interests`."""
+"""Commands that measure: `recgpt evaluate` and `recgpt evaluate new-users|interests|runs`."""
 
 import tempfile
 from pathlib import Path
@@ -135,3 +135,33 @@ class EvaluateInterests(Command):
             found = compare_interests(self.run_dir, self.interests, self.genres_column)
         print(format_interests(found))
         write_json(out, found)
+
+
+class EvaluateRuns(Command):
+    """Compare two runs on the same data, case by case, with confidence intervals.
+
+    example:
+      recgpt evaluate runs --new run-sets --old run --protocol.split next-set --protocol.targets day
+    """
+
+    new: Path = Field(description="run that may be better")
+    old: Path = Field(description="run on the same data to compare it with")
+    protocol: ProtocolConfig | None = Field(
+        None, description="the events to measure with (default: those of --new)"
+    )
+    interests: int | None = Field(
+        None, ge=1, le=8, description="interests to generate (default: as many as each run serves)"
+    )
+    out: Path | None = Field(None, description="JSON file for the figures")
+
+    def run(self) -> None:
+        """Prints the table."""
+        from model.files import check_output, write_json
+        from model.reports.comparison import compare_runs, format_comparison
+
+        check_output(self.out)
+        with log_above_bars():
+            found = compare_runs(self.new, self.old, self.protocol, self.interests)
+        print(format_comparison(found))
+        if self.out:
+            write_json(self.out, found)

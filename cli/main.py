@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "cli.evaluate:Evaluate",
     "evaluate new-users": "cli.evaluate:EvaluateNewUsers",
     "evaluate interests": "cli.evaluate:EvaluateInterests",
+    "evaluate runs": "cli.evaluate:EvaluateRuns",
     "history load": "cli.serve:LoadHistory",
     "serve": "cli.serve:Serve",
     "demo": "cli.demo:Demo",

@@ -8,6 +8,9 @@ EventSet = Annotated[str, StringConstraints(pattern=r"^(next|day|session|[1-9][0
 """Events that belong together: one event (next), those of a day or of a session by their times, or
 this number of events in a row."""
 
+Metric = Annotated[str, StringConstraints(pattern=r"^((HR|NDCG)@(5|10|20)|recall@[1-9][0-9]*)$")]
+"""A metric that a choice can be made by."""
+
 
 class ProtocolConfig(BaseModel, frozen=True):
     """The events that train a model, and those that it has to recall."""

@@ -8,6 +8,7 @@ Shapes: N cases, B batch, K candidates, S targets of a case, V catalogue.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,17 @@ RANKED_AT = (5, 10, 20)
 DEEP_AT = (20, 50, 100, 200, 500)
 
 
+class CaseFigures(NamedTuple):
+    """The figures of a recall, case by case."""
+
+    next_ranks_N: IntArray
+    """Rank of the next item in a list of 20, from 1; 0: not in the list."""
+    set_recalls: dict[int, NDArray[np.float64]]
+    """For each length of list the found shares of the sets of targets: N each."""
+    covered: dict[int, NDArray[np.bool_]]
+    """For each length of list whether any list held the item: V each."""
+
+
 def evaluate(
     recall: Recall,
     dataset: Dataset,
@@ -41,20 +53,35 @@ def evaluate(
     Returns HR@ and NDCG@5/10/20 of the next item, recall@ of the sets and coverage@ for each k of
     `deep`. Without `known_users`, every user is asked for as an unknown one.
     """
+    found = measure_cases(recall, dataset, split, deep, batch, known_users)
+    metrics = ranking_figures(found.next_ranks_N)
+    metrics |= {f"recall@{k}": float(found.set_recalls[k].mean()) for k in deep}
+    return metrics | {f"coverage@{k}": float(found.covered[k].mean()) for k in deep}
+
+
+def measure_cases(
+    recall: Recall,
+    dataset: Dataset,
+    split: Split,
+    deep: Sequence[int] = DEEP_AT,
+    batch: int = 256,
+    known_users: bool = True,
+) -> CaseFigures:
+    """Measures every case: see `evaluate`, which summarises them."""
     depths = sorted({max(RANKED_AT), *deep})
     sets_NS = target_sets(dataset, split)
-    next_rank_N = np.zeros(len(split.users), dtype=np.int64)
-    found_N = {k: np.zeros(len(split.users)) for k in depths}
-    covered_V = {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths}
+    found = CaseFigures(
+        np.zeros(len(split.users), dtype=np.int64),
+        {k: np.zeros(len(split.users)) for k in depths},
+        {k: np.zeros(dataset.catalogue, dtype=bool) for k in depths},
+    )
     for part, histories, known_B in case_batches(dataset, split, batch, known_users):
         for k, rows_BK in zip(depths, recall(histories, known_B, depths), strict=True):
             if k == max(RANKED_AT):
-                next_rank_N[part] = ranks(rows_BK, split.targets[part])
-            found_N[k][part] = set_recalls(rows_BK, sets_NS[part])
-            covered_V[k][rows_BK[rows_BK >= 0]] = True
-    metrics = ranking_figures(next_rank_N)
-    metrics |= {f"recall@{k}": float(found_N[k].mean()) for k in deep}
-    return metrics | {f"coverage@{k}": float(covered_V[k].mean()) for k in deep}
+                found.next_ranks_N[part] = ranks(rows_BK, split.targets[part])
+            found.set_recalls[k][part] = set_recalls(rows_BK, sets_NS[part])
+            found.covered[k][rows_BK[rows_BK >= 0]] = True
+    return found
 
 
 def set_recalls(rows_BK: IntArray, sets_BS: IntArray) -> NDArray[np.float64]:

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from model.data.dataset import Dataset, IntArray
-from model.data.event_sets import event_times, set_starts
+from model.data.dataset import Dataset, IntArray, popularity
+from model.data.event_sets import DAY, event_times, set_starts
 from model.evaluation.config import ProtocolConfig
 
 LEAVE_ONE_OUT = ProtocolConfig()
+
+WEEK = 7 * DAY
+"""Seconds of a week."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Splits:
     """Events of each user, from the oldest, that training may see: U."""
     validation: Split
     test: Split
+    test_start: int | None = None
+    """The time of the first test event, if it is one for all users: seconds."""
 
     def training(self) -> Dataset:
         """Returns the data set without the events that training may not see."""
@@ -81,6 +86,20 @@ def distinct(rows_nS: NDArray[np.int64]) -> NDArray[np.int64]:
     again_nS = sorted_nS[:, 1:] == sorted_nS[:, :-1]
     np.put_along_axis(repeated_nS, order_nS[:, 1:], again_nS, axis=1)
     return np.where(repeated_nS, -1, rows_nS)
+
+
+def cold_share(parts: Splits) -> float:
+    """Returns the share of the test targets whose item no training event has."""
+    known_V = popularity(parts.training()) > 0
+    rows_nS = target_sets(parts.dataset, parts.test)
+    return float(1 - known_V[rows_nS[rows_nS >= 0]].mean())
+
+
+def popularity_before(dataset: Dataset, end: int, seconds: int = WEEK) -> NDArray[np.int64]:
+    """Returns the number of events of every item in the period before `end`: V."""
+    times_N = event_times(dataset, "recent popularity")
+    recent_N = (times_N >= end - seconds) & (times_N < end)
+    return np.bincount(dataset.events[recent_N], minlength=dataset.catalogue)
 
 
 def _next_set(dataset: Dataset, kind: str) -> Splits:
@@ -128,7 +147,7 @@ def _temporal(dataset: Dataset, protocol: ProtocolConfig) -> Splits:
     validation, test = (
         _cases_of_part(dataset, protocol.targets, user_N, part_N, part) for part in (1, 2)
     )
-    return Splits(dataset, lengths_U, validation, test)
+    return Splits(dataset, lengths_U, validation, test, int(np.ceil(cuts[1])))
 
 
 def _cases_of_part(

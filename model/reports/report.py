@@ -146,21 +146,21 @@ def _stage(name: str, progress: Progress) -> StageView:
     """Returns the loss and the validation figures of a stage over its epochs."""
     points = progress.curves
     losses = [(point["epoch"], point["loss"]) for point in points if "loss" in point]
-    quality = [(point["epoch"], point["NDCG@20"]) for point in points]
+    quality = [(point["epoch"], point[progress.metric]) for point in points]
     charts = [
         chart("Training loss", "epoch", [Line("loss", losses)]),
         chart(
-            "Validation NDCG@20 (dot: kept)",
+            f"Validation {progress.metric} (dot: kept)",
             "epoch",
-            [Line("NDCG@20", quality, marked=progress.best_epoch)],
+            [Line(progress.metric, quality, marked=progress.best_epoch)],
         ),
     ]
     rates = sorted(point[RATE] for point in points if RATE in point)
     pace = f", {rates[len(rates) // 2]:,.0f} samples a second (median)" if rates else ""
     return StageView(
         title=STAGES[name],
-        summary=f"{progress.epoch} epochs; best validation NDCG@20 {progress.best:.4f} after epoch "
-        f"{progress.best_epoch}, whose weights are kept{pace}.",
+        summary=f"{progress.epoch} epochs; best validation {progress.metric} {progress.best:.4f} "
+        f"after epoch {progress.best_epoch}, whose weights are kept{pace}.",
         charts=[found for found in charts if found],
         epochs=points,
         kept=progress.best_epoch,

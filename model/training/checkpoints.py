@@ -20,6 +20,8 @@ Metrics = dict[str, float]
 class Progress:
     """The state of a stage; saved with every checkpoint."""
 
+    metric: str = "NDCG@20"
+    """The validation metric that chooses the epoch."""
     epoch: int = 0
     best: float = -1.0
     best_epoch: int = 0
@@ -28,9 +30,9 @@ class Progress:
     def keep(self, metrics: Metrics) -> bool:
         """Records the figures of the epoch; returns whether they are the best so far."""
         self.curves.append({"epoch": self.epoch, **metrics})
-        if metrics["NDCG@20"] <= self.best:
+        if metrics[self.metric] <= self.best:
             return False
-        self.best, self.best_epoch = metrics["NDCG@20"], self.epoch
+        self.best, self.best_epoch = metrics[self.metric], self.epoch
         return True
 
     def finished(self, epochs: int, patience: int) -> bool:

@@ -5,12 +5,14 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from model.evaluation.config import EventSet, ProtocolConfig
+from model.evaluation.config import EventSet, Metric, ProtocolConfig
 from model.network.config import GPTConfig, RecallConfig
 
 Sampling = Literal["prefixes", "windows"]
 """Every prefix of a history is a sample, with the loss at its last item; or windows of a history
 are, with the loss at every item (many times faster, less accurate)."""
+
+PATIENCE = "epochs without a better validation figure that end the stage early"
 
 
 class LossConfig(BaseModel, frozen=True):
@@ -41,9 +43,12 @@ class FitConfig(LossConfig, frozen=True):
     """The optimisation of a stage."""
 
     epochs: int = Field(15, ge=0, description="largest number of epochs")
-    patience: int = Field(
-        15, ge=1, description="epochs without a better validation NDCG@20 that end the stage early"
+    choose_by: Metric = Field(
+        "NDCG@20",
+        description="validation metric that chooses the epoch: HR@ or NDCG@5/10/20 of the next "
+        "item, or recall@K of the set of targets",
     )
+    patience: int = Field(15, ge=1, description=PATIENCE)
     epoch_steps: int | None = Field(
         None, ge=1, description="optimiser steps per epoch (default: one pass over all samples)"
     )
@@ -74,9 +79,7 @@ class TuneConfig(FitConfig, frozen=True):
     """Prompt-tuning."""
 
     epochs: int = Field(4, ge=0, description="largest number of epochs")
-    patience: int = Field(
-        4, ge=1, description="epochs without a better validation NDCG@20 that end the stage early"
-    )
+    patience: int = Field(4, ge=1, description=PATIENCE)
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam")
     sampling: Sampling = Field("prefixes", description="as for pre-training")
     form: Literal["tail", "interleaved"] = Field(

@@ -87,7 +87,7 @@ class _Fit:
             progress = load_checkpoint(self._last, self._model, self._optimizer)
             log.info("%s: resumed after epoch %d", self._stage.name, progress.epoch)
         else:
-            progress = Progress()
+            progress = Progress(self._config.choose_by)
             self._finish_epoch(progress, {})
         with self._tensorboard(progress) as curves:
             while not progress.finished(self._config.epochs, self._config.patience):
@@ -160,7 +160,7 @@ class _Fit:
         Only the first process does so; the others receive the figure that decides when to stop.
         """
         if not distributed.is_first():
-            metrics = {"NDCG@20": distributed.broadcast(0.0, self._device)}
+            metrics = {progress.metric: distributed.broadcast(0.0, self._device)}
             progress.keep(metrics)
             return metrics
         metrics = figures | self._stage.validate(self._model)
@@ -168,7 +168,7 @@ class _Fit:
         if best:
             save_weights(self._best, self._model)
         save_checkpoint(self._last, self._model, self._optimizer, progress)
-        distributed.broadcast(metrics["NDCG@20"], self._device)  # once the files are there
+        distributed.broadcast(metrics[progress.metric], self._device)  # once the files are there
         log.info("%s epoch %d  %s", self._stage.name, progress.epoch, _as_text(metrics, best))
         return metrics
 

@@ -10,8 +10,9 @@ RUN/metrics.json           test figures by the trainer's own recall, written las
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,14 +21,14 @@ from matplotlib.figure import Figure
 from model.data.dataset import Dataset, popularity, training_view
 from model.device import choose_device
 from model.evaluation.metrics import Figures, evaluate
-from model.evaluation.protocols import Split, Splits, splits
+from model.evaluation.protocols import Split, Splits, cold_share, popularity_before, splits
 from model.evaluation.reference import DenseRecall, popular_recall
 from model.files import new_file, write_json
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.network.gru4rec import new_network
 from model.training import distributed
-from model.training.checkpoints import Progress, load_weights
+from model.training.checkpoints import Metrics, Progress, load_weights
 from model.training.config import TrainConfig
 from model.training.loop import fit
 from model.training.stages import pretraining, prompt_tuning
@@ -59,12 +60,13 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     parts = splits(dataset, config.protocol)
     training, cases = parts.training(), _some_cases(parts.validation, config)
 
-    def validator(recall: RecallConfig) -> Any:
-        return lambda model: _validation(DenseRecall(model, recall), dataset, cases)
+    def validator(recall: RecallConfig, metric: str) -> Callable[[GPT], Metrics]:
+        return lambda model: _validation(DenseRecall(model, recall), dataset, cases, metric)
 
     progress: dict[str, Progress] = {}
-    first = pretraining(config.pretrain, training, validator(ONE_INTEREST))
-    second = prompt_tuning(config.tune, training, validator(config.recall))
+    one, served = ONE_INTEREST, config.recall
+    first = pretraining(config.pretrain, training, validator(one, config.pretrain.choose_by))
+    second = prompt_tuning(config.tune, training, validator(served, config.tune.choose_by))
     if config.stages != "tune":
         progress["pretrain"] = fit(model, training, first, config.out, config.seed, config.resume)
     load_weights(config.out / "pretrain" / "best.safetensors", model)
@@ -144,15 +146,21 @@ def _some_cases(split: Split, config: TrainConfig) -> Split:
     return split.at(chosen)
 
 
-def _validation(recall: DenseRecall, dataset: Dataset, cases: Split) -> dict[str, float]:
-    metrics = evaluate(recall, dataset, cases, deep=())
-    return {name: metrics[name] for name in ("NDCG@20", "HR@10")}
+def _validation(recall: DenseRecall, dataset: Dataset, cases: Split, metric: str) -> Metrics:
+    """The metric that chooses the epoch, and two usual ones beside it."""
+    deep = [int(metric.removeprefix("recall@"))] if metric.startswith("recall@") else []
+    metrics = evaluate(recall, dataset, cases, deep)
+    return {name: metrics[name] for name in dict.fromkeys([metric, "NDCG@20", "HR@10"])}
 
 
 def _test(config: TrainConfig, parts: Splits, training: Dataset, model: GPT) -> Figures:
     """Writes the run's test figures and its baselines to metrics.json, and returns them."""
     dataset, split = parts.dataset, parts.test
     figures = {"popularity": evaluate(popular_recall(popularity(training)), dataset, split)}
+    if parts.test_start is not None:
+        counts_V = popularity_before(dataset, parts.test_start)
+        figures["popularity, last week"] = evaluate(popular_recall(counts_V), dataset, split)
+        log.info("%.1f %% of the test targets have no training event", 100 * cold_share(parts))
     if config.peer or config.model.network != "gpt":
         name = config.peer or config.model.network
         figures[name] = evaluate(DenseRecall(model, ONE_INTEREST), dataset, split)
@@ -170,15 +178,16 @@ def _test(config: TrainConfig, parts: Splits, training: Dataset, model: GPT) -> 
 
 
 def draw_curves(progress: dict[str, Progress], path: Path) -> None:
-    """Draws training loss and validation NDCG@20 over the epochs of each stage."""
+    """Draws training loss and the chosen validation metric over the epochs of each stage."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, stage in progress.items():
         epochs = [point["epoch"] for point in stage.curves]
         left.plot(epochs[1:], [point["loss"] for point in stage.curves[1:]], label=name)
-        right.plot(epochs, [point["NDCG@20"] for point in stage.curves], label=name)
+        quality = [point[stage.metric] for point in stage.curves]
+        right.plot(epochs, quality, label=f"{name}, {stage.metric}")
         right.plot(stage.best_epoch, stage.best, "o", color=right.lines[-1].get_color())
-    for axes, title in ((left, "training loss"), (right, "validation NDCG@20 (dot: kept)")):
+    for axes, title in ((left, "training loss"), (right, "validation (dot: kept)")):
         axes.set(title=title, xlabel="epoch")
         axes.grid(alpha=0.3)
         if progress:

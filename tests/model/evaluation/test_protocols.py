@@ -8,7 +8,13 @@ from pydantic import ValidationError
 from model.data.dataset import Dataset
 from model.data.event_sets import DAY
 from model.evaluation.config import ProtocolConfig
-from model.evaluation.protocols import Split, splits, target_sets
+from model.evaluation.protocols import (
+    Split,
+    cold_share,
+    popularity_before,
+    splits,
+    target_sets,
+)
 
 
 def cases_of(dataset: Dataset, split: Split) -> list[tuple[int, list[int], list[int]]]:
@@ -162,3 +168,21 @@ def test_sets_hold_an_item_once(dataset: Dataset) -> None:
     split = Split(np.array([0, 1]), np.array([1, 0], dtype=np.int32), two, np.array([4, 2]))
     assert target_sets(repeating, split).tolist() == [[1, -1, 2, -1], [0, 3, -1, -1]]
     assert target_sets(repeating, split.of_users(np.array([1]))).tolist() == [[0, 3]]
+
+
+def test_recent_popularity_and_cold_targets(timed: Dataset) -> None:
+    assert timed.times is not None
+    parts = splits(timed, protocol("temporal", test_share=0.25))
+    assert parts.test_start is not None
+    tested = [targets for _, _, targets in cases_of(timed, parts.test)]
+    recent = (timed.times < parts.test_start) & (timed.times >= parts.test_start - 2 * DAY)
+    counts = popularity_before(timed, parts.test_start, 2 * DAY)
+    assert counts.tolist() == [
+        (timed.events[recent] == row).sum() for row in range(timed.catalogue)
+    ]
+    assert 0 < counts.sum() < (timed.times < parts.test_start).sum()
+    trained = set(parts.training().events.tolist())
+    cold = [row not in trained for targets in tested for row in targets]
+    assert cold_share(parts) == pytest.approx(np.mean(cold))
+    few = replace(timed, events=np.arange(len(timed.events), dtype=np.int32) % timed.catalogue)
+    assert 0 <= cold_share(splits(few, protocol("temporal", test_share=0.45))) < 1

@@ -16,6 +16,7 @@ from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.reports.interests import compare_interests
+from model.reports.report import write_report
 from model.training.checkpoints import Progress, load_checkpoint
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
 from model.training.optimizer import Optimizer
@@ -86,6 +87,25 @@ def test_each_stage_is_judged_by_the_list_that_it_is_for(runs: tuple[Path, Path]
     assert one != served
     assert progress(run, "pretrain").best == pytest.approx(one)
     assert progress(run, "tune").curves[0]["NDCG@20"] == pytest.approx(served)
+
+
+def test_another_metric_can_choose_the_epoch(tmp_path: Path) -> None:
+    tiny.walks(tmp_path)
+    stage = PretrainConfig(epochs=3, batch_size=16, choose_by="recall@7")
+    protocol = ProtocolConfig(split="next-set", targets="2")
+    run = config(
+        tmp_path / "data", tmp_path / "run", stages="pretrain", pretrain=stage, protocol=protocol
+    )
+    train(run)
+    found = progress(tmp_path / "run", "pretrain")
+    assert found.metric == "recall@7"
+    assert found.best == max(point["recall@7"] for point in found.curves)
+    _, dataset, model = load_run(tmp_path / "run")
+    split = splits(dataset, protocol).validation
+    figures = evaluate(DenseRecall(model, ONE_INTEREST), dataset, split, deep=(7,))
+    assert figures["recall@7"] == pytest.approx(found.best)
+    write_report(tmp_path / "run", tmp_path / "page.html")
+    assert "Validation recall@7" in (tmp_path / "page.html").read_text()
 
 
 def test_patience_ends_a_stage(tmp_path: Path) -> None:
