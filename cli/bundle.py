@@ -6,12 +6,8 @@ from typing import Literal
 from pydantic import Field
 
 from cli.config import Command, log_above_bars
+from cli.versions import published
 from model.artifact.config import AddConfig
-
-
-def published(folder: Path) -> str:
-    """Returns what is to be done about a version that has just become the served one."""
-    return f"{folder} is the served version now; a running service takes it up when it is restarted"
 
 
 class Export(Command):

@@ -33,7 +33,7 @@ class Evaluate(Command):
 
     def run(self) -> None:
         """Prints the table. Raises ValueError if the figures differ from the trainer's."""
-        from model.artifact.bundle import find_bundle
+        from model.artifact.versions import find_bundle
         from model.data.dataset import Dataset, popularity
         from model.evaluation.metrics import check_equal, evaluate, format_figures
         from model.evaluation.protocols import splits

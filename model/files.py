@@ -35,9 +35,9 @@ def new_file(path: Path) -> Iterator[Path]:
     try:
         yield beside
         _widen_mode(beside)
-        _sync(beside)
+        sync(beside)
         os.replace(beside, target)
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -60,8 +60,8 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         yield new
         for file in sorted(new.rglob("*")):
             _widen_mode(file)
-            _sync(file)
-        _sync(new)
+            sync(file)
+        sync(new)
         try:
             _swap_contents(new, target) if place == target else _swap_folders(new, target)
         except OSError as error:
@@ -70,7 +70,7 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
                 f"{path} could not be replaced ({error.strerror}) and is as it was. "
                 f"The new content is complete and stands in {new}: move it yourself"
             ) from error
-        _sync(target.parent)
+        sync(target.parent)
     finally:
         if not kept:
             shutil.rmtree(new, ignore_errors=True)
@@ -215,7 +215,7 @@ def _swap_contents(new: Path, target: Path) -> None:
             os.rename(destination, source)
         old.rmdir()
         raise
-    _sync(target)
+    sync(target)
     _remove(old)
 
 
@@ -237,7 +237,8 @@ def _widen_mode(path: Path) -> None:
         path.chmod(wanted)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

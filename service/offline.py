@@ -17,15 +17,9 @@ from numpy.typing import NDArray
 
 from index.build import QUERIES, Requested, build_index, build_index_like
 from model.artifact.additions import Additions, extended_bundle, find_new_items
-from model.artifact.bundle import (
-    find_bundle,
-    load_artifact,
-    new_bundle,
-    publish,
-    read_item_vectors,
-    read_user_ids,
-)
+from model.artifact.bundle import load_artifact, new_bundle, read_item_vectors, read_user_ids
 from model.artifact.config import AddConfig
+from model.artifact.versions import find_bundle, publish
 from model.data.dataset import Dataset, IntArray
 from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import Figures, Recall

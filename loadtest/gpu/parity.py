@@ -16,7 +16,8 @@ from typing import Any, get_args
 import torch
 
 from loadtest.gpu.synthetic import dataset_of, export_untrained
-from model.artifact.bundle import find_bundle, load_artifact
+from model.artifact.bundle import load_artifact
+from model.artifact.versions import find_bundle
 from model.data.dataset import Dataset
 from model.files import write_json
 from service.recall.gpu.backend import GpuBackend

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from index.build import build_index
 from model.artifact.additions import Additions, NewItems, extended_bundle
-from model.artifact.bundle import Artifact, find_bundle, load_artifact, read_item_vectors
+from model.artifact.bundle import Artifact, load_artifact, read_item_vectors
 from model.artifact.manifest import read_manifest
+from model.artifact.versions import find_bundle
 from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
 from model.data.prepare import prepare

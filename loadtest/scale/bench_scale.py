@@ -27,8 +27,9 @@ from loadtest.environment import environment
 from loadtest.results import number, put_between_marks, say
 from loadtest.scale.scale_bundle import RECALLS, bundle_of, serving
 from loadtest.scale.scale_data import BASE, catalogue, interests
-from model.artifact.bundle import publish, read_item_vectors
+from model.artifact.bundle import read_item_vectors
 from model.artifact.manifest import read_manifest
+from model.artifact.versions import publish
 
 Vectors = NDArray[np.float32]
 

@@ -21,7 +21,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel
 
-from model.artifact.bundle import find_bundle, load_artifact, read_item_vectors, read_user_ids
+from model.artifact.bundle import load_artifact, read_item_vectors, read_user_ids
+from model.artifact.versions import find_bundle
 from model.network.gpt import HISTORY, OFFER, Tokens
 from model.network.rollout import quotas
 

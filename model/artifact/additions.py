@@ -22,10 +22,11 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from model.artifact.bundle import Artifact, check_publishable, vectors_sha256
+from model.artifact.bundle import Artifact, vectors_sha256
 from model.artifact.config import AddConfig
 from model.artifact.manifest import seal
 from model.artifact.neighbours import alike, as_vectors, beside, named
+from model.artifact.versions import check_publishable
 from model.data.account import Malformed, count_lines, example_lines
 from model.data.clean import CleanLog, Columns, clean_logs
 from model.data.ids import odd_ids

@@ -11,11 +11,10 @@ ARTIFACTS/<version>/
     user_{hashes,rows,ends,ids}.npy   the rows of user ids, mapped (see `model.artifact.id_table`)
     index.faiss …        what `index.build` adds
 A bundle without the user module has no user table and no rows of user ids.
-ARTIFACTS/current        link to the version that is served, moved atomically
+`model.artifact.versions` says which version is served.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ from safetensors.torch import load_file, save_file
 from torch.overrides import TorchFunctionMode
 
 from model.artifact.id_table import IdTable, write_ids
-from model.artifact.manifest import FORMAT, ArtifactError, Manifest, read_manifest, seal, verify
+from model.artifact.manifest import FORMAT, ArtifactError, Manifest, seal
+from model.artifact.versions import check_publishable, verified_manifest
 from model.data import parquet
 from model.data.dataset import Dataset, popularity
 from model.evaluation.config import ProtocolConfig
@@ -104,58 +104,9 @@ def new_bundle(
         seal(folder, manifest)
 
 
-def publish(artifacts: Path, version: str) -> None:
-    """Makes `version` the one that is served: `current` moves in one step."""
-    check_publishable(artifacts)
-    link = artifacts / f".current.{os.getpid()}.part"
-    link.unlink(missing_ok=True)
-    link.symlink_to(version)
-    os.replace(link, artifacts / "current")
-
-
-def check_publishable(artifacts: Path) -> None:
-    """Raises ValueError if a new version could not become the served one.
-
-    `current` is a link. Object storage and copies without links make a folder of it, which can't
-    be replaced in one step while a service reads it.
-    """
-    if (artifacts / "manifest.json").exists():
-        raise ValueError(f"{artifacts} is one bundle: name the folder of the bundles")
-    current = artifacts / "current"
-    if current.exists() and not current.is_symlink():
-        raise ValueError(
-            f"{current} is no link, so that it can't be moved to a new version; a copy without "
-            "links leaves it so. Rename it to the version in its manifest.json, or delete it if "
-            f"that folder is in {artifacts} too"
-        )
-    link = artifacts / f".current.{os.getpid()}.part"
-    try:
-        artifacts.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to("nothing")
-        link.unlink()
-    except OSError as error:
-        raise ValueError(f"no link can be made in {artifacts}: {error.strerror}") from error
-
-
-def find_bundle(artifacts: Path) -> Path:
-    """Returns the folder of the served version, or `artifacts` itself if it is a bundle."""
-    if (artifacts / "manifest.json").exists():
-        return artifacts
-    current = artifacts / "current"
-    if not current.exists():
-        raise ArtifactError(
-            f"{artifacts} holds no artifact (no manifest.json, no `current`): "
-            "make one with `recgpt export`"
-        )
-    return current.resolve()
-
-
 def load_artifact(folder: Path) -> Artifact:
     """Reads and verifies a bundle. Raises ArtifactError that names the file at fault."""
-    manifest = read_manifest(folder)
-    for name, entry in manifest.files.items():
-        verify(folder / name, entry)
+    manifest = verified_manifest(folder)
     try:
         artifact = Artifact(
             manifest=manifest,

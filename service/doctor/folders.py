@@ -6,8 +6,9 @@ import stat
 from pathlib import Path
 
 from index.search import load_index
-from model.artifact.bundle import Artifact, find_bundle, load_artifact
+from model.artifact.bundle import Artifact, load_artifact
 from model.artifact.manifest import ArtifactError, Manifest, read_manifest, verify
+from model.artifact.versions import find_bundle
 from model.data.dataset import Dataset
 from service.doctor.findings import Finding, ok, problem, warning
 

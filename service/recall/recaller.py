@@ -21,8 +21,9 @@ import numpy as np
 
 from index.exact import ExactIndex
 from index.search import IvfIndex, load_index
-from model.artifact.bundle import Artifact, find_bundle, load_artifact
+from model.artifact.bundle import Artifact, load_artifact
 from model.artifact.manifest import ArtifactError
+from model.artifact.versions import find_bundle
 from model.device import choose_device
 from model.network.rollout import quotas
 from service.recall.candidate_lists import POPULAR, CandidateLists

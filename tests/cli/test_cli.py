@@ -10,7 +10,7 @@ import tiny
 
 from cli import main as cli
 from cli.main import COMMANDS
-from model.artifact.bundle import find_bundle
+from model.artifact.versions import find_bundle
 from model.data import fetch
 from model.data.dataset import Dataset
 from model.training import run

@@ -10,8 +10,9 @@ import tiny
 
 from cli.main import main
 from index.build import DECIDING_BATCH
-from model.artifact.bundle import find_bundle, load_artifact
+from model.artifact.bundle import load_artifact
 from model.artifact.config import AddConfig
+from model.artifact.versions import find_bundle
 from model.data.dataset import Dataset
 from model.evaluation.metrics import evaluate
 from model.evaluation.protocols import splits

@@ -11,15 +11,9 @@ import tiny
 import torch
 
 from index.build import build_index
-from model.artifact.bundle import (
-    find_bundle,
-    load_artifact,
-    new_bundle,
-    publish,
-    read_item_vectors,
-    read_user_ids,
-)
+from model.artifact.bundle import load_artifact, new_bundle, read_item_vectors, read_user_ids
 from model.artifact.manifest import ArtifactError, read_manifest
+from model.artifact.versions import find_bundle, publish
 from model.data.dataset import Dataset
 from model.network.config import RecallConfig
 from model.network.gpt import GPT

@@ -20,7 +20,7 @@ from redis_server import RedisServer
 
 from cli import main as cli
 from index.kernels.code_cache import OFF, VARIABLE, cache_folder
-from model.artifact.bundle import find_bundle
+from model.artifact.versions import find_bundle
 from service.doctor import machine
 from service.doctor.findings import Finding, Level
 from service.doctor.folders import check_bundle, check_data

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import query_batch
 
-from model.artifact.bundle import find_bundle, load_artifact
+from model.artifact.bundle import load_artifact
+from model.artifact.versions import find_bundle
 from model.data.dataset import Dataset
 from service.recall.gpu.backend import (
     DeviceBatch,

@@ -1,0 +1,103 @@
+"""Commands that say which version is served: `recgpt publish`, `versions`, `rollback`, `prune`."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from cli.config import Command
+
+
+def published(folder: Path) -> str:
+    """Returns what happens now that a version has become the served one."""
+    return f"{folder} is the served version now; a running service changes over to it"
+
+
+class Publish(Command):
+    """Verify a bundle, copy it into the folder of the bundles, and make it the served version.
+
+    The copy is complete and verified before the served version changes. A running service loads it
+    beside the old one and changes over without a restart.
+
+    example:
+      recgpt publish --bundle build/movies-20260105-120000-0a1b2c3d --artifacts artifacts
+    """
+
+    bundle: Path = Field(description="folder of one bundle, here or on another disk")
+    artifacts: Path = Field(description="folder of the bundles")
+
+    def run(self) -> None:
+        """Publishes the bundle and prints its folder."""
+        from model.artifact.versions import publish_bundle
+
+        version = publish_bundle(self.artifacts, self.bundle)
+        print(published(self.artifacts / version))
+
+
+class Versions(Command):
+    """List the versions in a folder of bundles, the latest last; `*` marks the served one.
+
+    example:
+      recgpt versions --artifacts artifacts
+    """
+
+    artifacts: Path = Field(description="folder of the bundles")
+
+    def run(self) -> None:
+        """Prints a table."""
+        from model.artifact.versions import list_versions
+
+        found = list_versions(self.artifacts)
+        if not found:
+            raise ValueError(f"{self.artifacts} holds no version: make one with `recgpt export`")
+        print(_line(" ", "version", "created", "published", "items", "MB", ""))
+        for one in found:
+            mark, size = "*" if one.served else " ", f"{one.bytes / 1e6:.1f}"
+            when = one.published or "never"
+            print(_line(mark, one.version, one.created, when, f"{one.items:,}", size, one.problem))
+
+
+class Rollback(Command):
+    """Make an earlier version the served one again: the one before, or the one that is named.
+
+    examples:
+      recgpt rollback --artifacts artifacts
+      recgpt rollback --artifacts artifacts --version movies-20260105-120000-0a1b2c3d
+    """
+
+    artifacts: Path = Field(description="folder of the bundles")
+    version: str | None = Field(
+        None, description="version to serve (default: the one that was served before)"
+    )
+
+    def run(self) -> None:
+        """Moves the served version and prints it."""
+        from model.artifact.versions import roll_back
+
+        version = roll_back(self.artifacts, self.version)
+        print(published(self.artifacts / version))
+
+
+class Prune(Command):
+    """Delete old versions. The served one stays in any case.
+
+    example:
+      recgpt prune --artifacts artifacts --keep 5
+    """
+
+    artifacts: Path = Field(description="folder of the bundles")
+    keep: int = Field(ge=1, description="number of versions to keep, those that came last")
+
+    def run(self) -> None:
+        """Deletes versions and prints them."""
+        from model.artifact.versions import prune
+
+        deleted = prune(self.artifacts, self.keep)
+        for version in deleted:
+            print(f"deleted {version}")
+        print(f"{len(deleted)} versions deleted")
+
+
+def _line(mark: str, version: str, *rest: str | None) -> str:
+    created, published, items, size, problem = (word or "" for word in rest)
+    line = f"{mark} {version:<44}  {created:<25}  {published:<25}  {items:>9}  {size:>8}  {problem}"
+    return line.rstrip()
