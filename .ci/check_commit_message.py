@@ -51,7 +51,7 @@ def messages(words: list[str]) -> dict[str, str]:
 
 
 def main() -> int:
-    """Print each broken rule; return the exit code."""
+    """Prints each broken rule; returns the exit code."""
     broken = [
         f"{name}: {problem}\n    {message.splitlines()[0] if message else ''}"
         for name, message in messages(sys.argv[1:]).items()

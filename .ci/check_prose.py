@@ -105,7 +105,7 @@ def findings() -> Iterator[tuple[str, Line]]:
 
 
 def main() -> int:
-    """Print the findings or their counts; return the exit code."""
+    """Prints the findings or their counts; returns the exit code."""
     found = list(findings())
     if sys.argv[1:] == ["--counts"]:
         counts = Counter(rule for rule, _ in found)

@@ -28,7 +28,7 @@ class Page(HTMLParser):
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        """Collect what the tag refers to."""
+        """Collects what the tag refers to."""
         for name, value in attributes:
             if name in ("id", "name") and value:
                 self.ids.add(value)
@@ -63,7 +63,7 @@ def problems(site: Path) -> list[str]:
 
 
 def main() -> int:
-    """Print the problems; return the exit code."""
+    """Prints the problems; returns the exit code."""
     site = Path(sys.argv[1]).resolve()
     if not (site / "index.html").is_file():
         print(f"{site} holds no site: `make docs` builds it")

@@ -80,14 +80,14 @@ class EvaluateNewUsers(Command):
 
     example:
       recgpt train --data data --out run
-      recgpt train --data data --out run-without --hold-out-users 0.1
-      recgpt evaluate new-users --without run-without --along run
+      recgpt train --data data --out run-held-out --hold-out-users 0.1
+      recgpt evaluate new-users --held-out run-held-out --full run
     """
 
-    without: Path = Field(description="run that held users out")
-    along: Path = Field(description="run on the same data that trained with all users")
+    held_out: Path = Field(description="run that held users out of training")
+    full: Path = Field(description="run on the same data that trained with all users")
     out: Path | None = Field(
-        None, description="the figures (default: new-users.json in --along, for its report)"
+        None, description="the figures (default: new-users.json in --full, for its report)"
     )
 
     def run(self) -> None:
@@ -96,10 +96,10 @@ class EvaluateNewUsers(Command):
         from model.files import check_output, write_json
         from model.reports.new_users import compare_new_users
 
-        out = self.out or self.along / "new-users.json"
+        out = self.out or self.full / "new-users.json"
         check_output(out)
         with log_above_bars():
-            found = compare_new_users(self.without, self.along)
+            found = compare_new_users(self.held_out, self.full)
         by_history = {f"newest items given: {n}": f for n, f in found["by_history"].items()}
         print(f"{found['cases']:,} test cases of {found['held_out_users']:,} held-out users")
         print(format_figures(found["figures"] | by_history))

@@ -6,6 +6,7 @@ inside its `run`, so that help and the service's light parent process load littl
 
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -46,17 +47,21 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command that `arguments` (default: those of the process) name.
 
-    Exits with 2 for a wrong command line, 1 if the command fails, 130 on Ctrl-C.
+    Exits with 2 for a wrong command line, 1 if the command fails, 130 on Ctrl-C, and 141 if the
+    reader of the output has gone, as in `recgpt --help | head -1`.
     """
     limit_spinning()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    matching = [name for name in COMMANDS if words[: len(name.split())] == name.split()]
-    name = max(matching, key=len, default=None)
-    if name is None:
-        asked = words in (["--help"], ["-h"])
-        print(overview(), file=sys.stdout if asked else sys.stderr)
-        sys.exit(0 if asked else 2)
-    _run(name, words[len(name.split()) :])
+    try:
+        try:
+            _call(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            print(end="", flush=True)  # the interpreter's own flush would end in a traceback
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)  # 128 + SIGPIPE, as shells report it
+        print(f"recgpt: standard output can't be written: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def command_class(name: str) -> type["Command"]:
@@ -85,6 +90,17 @@ def overview() -> str:
     return "\n".join([*lines, "", "`recgpt COMMAND --help` lists the options of a command."])
 
 
+def _call(words: Sequence[str]) -> None:
+    """Finds the command that the words name and runs it."""
+    matching = [name for name in COMMANDS if words[: len(name.split())] == name.split()]
+    name = max(matching, key=len, default=None)
+    if name is None:
+        asked = words in (["--help"], ["-h"])
+        print(overview(), file=sys.stdout if asked else sys.stderr)
+        sys.exit(0 if asked else 2)
+    _run(name, words[len(name.split()) :])
+
+
 def _run(name: str, words: Sequence[str]) -> None:
     """Parses the options of a command and runs it."""
     from cli.config import check_names, parse
@@ -95,6 +111,8 @@ def _run(name: str, words: Sequence[str]) -> None:
     try:
         check_names(command_class(name), words, all_options)
         parse(command_class(name), name, words).run()
+    except BrokenPipeError:
+        raise
     except UsageError as error:
         print(f"recgpt {name}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -116,7 +116,7 @@ def read(name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write or check the table; returns the exit code."""
+    """Writes or checks the table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()

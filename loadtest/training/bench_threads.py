@@ -31,7 +31,7 @@ from loadtest.results import put_between_marks
 from model.files import write_json
 from model.threads import SPINS
 
-MARK = "loadtest.training.bench_threads"
+MARK = "training-threads"
 SETTINGS: dict[str, dict[str, str]] = {
     "recgpt": SPINS,
     "the libraries' defaults": {},

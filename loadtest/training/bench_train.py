@@ -69,7 +69,7 @@ class Side:
     def start(
         cls, folder: Path, core: int, words: list[str], points: Callable[[Path], Curve]
     ) -> "Side":
-        """Run it on one core with one thread."""
+        """Runs it on one core with one thread."""
         folder.mkdir(parents=True)
         with (folder / "log.txt").open("wb") as file:
             process = psutil.Popen(
@@ -83,7 +83,7 @@ class Side:
         return cls(folder, process, points, started, [started])
 
     def look(self) -> bool:
-        """Note the clocks where epochs have ended; whether the program goes on."""
+        """Notes the clocks where epochs have ended; returns whether the program goes on."""
         runs = self.process.poll() is None
         if runs:
             used = self.process.cpu_times()
@@ -136,7 +136,7 @@ def with_quality(curve: Curve, folder: Path, split: Split) -> Curve:
 
 
 def compare(ours: Curve, peer: Curve) -> dict[str, Any]:
-    """Time an epoch, and to every figure that the peer reached as it got better."""
+    """Returns the time of an epoch, and to every figure that the peer reached as it got better."""
     targets, best = [], 0.0
     for point in peer:
         if point["NDCG@20"] > best:
@@ -161,7 +161,7 @@ def prepared(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train both at once, each in a folder of its own under `folder`; the comparison."""
+    """Trains both at once, each in a folder under `folder`; returns the comparison."""
     data = prepared(options, folder)
     dataset = Dataset.load(data)
     parts = splits(dataset)

@@ -63,7 +63,7 @@ def write_log(folder: Path, items: int, events: int) -> None:
 
 
 def measure(dataset: Dataset, run: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Train in `--parts` parts of `--steps` steps."""
+    """Trains in `--parts` parts of `--steps` steps."""
     parts = splits(dataset)
     training, split = parts.training(), parts.validation
     rng = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write training-scale.json and the table in training.md."""
+    """Writes training-scale.json and the table in training.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--events", type=int, default=10_000_000)

@@ -89,14 +89,14 @@ def best_unseen(model: SASRec, ids_v: torch.Tensor, data: Path, left_out: int) -
 
 
 def save(path: Path, array: np.ndarray) -> None:
-    """Write beside its place, then rename: the benchmark reads while this runs."""
+    """Writes beside its place, then renames: the benchmark reads while this runs."""
     beside = path.with_suffix(".part.npy")
     np.save(beside, array)
     os.replace(beside, path)
 
 
 def main() -> None:
-    """Train `--epochs` epochs."""
+    """Trains `--epochs` epochs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -29,7 +29,7 @@ from model.artifact.neighbours import alike, as_vectors, beside, named
 from model.artifact.versions import check_publishable
 from model.data.account import Malformed, count_lines, example_lines
 from model.data.clean import CleanLog, Columns, clean_logs
-from model.data.ids import odd_ids
+from model.data.id_columns import odd_ids
 from model.data.logs import log_files
 from model.data.metadata import MetadataColumns, MetadataFile, as_list, open_metadata
 from model.files import new_folder

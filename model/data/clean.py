@@ -11,7 +11,7 @@ import polars as pl
 from model.data import parquet
 from model.data.account import Account
 from model.data.config import Format
-from model.data.ids import id_problem, id_text
+from model.data.id_columns import id_problem, id_text
 from model.data.table import Table, open_table, read_gaps, read_lines
 from model.data.times import TimeRange, time_key, time_range
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from model.data.account import Account, Malformed
 from model.data.clean import ITEM_NAMES
-from model.data.ids import id_problem, id_text, shown_ids
+from model.data.id_columns import id_problem, id_text, shown_ids
 from model.data.logs import log_files
 from model.data.table import Table, open_table
 

@@ -23,7 +23,7 @@ from model.data.account import Malformed, count_lines, example_lines
 from model.data.clean import CleanLog, Columns, clean_logs
 from model.data.config import Format, PrepareConfig
 from model.data.dataset import FORMAT
-from model.data.ids import odd_ids
+from model.data.id_columns import odd_ids
 from model.data.k_core import k_core, number_ids
 from model.data.logs import log_files
 from model.data.metadata import (

@@ -22,11 +22,11 @@ LENGTHS = (1, 2, 3, 5)
 """Numbers of newest items to which the histories of new users are cut, besides whole ones."""
 
 
-def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
-    """Measures the users that the run `without` held out, in it and in the run `along`.
+def compare_new_users(held_out: Path, full: Path) -> dict[str, Any]:
+    """Measures the users that the run `held_out` did not train with, in it and in the run `full`.
 
     Returns what `recgpt evaluate new-users` writes:
-    {"runs": {"without", "along"}, "held_out_users", "cases",
+    {"runs": {"held_out", "full"}, "held_out_users", "cases",
      "figures": {"popularity" | "new: history only" | "trained: own row" | "trained: history only":
                  {"HR@5", …, "NDCG@20"}},
      "by_history": {"1" | "2" | "3" | "5" | "all": {"HR@5", …, "NDCG@20"}},
@@ -36,17 +36,17 @@ def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
 
     Raises ValueError if the runs do not belong together.
     """
-    cold, view, cold_model = load_run(without)
-    warm, dataset, warm_model = load_run(along)
+    cold, view, cold_model = load_run(held_out)
+    warm, dataset, warm_model = load_run(full)
     if not cold.hold_out_users or warm.hold_out_users:
         raise ValueError(
-            f"{without} must have held users out (`recgpt train --hold-out-users 0.1`), "
-            f"and {along} none"
+            f"{held_out} must have held users out (`recgpt train --hold-out-users 0.1`), "
+            f"and {full} none"
         )
-    held_out = held_out_users(dataset, cold.hold_out_users, cold.seed)
-    if set(view.user_ids) != set(dataset.user_ids) - {dataset.user_ids[u] for u in held_out}:
-        raise ValueError(f"{without} and {along} were not trained on the same data")
-    split = splits(dataset, warm.protocol).test.of_users(held_out)
+    users = held_out_users(dataset, cold.hold_out_users, cold.seed)
+    if set(view.user_ids) != set(dataset.user_ids) - {dataset.user_ids[u] for u in users}:
+        raise ValueError(f"{held_out} and {full} were not trained on the same data")
+    split = splits(dataset, warm.protocol).test.of_users(users)
     training = splits(view, cold.protocol).training()
     new, own = DenseRecall(cold_model, cold.recall), DenseRecall(warm_model, warm.recall)
     ranks_by = {
@@ -56,8 +56,8 @@ def compare_new_users(without: Path, along: Path) -> dict[str, Any]:
         "trained: history only": _ranks(own, dataset, split, known=False),
     }
     return {
-        "runs": {"without": str(without), "along": str(along)},
-        "held_out_users": len(held_out),
+        "runs": {"held_out": str(held_out), "full": str(full)},
+        "held_out_users": len(users),
         "cases": len(split.users),
         "figures": {name: ranking_figures(found) for name, found in ranks_by.items()},
         "by_history": _by_history(new, dataset, split),

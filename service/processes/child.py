@@ -5,9 +5,9 @@
 
 Both pipes stay open as long as the two processes live. The supervisor reads the end of a child from
 the process itself. The child reads the end of the supervisor from its standard input, which the
-kernel closes however the supervisor ends, kill -9 included: so no child outlives it. The
-configuration goes this way because the store's URL may hold a password, and other users of a
-machine can see arguments.
+kernel closes however the supervisor ends, kill -9 included: so no child outlives it, and a front
+end removes the folder that a killed supervisor leaves behind. The configuration goes this way
+because the store's URL may hold a password, and other users of a machine can see arguments.
 
 The supervisor imports this module, so it loads no library that computes or speaks HTTP.
 """
@@ -16,6 +16,7 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -55,7 +56,7 @@ class FrontEndConfig(BaseModel, frozen=True):
     listener: int
     """The socket to which clients connect."""
     engine: str
-    """Path of the engine's socket."""
+    """Path of the engine's socket, in a folder of the supervisor's own."""
     status: int
     """The file of the engine's `ServiceStatus`."""
     counters: int
@@ -141,7 +142,8 @@ class Supervision:
     def config(self, kind: type[C]) -> C:
         """Returns the configuration. From now on this process ends with the supervisor."""
         config = kind.model_validate_json(self._input.readline())
-        threading.Thread(target=self._end_with_supervisor, daemon=True).start()
+        folder = Path(config.engine).parent if isinstance(config, FrontEndConfig) else None
+        threading.Thread(target=self._end_with_supervisor, args=(folder,), daemon=True).start()
         return config
 
     def ready(self, bundle: Path | None = None) -> None:
@@ -158,9 +160,12 @@ class Supervision:
         with suppress(BrokenPipeError):  # if the supervisor is gone, this process is about to end
             print(report.model_dump_json(), file=self._reports, flush=True)
 
-    def _end_with_supervisor(self) -> None:
+    def _end_with_supervisor(self, folder: Path | None) -> None:
+        """Ends this process when the supervisor is gone; removes its folder, if one is given."""
         while self._input.read(1):
             pass
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
         log.critical("the supervisor is gone, so this process ends")
         os._exit(1)  # at once: the main thread may hang
 

@@ -67,7 +67,7 @@ def test_new_users_are_compared_and_an_artifact_without_them_is_evaluated(
 ) -> None:
     data, run, out = world / "data", tmp_path / "run", tmp_path / "new-users.json"
     cli.main(["train", "--data", f"{data}", "--out", f"{run}", "--hold-out-users", "0.2", *SMALL])
-    pair = ["--without", f"{run}", "--along", f"{world}/run"]
+    pair = ["--held-out", f"{run}", "--full", f"{world}/run"]
     cli.main(["evaluate", "new-users", *pair, "--out", str(out)])
     assert "12 test cases of 12 held-out users" in capsys.readouterr().out
     assert json.loads(out.read_text())["figures"].keys() >= {"new: history only"}
@@ -194,6 +194,23 @@ def test_every_command_has_help_with_an_example(
     out = capsys.readouterr().out
     assert out.count(f"recgpt {name} ") > 1  # usage, and an example
     assert "example" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("(recgpt --help; echo $? >&2) | head -1", "141\n"),
+        ("recgpt --help >&-; echo $? >&2", "0\n"),
+        (
+            "recgpt --help > /dev/full; echo $? >&2",
+            "recgpt: standard output can't be written: No space left on device\n1\n",
+        ),
+    ],
+)
+def test_output_that_cannot_be_written_is_no_traceback(line: str, told: str) -> None:
+    line = line.replace("recgpt", f"{sys.executable} -m cli")
+    found = subprocess.run(["bash", "-c", line], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert found.stderr.decode() == told
 
 
 def test_help_lists_the_commands() -> None:

@@ -15,10 +15,10 @@ from model.training.run import load_run, train
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set and two runs on it, `along` with every user and `without` a fifth of them."""
+    """A data set and two runs on it: `full` with all users, `held-out` without a fifth."""
     folder = tmp_path_factory.mktemp("new-users")
     tiny.walks(folder)
-    for name, share in (("along", 0.0), ("without", 0.2)):
+    for name, share in (("full", 0.0), ("held-out", 0.2)):
         train(
             TrainConfig(
                 data=folder / "data",
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_knows_nothing_of_the_users_it_held_out(folder: Path) -> None:
-    config, view, model = load_run(folder / "without")
+    config, view, model = load_run(folder / "held-out")
     dataset = Dataset.load(folder / "data")
     held_out = held_out_users(dataset, config.hold_out_users, config.seed)
     assert len(held_out) == 12
@@ -43,14 +43,14 @@ def test_a_run_knows_nothing_of_the_users_it_held_out(folder: Path) -> None:
 
 
 def test_the_same_cases_are_measured_in_both_runs(folder: Path) -> None:
-    found = compare_new_users(folder / "without", folder / "along")
+    found = compare_new_users(folder / "held-out", folder / "full")
     dataset = Dataset.load(folder / "data")
     split = splits(dataset).test.of_users(held_out_users(dataset, 0.2, seed=1))
     assert found["cases"] == len(split.users) == 12
     for run, name, known in (
-        ("without", "new: history only", False),
-        ("along", "trained: own row", True),
-        ("along", "trained: history only", False),
+        ("held-out", "new: history only", False),
+        ("full", "trained: own row", True),
+        ("full", "trained: history only", False),
     ):
         config, _, model = load_run(folder / run)
         recall = DenseRecall(model, config.recall)
@@ -64,6 +64,6 @@ def test_the_same_cases_are_measured_in_both_runs(folder: Path) -> None:
 
 
 def test_runs_that_cannot_be_compared_are_refused(folder: Path) -> None:
-    for without, along in (("along", "without"), ("along", "along"), ("without", "without")):
+    for held_out, full in (("full", "held-out"), ("full", "full"), ("held-out", "held-out")):
         with pytest.raises(ValueError, match="must have held users out"):
-            compare_new_users(folder / without, folder / along)
+            compare_new_users(folder / held_out, folder / full)

@@ -278,7 +278,11 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
     artifacts: Path, tmp_path: Path, redis_server: RedisServer
 ) -> None:
     """The service manager sees it end, and can start it again on the same port at once."""
-    with service(artifacts, redis_server.url, tmp_path, RECGPT_HTTP_WORKERS="2") as running:
+    temporary = tmp_path / "t"
+    temporary.mkdir()
+    options = {"RECGPT_HTTP_WORKERS": "2", "TMPDIR": str(temporary)}
+    with service(artifacts, redis_server.url, tmp_path, **options) as running:
+        assert list(temporary.iterdir())
         loaded = Path(f"/proc/{running.process.pid}/maps").read_text()
         for library in ("torch", "numba", "scipy", "faiss", "polars", "numpy"):
             assert f"/{library}/" not in loaded
@@ -287,6 +291,7 @@ def test_nothing_outlives_a_supervisor_that_is_killed(
         assert running.stop(signal.SIGKILL) == -signal.SIGKILL
         until(lambda: all(map(gone, children)))
         until(lambda: free(running.port))
+        assert not list(temporary.iterdir())
 
 
 def test_sighup_does_not_end_the_service(artifacts: Path, tmp_path: Path) -> None:
