@@ -73,7 +73,7 @@ def check_recall(project: Project) -> None:
 def history(project: Project) -> list[str]:
     """Returns the user's history from Redis, newest item first."""
     words = ("exec", "-T", "redis", "redis-cli", "--raw", "LRANGE", f"h:{USER}", "0", "-1")
-    return project.compose(*words).split()
+    return [entry.partition("\t")[0] for entry in project.compose(*words).splitlines()]
 
 
 def check_events(project: Project) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
+from service.history.entries import Entries, UserHistory, read_history
+from service.history.event_types import DEFAULT_TYPES, EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.observability.metrics import Metrics
 from service.recall.types import BatchResult, DegradedReason, EncodedCandidates, Query, StageSeconds
@@ -72,10 +74,12 @@ class Waiting:
     store_failed: bool = False
     seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
 
-    def set_history(self, history: Sequence[str]) -> None:
+    def set_history(self, history: UserHistory) -> None:
         """Completes the query with the history that the store holds."""
-        given = self.query
-        self.query = Query(given.user_id, history, given.exclude, given.k, given.interests)
+        given, exclude = self.query, self.query.exclude
+        if history.excluded:
+            exclude = [*exclude, *history.excluded]
+        self.query = Query(given.user_id, history.items, exclude, given.k, given.interests)
 
     def resolve(self, found: EncodedCandidates, seconds: StageSeconds) -> Answer:
         """Sets the answer, unless the caller has given up, and returns it."""
@@ -129,12 +133,18 @@ class Batcher:
     """Answers recalls in micro-batches, from `start` until `drain`."""
 
     def __init__(
-        self, worker: Worker, store: HistoryStore, metrics: Metrics, settings: ServeSettings
+        self,
+        worker: Worker,
+        store: HistoryStore,
+        metrics: Metrics,
+        settings: ServeSettings,
+        event_types: EventTypes = DEFAULT_TYPES,
     ) -> None:
         self._worker = worker
         self._store = store
         self._metrics = metrics
         self._settings = settings
+        self._event_types = event_types
         self._unread = Queue()  # recalls whose history has to be read
         self._ready = Queue()
         self._unanswered: OrderedDict[Waiting, None] = OrderedDict()  # oldest first
@@ -222,7 +232,7 @@ class Batcher:
         while True:
             batch = await self._unread.take(self._worker.max_batch)
             started = time.perf_counter()
-            found: Sequence[Sequence[str] | StoreProblem] = [StoreProblem.UNAVAILABLE] * len(batch)
+            found: Sequence[Entries | StoreProblem] = [StoreProblem.UNAVAILABLE] * len(batch)
             if not self.skips_store():
                 try:
                     found = await self._store.read([w.query.user_id for w in batch])
@@ -230,7 +240,7 @@ class Batcher:
                     if not isinstance(error, StoreUnavailable):  # that one the store has logged
                         log.exception("histories were not read because of a bug")
                     self._absence = asyncio.create_task(self._until_store_is_back())
-            seconds = time.perf_counter() - started
+            seconds, now = time.perf_counter() - started, time.time()
             self._metrics.stage_seconds["store"].observe(seconds)
             for waiting, history in zip(batch, found, strict=True):
                 waiting.seconds["store"] = seconds
@@ -238,7 +248,7 @@ class Batcher:
                     self._metrics.unreadable_histories.inc(history.value)
                     waiting.store_failed = history is StoreProblem.UNAVAILABLE
                 else:
-                    waiting.set_history(history)
+                    waiting.set_history(read_history(history, self._event_types, now))
                 self._ready.put(waiting)
 
     async def _until_store_is_back(self) -> None:

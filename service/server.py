@@ -5,6 +5,7 @@ import logging
 import socket
 from contextlib import ExitStack
 
+from service.history.event_types import load_event_types
 from service.observability.logs import configure_logs
 from service.processes.supervisor import Supervisor
 from service.settings import ServeSettings
@@ -18,12 +19,13 @@ BACKLOG = 2048
 def serve(settings: ServeSettings) -> None:
     """Serves until SIGTERM or SIGINT, and answers the requests that were accepted by then.
 
-    Raises ValueError if the port cannot be used, ChildProcessError if a bundle, a device or a store
-    cannot; the message says why.
+    Raises ValueError if the port or a file cannot be used, ChildProcessError if a bundle, a device
+    or a store cannot; the message says why.
     """
     configure_logs(settings.log_level)
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
         raise ValueError("--http-workers: an embedded store has one writer, so give 1")
+    load_event_types(settings.event_types)  # raises its error before anything starts
     with ExitStack() as stack:
         listeners = _listen(settings.host, settings.port, settings.http_workers)
         for listener in listeners:

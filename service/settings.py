@@ -38,6 +38,9 @@ class ServeSettings(BaseModel, frozen=True):
         description="CPU threads of a batch's network and of Faiss's exact search; more only if "
         "cores are to spare",
     )
+    event_types: Path | None = Field(
+        None, description="TOML file that changes what types of events do, or adds types"
+    )
     history_limit: int = Field(
         1000, ge=1, le=100_000, description="newest items of a user that are kept and read"
     )

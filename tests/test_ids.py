@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from id_strategies import IDS, WRAPPED, is_id
 from in_process_worker import InProcessWorker
+from stored import items_of
 
 from model.artifact.bundle import load_artifact
 from model.artifact.config import AddConfig
@@ -143,7 +144,7 @@ async def check_service(recaller: Recaller, dataset: Dataset, url: str) -> None:
         ]
         answer = await client.post("/events", json={"events": events})
         assert answer.json() == {"accepted": len(events), "stored": len(events)}
-        assert await store.read(dataset.user_ids) == list(seen.values())
+        assert await items_of(store, dataset.user_ids) == list(seen.values())
         requests = [
             {"user_id": user, "k": dataset.catalogue, "exclude": [item]}
             for user in seen
@@ -161,7 +162,7 @@ async def check_service(recaller: Recaller, dataset: Dataset, url: str) -> None:
     assert await load_histories(dataset, url, overwrite=True) == dataset.users
     store = HistoryStore.open(url)
     whole = [[dataset.item_ids[r] for r in dataset.history(u)] for u in range(dataset.users)]
-    assert await store.read(dataset.user_ids) == whole
+    assert await items_of(store, dataset.user_ids) == whole
     await store.close()
 
 

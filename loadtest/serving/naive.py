@@ -78,7 +78,7 @@ def create_app(artifacts: Path, store: str) -> FastAPI:
     @app.post("/recall", response_model=RecallResponse)
     async def post_recall(request: RecallRequest) -> RecallResponse:
         found = await client.lrange(f"h:{request.user_id}", 0, 999)
-        rows = (item_rows.get(str(item)) for item in reversed(found))
+        rows = (item_rows.get(str(entry).partition("\t")[0]) for entry in reversed(found))
         history = [row for row in rows if row is not None]
         seen, offers, items = set(history), list[int](), list[Candidate]()
         user = user_rows.get(request.user_id, -1)

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b, sha1
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 RETRY_SECONDS = 3600
 """Time for which the ids of a user's events are kept after their latest event."""
@@ -40,7 +40,7 @@ redis.call('LTRIM', ids, 0, max_known - 1)
 redis.call('EXPIRE', ids, seconds)
 return 1
 """
-"""Appends events of one user. KEYS: history, ids. ARGV: limits and seconds, then id, item, id, …
+"""Appends events of one user. KEYS: history, ids. ARGV: limits and seconds, then id, entry, id, …
 
 A key of another type fails the first command that meets it, before anything is written.
 """
@@ -48,7 +48,7 @@ APPEND_SHA = sha1(APPEND.encode()).hexdigest()
 
 
 class HistoryEvent(NamedTuple):
-    """An event as far as it is stored, or tells it from others."""
+    """An event as far as it is stored, or told from others."""
 
     user_id: str
     item_id: str
@@ -56,10 +56,18 @@ class HistoryEvent(NamedTuple):
     timestamp: float | None = None
     """Seconds since 1970."""
     request_id: str | None = None
+    value: float | None = None
+    """A price, a rating, …: the type says which."""
+    watch_seconds: float | None = None
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """The fields that tell the event from others."""
+        return self[:5]
 
     @property
     def is_unique(self) -> bool:
-        """Whether another event with the same fields is the same event."""
+        """Whether another event with the same identity is the same event."""
         return self.timestamp is not None or self.request_id is not None
 
 
@@ -105,18 +113,18 @@ def ids_key(history_key: str) -> str:
     return f"e:{{{history_key}}}"
 
 
-def append_arguments(limit: int, events: Sequence[tuple[bytes, str]]) -> list[str | bytes]:
-    """Returns ARGV of the script for (id, item) events of one user, in their order."""
+def append_arguments(limit: int, events: Sequence[tuple[bytes, bytes]]) -> list[str | bytes]:
+    """Returns ARGV of the script for (id, entry) events of one user, in their order."""
     pairs = [word for event in events for word in event]
     return [str(limit), str(MAX_EVENTS), str(RETRY_SECONDS), *pairs]
 
 
 def _digests(events: Sequence[HistoryEvent]) -> list[bytes]:
-    """Returns a digest of each event's fields, and of the number of equal events before it."""
-    before: dict[HistoryEvent, int] = {}
+    """Returns a digest of each event's identity, and of the number of equal events before it."""
+    before: dict[tuple[Any, ...], int] = {}
     digests = []
     for event in events:
-        number = before[event] = before.get(event, -1) + 1
-        text = repr((*event, number)).encode()
+        number = before[event.identity] = before.get(event.identity, -1) + 1
+        text = repr((*event.identity, number)).encode()
         digests.append(blake2b(text, digest_size=ID_BYTES).digest())
     return digests

@@ -1,10 +1,11 @@
 """Histories of users, in Redis or in an embedded store that runs the same commands.
 
-A history is the list `h:USER` of item ids, newest first, trimmed to `limit`: any job in any
-language can write it with LPUSH and LTRIM.
+A history is the list `h:USER` of entries, newest first, trimmed to `limit`: any job in any language
+can write it with LPUSH and LTRIM. An entry is an item id, or more: `service.history.entries`.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from enum import Enum
@@ -15,6 +16,7 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from service.history.embedded import EmbeddedStore
+from service.history.entries import Entries, encode_entry, encode_item
 from service.history.events import (
     APPEND,
     APPEND_SHA,
@@ -45,7 +47,7 @@ class StoreProblem(Enum):
 
 
 class HistoryStore:
-    """Histories of users. They are given and taken oldest first; a call is one round trip."""
+    """Histories of users; a call is one round trip."""
 
     def __init__(
         self,
@@ -80,13 +82,13 @@ class HistoryStore:
         client = aioredis.Redis.from_pool(pool)
         return cls(client, limit, timeout_ms / 1000, RedisReader(pool.make_connection()))
 
-    async def read(self, users: Sequence[str]) -> list[list[str] | StoreProblem]:
-        """Returns the history of each user, empty if there is none, or why it cannot be read.
+    async def read(self, users: Sequence[str]) -> list[Entries | StoreProblem]:
+        """Returns the entries of each user, none if there is no history, or why it cannot be read.
 
         Raises StoreUnavailable if no history can be read.
         """
         replies = await self._first_items([_key(user) for user in users], self._limit)
-        return [self._history(reply) for reply in replies]
+        return [_problem(reply, self._reading) or reply for reply in replies]
 
     async def append(self, events: Sequence[HistoryEvent]) -> list[StoreProblem | None]:
         """Appends events to the users' histories in order, and returns why one is not stored.
@@ -100,11 +102,11 @@ class HistoryStore:
             by_user.setdefault(event.user_id, []).append(position)
         if not by_user:
             return []
-        ids = self._ids.assign(events)
+        ids, now = self._ids.assign(events), time.time()
         pipeline = self._pipeline()
         for number, (user, positions) in enumerate(by_user.items()):
             run, script = (pipeline.evalsha, APPEND_SHA) if number else (pipeline.eval, APPEND)
-            pairs = [(ids[position], events[position].item_id) for position in positions]
+            pairs = [(ids[p], encode_entry(events[p], now)) for p in positions]
             key = _key(user)
             run(script, 2, key, ids_key(key), *append_arguments(self._limit, pairs))
         async with self._talking(self._writing):
@@ -121,7 +123,7 @@ class HistoryStore:
     async def load(
         self, histories: Iterable[tuple[str, Sequence[str]]], overwrite: bool = False
     ) -> int:
-        """Stores whole histories (oldest first) and returns their number.
+        """Stores whole histories (ids of items, oldest first) and returns their number.
 
         A user who has a history keeps it unless `overwrite` is true.
         """
@@ -135,7 +137,7 @@ class HistoryStore:
                     if has_one or not items:
                         continue
                     pipeline.delete(_key(user))
-                    pipeline.rpush(_key(user), *items[: -self._limit - 1 : -1])
+                    pipeline.rpush(_key(user), *map(encode_item, items[: -self._limit - 1 : -1]))
                     stored += 1
                 await pipeline.execute()
         async with self._talking(self._writing):
@@ -183,12 +185,6 @@ class HistoryStore:
                 replies = await pipeline.execute(raise_on_error=False)
             _raise_if_all_refuse(replies)
         return replies
-
-    def _history(self, reply: Any) -> list[str] | StoreProblem:
-        """Returns the history in one reply. Bytes that are no text are replaced."""
-        if problem := _problem(reply, self._reading):
-            return problem
-        return [item.decode(errors="replace") for item in reversed(reply)]
 
     def _pipeline(self) -> Any:
         """Returns a pipeline whose commands succeed or fail each for itself."""

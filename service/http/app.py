@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batcher import Batcher
 from service.errors import ServiceError
+from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.engine import Engine
 from service.http.middleware import Observed
@@ -79,10 +80,12 @@ def create_app(
 ) -> RecallApp:
     """Returns the application around an engine and an opened store.
 
-    The application closes the store when it ends.
+    The application closes the store when it ends. Raises ValueError if a file that the settings
+    name cannot be used.
     """
     metrics = metrics or Metrics()
-    batcher = Batcher(engine, store, metrics, settings)
+    event_types = load_event_types(settings.event_types)
+    batcher = Batcher(engine, store, metrics, settings, event_types)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -104,7 +107,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    _route(app, Routes(settings, engine, batcher, store, metrics))
+    _route(app, Routes(settings, engine, batcher, store, metrics, event_types))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

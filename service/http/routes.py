@@ -27,6 +27,7 @@ from service.errors import (
     TooSlow,
     UnsupportedEncoding,
 )
+from service.history.event_types import EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.http.engine import Engine
 from service.http.metadata import ServedBundle
@@ -51,8 +52,6 @@ earlier, and a task for each of them would cost more than it saves."""
 PROBE_SECONDS = 0.2
 """Time for which a probe that is not strict waits for the store."""
 
-IMPRESSION = "impression"
-"""The type of events that are counted, but go into no history."""
 SEND_AGAIN = "send the same events again; none is stored twice"
 NOT_STORED = {
     StoreProblem.WRONG_TYPE: "not stored: a key of this user in the store is not a list; delete or "
@@ -74,12 +73,14 @@ class Routes:
         batcher: Batcher,
         store: HistoryStore,
         metrics: Metrics,
+        event_types: EventTypes,
     ) -> None:
         self._settings = settings
         self._engine = engine
         self._batcher = batcher
         self._store = store
         self._metrics = metrics
+        self._types = event_types
         self._logged_problem = ""
 
     def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
@@ -117,6 +118,7 @@ class Routes:
     async def events(self, request: Request) -> Response:
         """Appends to the users' histories, in the order of time if every event has one.
 
+        The type says what an event does: a dislike excludes its item from the next answer on.
         200 means that all events are stored; 207 that some are, and `errors` says of each other
         what to do with it. After a 503 send the same events again: an event that was stored
         already, with the same user, item, type, timestamp and request_id, is not stored twice.
@@ -128,9 +130,9 @@ class Routes:
         for position, event in enumerate(body.events):
             if position not in errors:
                 self._metrics.event(event.type)
-        impressions = sum(event.type == IMPRESSION for event in body.events)
+        counted = sum(not self._types.of(event.type).is_stored for event in body.events)
         accepted = len(body.events) - len(errors)
-        answer: dict[str, Any] = {"accepted": accepted, "stored": accepted - impressions}
+        answer: dict[str, Any] = {"accepted": accepted, "stored": accepted - counted}
         if errors:
             answer["errors"] = [errors[position]._asdict() for position in sorted(errors)]
         return _json(to_json(answer), status=207 if errors else 200)
@@ -204,7 +206,8 @@ class Routes:
 
         Raises StoreFailed or HistoryUnusable if no event at all is acknowledged.
         """
-        order = [(event, i) for i, event in enumerate(events) if event.type != IMPRESSION]
+        stored = [self._types.of(event.type).is_stored for event in events]
+        order = [(event, i) for i, event in enumerate(events) if stored[i]]
         if all(event.timestamp is not None for event in events):
             order.sort(key=lambda entry: entry[0].moment)
         try:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pydantic_core import PydanticCustomError
 
 from model.ids import MAX_ID_LENGTH
+from service.history.event_types import NAME
 from service.history.events import MAX_EVENTS, HistoryEvent
 from service.http.problems import FieldProblem
 from service.recall.types import DegradedReason
@@ -115,22 +116,38 @@ class Event(Body):
 
     user_id: Id
     item_id: Id
-    type: Annotated[str, Field(pattern=r"^[a-z][a-z_]{0,31}$")] = Field(
-        "click", description="click, view, purchase, …; an impression is counted, but not stored"
+    type: Annotated[str, Field(pattern=NAME)] = Field(
+        "click",
+        description="click, view, purchase, like, dislike, skip, impression, or one of your own; "
+        "the table of event types says what it does",
     )
     timestamp: Timestamp = Field(
         None,
         description="seconds since 1970, or ISO 8601; orders the events of one request, and tells "
-        "an event that is sent again from a new one",
+        "an event that is sent again from a new one; without it, the time of arrival is stored",
     )
     request_id: Annotated[str, Field(max_length=128)] | None = Field(
         None, description="request_id of the recall that offered the item"
+    )
+    value: Annotated[float, Field(ge=-1e12, le=1e12)] | None = Field(
+        None, description="price, rating, …: stored with the event"
+    )
+    watch_seconds: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        None, description="seconds for which the item was watched or heard: stored with the event"
     )
 
     def for_history(self) -> HistoryEvent:
         """Returns the event as the store takes it."""
         timestamp = None if self.timestamp is None else self.moment
-        return HistoryEvent(self.user_id, self.item_id, self.type, timestamp, self.request_id)
+        return HistoryEvent(
+            self.user_id,
+            self.item_id,
+            self.type,
+            timestamp,
+            self.request_id,
+            self.value,
+            self.watch_seconds,
+        )
 
     @property
     def moment(self) -> float:
@@ -155,7 +172,7 @@ class EventsResponse(BaseModel):
     """Events that need not be sent again, and those that were not stored."""
 
     accepted: int = Field(description="events that are acknowledged: do not send them again")
-    stored: int = Field(description="those of them that are in a history; impressions are not")
+    stored: int = Field(description="those of them that are in the store; impressions are not")
     errors: list[FieldProblem] = Field(
         [], description="for 207: the events that were not stored, and what to do with each"
     )

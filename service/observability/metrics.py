@@ -41,7 +41,7 @@ STATUSES = (
     *("200", "207", "400", "404", "405", "408", "409", "413", "415", "422", "429", "431"),
     *("500", "503", "504", "other"),
 )
-EVENT_TYPES = ("click", "view", "like", "purchase", "impression", "other")
+EVENT_TYPES = ("click", "view", "like", "purchase", "dislike", "skip", "impression", "other")
 FALLBACKS = get_args(DegradedReason)
 STORE_PROBLEMS = ("wrong_type", "unavailable")
 FAILURES = (

@@ -64,14 +64,15 @@ def main() -> None:
     settings = config.settings
     configure_logs(settings.log_level)
     allow_many_connections()
-    try:
-        store = open_store(settings)
-    except ValueError as error:
-        supervision.fail(error)
     status = ServiceStatus(config.status)
     engine = EngineClient(config.engine, status, settings.engine_patience_ms / 1000)
     counters = CounterMemory(config.counters, settings.http_workers, config.row)
-    server = http_server(settings, create_app(settings, engine, store, Metrics(counters, status)))
+    try:
+        store = open_store(settings)
+        app = create_app(settings, engine, store, Metrics(counters, status))
+    except ValueError as error:
+        supervision.fail(error)
+    server = http_server(settings, app)
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:

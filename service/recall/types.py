@@ -21,8 +21,8 @@ DegradedReason = Literal["no_history", "unknown_items", "store_unavailable"]
 StageSeconds = dict[str, float]
 """Seconds that a batch spent in each stage: "model", "search", "merge", and "encode" for JSON."""
 
-Ids = Sequence[str] | bytes
-"""Ids of items, or the msgpack array of them, which is what front ends send."""
+Ids = Sequence[str | bytes] | bytes
+"""Ids of items, as text or its UTF-8, or the msgpack array of them, which front ends send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,5 +89,5 @@ def pack_ids(ids: Ids) -> bytes:
     """
     if isinstance(ids, bytes):
         return ids
-    array: bytes = msgpack.packb(list(ids), unicode_errors="surrogatepass")
+    array: bytes = msgpack.packb(list(ids), use_bin_type=False, unicode_errors="surrogatepass")
     return array

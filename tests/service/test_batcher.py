@@ -40,7 +40,7 @@ class Computing:
         answers = [
             EncodedCandidates(
                 b"[]",
-                np.array([ord(item[-1]) for item in q.history], np.int64),
+                np.array([ord(item[-1:]) for item in q.history], np.int64),
                 unknown_items=0,
                 cold=not q.history,
             )
@@ -56,10 +56,10 @@ class Store:
         self.reads: list[list[str]] = []
         self.failing: Exception | None = None
 
-    async def read(self, users: Sequence[str]) -> list[list[str]]:
+    async def read(self, users: Sequence[str]) -> list[list[bytes]]:
         self.reads.append(list(users))
         await self.ping()
-        return [[f"item of {user}"] for user in users]
+        return [[f"item of {user}".encode()] for user in users]
 
     async def ping(self) -> None:
         if self.failing:

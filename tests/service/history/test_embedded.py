@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from appending import append
+from stored import items_of
 
 from service.history.store import HistoryStore
 
@@ -18,7 +19,7 @@ async def test_the_embedded_store_persists(tmp_path: Path) -> None:
     await asyncio.gather(*(append(store, [(f"u{i}", str(i))]) for i in range(20)))
     await store.close()
     store = HistoryStore.open(url)
-    assert await store.read([f"u{i}" for i in range(20)]) == [[str(i)] for i in range(20)]
+    assert await items_of(store, [f"u{i}" for i in range(20)]) == [[str(i)] for i in range(20)]
     await store.close()
 
 
@@ -48,7 +49,7 @@ async def test_acknowledged_events_of_the_embedded_store_survive_kill_9(tmp_path
     rest, _ = child.communicate()
     acknowledged += rest.split()
     store = HistoryStore.open(url, limit=100_000)
-    (history,) = await store.read(["ann"])
+    (history,) = await items_of(store, ["ann"])
     assert history[: len(acknowledged)] == acknowledged
     await store.close()
     left = {path.name for path in tmp_path.iterdir() if not path.name.endswith(".part")}

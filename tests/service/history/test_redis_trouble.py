@@ -9,6 +9,7 @@ import pytest
 from appending import PATIENT, Trouble, append
 from redis._parsers import _AsyncRESP2Parser
 from redis_server import RedisServer
+from stored import items_of
 
 from service.history.health import Health
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable, _problem
@@ -24,7 +25,7 @@ async def test_a_redis_that_comes_and_goes(tmp_path: Path) -> None:
     for item in ("a", "b"):
         server.start()
         await append(store, [("ann", item)])
-        assert await store.read(["ann"]) == [[item]]  # nothing is persisted by this server
+        assert await items_of(store, ["ann"]) == [[item]]  # nothing is persisted by this server
         server.stop()
         for failing in (store.ping(), store.read(["ann"]), append(store, [("ann", "x")])):
             with pytest.raises(StoreUnavailable):
@@ -36,7 +37,7 @@ async def test_a_redis_that_hangs_is_not_waited_for(redis_server: RedisServer) -
     redis_server.flush()
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
     await append(store, [("ann", "a"), ("bob", "b")])
-    assert await store.read(["ann"]) == [["a"]]
+    assert await items_of(store, ["ann"]) == [["a"]]
     store._seconds = 0.3
     os.kill(redis_server.process.pid, signal.SIGSTOP)
     try:
@@ -45,7 +46,7 @@ async def test_a_redis_that_hangs_is_not_waited_for(redis_server: RedisServer) -
     finally:
         os.kill(redis_server.process.pid, signal.SIGCONT)
     store._seconds = PATIENT / 1000
-    assert await store.read(["bob"]) == [["b"]]  # not the late reply to the former command
+    assert await items_of(store, ["bob"]) == [["b"]]  # not the late reply to the former command
     await store.close()
 
 
@@ -87,7 +88,7 @@ async def test_errors_of_redis_are_not_taken_for_no_history(
             redis_server.command(*command.split())
     assert caplog.text.count(trouble.words) == 1
     assert "ann" not in caplog.text
-    assert await store.read(["ann", "bob"]) == [["a"], []]
+    assert await items_of(store, ["ann", "bob"]) == [["a"], []]
     assert caplog.text.count("available again") == 1
     await store.close()
 
@@ -110,7 +111,7 @@ async def test_a_long_script_is_trouble_with_the_store(tmp_path: Path) -> None:
             await store.read(["ann"])
         server.command("SCRIPT", "KILL")
         script.wait(timeout=10)
-        assert await store.read(["ann"]) == [["a"]]
+        assert await items_of(store, ["ann"]) == [["a"]]
         await store.close()
 
 
@@ -123,7 +124,7 @@ async def test_keys_that_redis_refuses_harm_no_other_user(
     redis_server.command("ACL", "SETUSER", "default", "resetkeys", "~h:a*")
     try:
         for _ in range(3):
-            found = await store.read(["ann", "bob"])
+            found = await items_of(store, ["ann", "bob"])
             assert found == [["a"], StoreProblem.UNAVAILABLE]
     finally:
         redis_server.command("ACL", "SETUSER", "default", "~*")
@@ -151,7 +152,7 @@ async def test_connections_that_redis_closed_are_opened_again(redis_server: Redi
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
     for item in ("a", "b"):
         await append(store, [("ann", item)])
-        assert (await store.read(["ann"]))[0][-1] == item
+        assert (await items_of(store, ["ann"]))[0][-1] == item
         redis_server.command("CLIENT", "KILL", "TYPE", "normal")
     await store.close()
 

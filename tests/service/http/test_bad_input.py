@@ -37,6 +37,13 @@ BAD = {
     "long history": ("/recall", RECALL | {"history": ["a"] * 1001}, 422, "history"),
     "history of numbers": ("/recall", RECALL | {"history": [1]}, 422, "history.0"),
     "history as text": ("/recall", RECALL | {"history": "a"}, 422, "history"),
+    "seconds before 0": ("/events", {"events": [EVENT | {"watch_seconds": -1}]}, 422, "watch_sec"),
+    "a value of NaN": (
+        "/events",
+        b'{"events":[{"user_id":"u","item_id":"a","value":NaN}]}',
+        422,
+        "",
+    ),
     "no interests": ("/recall", RECALL | {"interests": 0}, 422, "interests"),
     "interests beyond the artifact": ("/recall", RECALL | {"interests": 8}, 422, "at most 4"),
     "unknown field": ("/recall", RECALL | {"kk": 5}, 422, "kk"),
