@@ -23,6 +23,8 @@ INJECTED = re.compile(
     r"RECGPT_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
 )
 """Variables that Kubernetes sets in every pod for a Service whose name begins with recgpt."""
+NAMED_BY_DATA = ("item_kinds",)
+"""Options whose keys are names in the data: their dashes stay."""
 ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 """Start of the value that Kubernetes gives `…_PORT`: an address where an option wants a number."""
 
@@ -117,7 +119,6 @@ def _meant(near: list[str]) -> str:
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name.replace("-", "_"): _underscored(value) if isinstance(value, Mapping) else value
-        for name, value in values.items()
-    }
+    plain = {name.replace("-", "_"): value for name, value in values.items()}
+    nested = [n for n, v in plain.items() if isinstance(v, Mapping) and n not in NAMED_BY_DATA]
+    return plain | {name: _underscored(plain[name]) for name in nested}

@@ -14,6 +14,7 @@ ROOMS = (
     "model.device",
     "model.files",
     "model.ids",
+    "model.kinds",
     "model.threads",
     "model.network",
     "model.data",

@@ -174,7 +174,7 @@ def _at_random(base: Artifact, added: Path, scratch: Path) -> Recaller:
     drawn_ND *= (np.linalg.norm(vectors_ND, axis=1) / np.linalg.norm(drawn_ND, axis=1))[:, None]
     table = pl.read_parquet(added / "items.parquet")[old:]
     report = Additions(**read_manifest(added).additions[-1])
-    new = NewItems(table, drawn_ND.astype(np.float32), report)
+    new = NewItems(table, drawn_ND.astype(np.float32), base.manifest.item_kinds, report)
     with extended_bundle(scratch / "random", base, new) as (folder, version):
         build_index(read_item_vectors(folder), folder)
     return Recaller.load(scratch / "random" / version)

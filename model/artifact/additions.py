@@ -29,10 +29,12 @@ from model.artifact.neighbours import alike, as_vectors, beside, named
 from model.artifact.versions import check_publishable
 from model.data.account import Malformed, count_lines, example_lines
 from model.data.clean import CleanLog, Columns, clean_logs
+from model.data.column_kinds import as_kind, type_columns
 from model.data.id_columns import odd_ids
 from model.data.logs import log_files
 from model.data.metadata import MetadataColumns, MetadataFile, as_list, open_metadata
 from model.files import new_folder
+from model.kinds import Kind
 
 
 class Additions(BaseModel, frozen=True):
@@ -89,6 +91,8 @@ class NewItems:
     table: pl.DataFrame
     """item_id, count (in the given events), title and attributes: N."""
     vectors_ND: NDArray[np.float32]
+    kinds: dict[str, Kind]
+    """The kind of each attribute, of the bundle's and of the new ones."""
     report: Additions
 
 
@@ -111,7 +115,7 @@ def find_new_items(config: AddConfig, artifact: Artifact) -> NewItems:
     rare = new.height
     new = new.join(frequent, on="item_id", how="semi", maintain_order="left")
     rare -= new.height
-    new, hints = _conform(new.with_row_index("new"), config, artifact.items)
+    new, kinds, hints = _conform(new.with_row_index("new"), config, artifact)
     hints += table.hints if table else []
     hints += [*log.hints, *odd_ids("item", seen["item_id"])] if log else []
     evidence, counted = _evidence(new, catalogue, events)
@@ -138,7 +142,7 @@ def find_new_items(config: AddConfig, artifact: Artifact) -> NewItems:
         pl.col("count").fill_null(0)
     )
     rows = counted_items.drop("new", "neighbours", strict=False)
-    return NewItems(rows, vectors_ND[tied["new"].to_numpy()], report)
+    return NewItems(rows, vectors_ND[tied["new"].to_numpy()], kinds, report)
 
 
 @contextmanager
@@ -158,13 +162,14 @@ def extended_bundle(
         np.save(folder / "item_vectors.npy", vectors_VD)
         counts_N = new.table["count"].to_numpy().astype(np.int64)
         np.save(folder / "popularity.npy", np.concatenate([artifact.popularity, counts_N]))
-        items = pl.concat([artifact.items, new.table], how="diagonal")
+        items = pl.concat([artifact.items, new.table], how="diagonal_relaxed")
         items.write_parquet(folder / "items.parquet")
         yield folder, version
         changed = {
             "version": version,
             "created": created.isoformat(timespec="seconds"),
             "vectors_sha256": digest,
+            "item_kinds": new.kinds,
             "metrics": {},  # measured over another catalogue
             "additions": [*artifact.manifest.additions, new.report.model_dump()],
         }
@@ -199,26 +204,36 @@ def _read_events(config: AddConfig, scratch: Path) -> tuple[pl.DataFrame, CleanL
 
 
 def _conform(
-    new: pl.DataFrame, config: AddConfig, items: pl.DataFrame
-) -> tuple[pl.DataFrame, list[str]]:
-    """Returns columns of the types that the catalogue has, and `neighbours` as lists.
+    new: pl.DataFrame, config: AddConfig, artifact: Artifact
+) -> tuple[pl.DataFrame, dict[str, Kind], list[str]]:
+    """Returns columns of the catalogue's kinds and types, and `neighbours` as lists; all kinds.
 
-    Values that can't have the type are null; the hints count them.
+    Values that can't have the type are null; the hints count them. Attributes that the catalogue
+    does not have get a kind of their own.
     """
     column = config.neighbours_column or "neighbours"
     if column in new.columns:
         new = new.rename({column: "neighbours"})
         new = new.with_columns(neighbours=as_list(new["neighbours"]))
+    schema, kinds = artifact.items.schema, artifact.manifest.item_kinds
     hints = []
-    for name in sorted(set(new.columns) & set(items.columns) - {"item_id"}):
-        kind = items.schema[name]
-        series = as_list(new[name]) if isinstance(kind, pl.List) else new[name]
-        cast = series.cast(kind, strict=False)
-        lost = cast.null_count() - series.null_count()
-        if lost:
-            hints.append(f"{lost:,} values of {name!r} are not of the catalogue's type {kind}")
+    for name in sorted(set(new.columns) & set(schema) - {"item_id"}):
+        kind, dtype = kinds.get(name, "text"), schema[name]
+        cast, lost = as_kind(new[name], kind)
+        if kind == "text":
+            series = as_list(new[name]) if isinstance(dtype, pl.List) else new[name]
+            cast = series.cast(dtype, strict=False)
+            lost = series.filter(series.is_not_null() & cast.is_null())
+        elif kind != "number":  # integers and floats may become one column of floats
+            cast = cast.cast(dtype)
+        if len(lost):
+            words = ", ".join(repr(value) for value in lost.head(3).to_list())
+            hints.append(
+                f"values of {name!r} such as {words} are not of its kind, {kind}: left out"
+            )
         new = new.with_columns(cast.alias(name))
-    return new, hints
+    typed = type_columns(new.select(pl.exclude("new", "neighbours", *schema)), {}, from_text=True)
+    return new.with_columns(typed.items.get_columns()), kinds | typed.kinds, hints + typed.hints
 
 
 def _evidence(

@@ -99,6 +99,7 @@ def new_bundle(
             protocol=protocol,
             metrics=metrics,
             vectors_sha256=vectors_sha256(read_item_vectors(folder)),
+            item_kinds=dataset.kinds,
             files={},
         )
         seal(folder, manifest)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, StringConstraints, ValidationError
 
 from model.evaluation.config import ProtocolConfig
 from model.files import write_json
+from model.kinds import Kind
 from model.network.config import GPTConfig, RecallConfig
 
 FORMAT = 3  # 1: before relative positions; 2: user ids in one list; 4: with an ONNX network
@@ -44,6 +45,8 @@ class Manifest(BaseModel, frozen=True):
     metrics: dict[str, dict[str, float]]
     vectors_sha256: str
     files: dict[FileName, FileEntry]
+    item_kinds: dict[str, Kind] = {}
+    """The kind of each attribute of the items; one that is missing here is text."""
     additions: list[dict[str, Any]] = []
     """The additions that `recgpt items add` made to the trained bundle, oldest first."""
 

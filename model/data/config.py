@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from model.kinds import Kind
+
 Format = Literal["csv", "tsv", "parquet", "lines", "gaps"]
 
 
@@ -30,6 +32,12 @@ class PrepareConfig(BaseModel, frozen=True):
     title_column: str | None = Field(None, description="metadata: column of titles")
     genres_column: str | None = Field(
         None, description="metadata: column to split at | or spaces into the list `genres`"
+    )
+    item_kinds: dict[str, Kind] = Field(
+        {},
+        description="metadata: kinds of attributes, as in price=number,brand=category, where the "
+        "guess that is printed is wrong: category, categories (split at |), number, time (ISO), "
+        "flag or text (no filters)",
     )
     min_user_events: int = Field(5, ge=0, description="drop users with fewer events; 0: none")
     min_item_events: int = Field(5, ge=0, description="drop items with fewer events; 0: none")

@@ -1,19 +1,20 @@
 """A prepared data set, as `recgpt data prepare` writes it.
 
 DIRECTORY/dataset.json     {"format": 2, "name", "users": U, "items": V, "events": N, "times",
-                           "report"}; "times" is null, "clock" (seconds since 1970) or "relative"
-                           (seconds that can be compared within a user's history only)
+                           "kinds", "report"}; "times" is null, "clock" (seconds since 1970) or
+                           "relative" (seconds that can be compared within a user's history only);
+                           "kinds" are those of the attributes (`model.kinds`)
 DIRECTORY/items.parquet    item_id, count, then optional title and attributes; V rows, in row order
 DIRECTORY/users.parquet    user_id; U rows, in row order
 DIRECTORY/events.npy       int32 [N]: item rows, user after user, oldest first
 DIRECTORY/offsets.npy      int64 [U + 1]: the events of user u are events[offsets[u]:offsets[u + 1]]
 DIRECTORY/times.npy        int64 [N]: seconds of each event; missing if "times" is null
 
-Format 1 is read as well: it has no times.
+Format 1 is read as well: it has no times. Where "kinds" is missing, all attributes are text.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from model.data import parquet
+from model.kinds import KINDS, Kind
 
 FORMAT = 2
 """Version of the directory's layout."""
@@ -49,6 +51,8 @@ class Dataset:
     """Seconds of every event: N. Memory-mapped, read-only."""
     clock: bool = False
     """Whether the times of different users can be compared."""
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    """The kind of each attribute; one that is missing here is text."""
 
     @classmethod
     def load(cls, directory: Path) -> "Dataset":
@@ -86,6 +90,7 @@ class Dataset:
             items=items,
             times=times,
             clock=about.get("times") == "clock",
+            kinds=about.get("kinds", {}),
         )
 
     @property
@@ -161,6 +166,9 @@ def _read_description(directory: Path) -> dict[str, Any]:
     for key, kind in (("name", str), ("users", int), ("items", int), ("events", int)):
         if not isinstance(about.get(key), kind):
             raise _unusable(path, f"is damaged ({key!r} is missing or of a wrong type)")
+    kinds = about.get("kinds", {})
+    if not isinstance(kinds, dict) or any(kind not in KINDS for kind in kinds.values()):
+        raise _unusable(path, "is damaged ('kinds' are not those of attributes)")
     return about
 
 

@@ -1,7 +1,8 @@
 """Titles, genres and other attributes of the items, from a file, joined onto the catalogue."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +11,11 @@ from pydantic import BaseModel
 
 from model.data.account import Account, Malformed
 from model.data.clean import ITEM_NAMES
+from model.data.column_kinds import type_columns
 from model.data.id_columns import id_problem, id_text, shown_ids
 from model.data.logs import log_files
 from model.data.table import Table, open_table
+from model.kinds import Kind
 
 TITLE_NAMES = ("title", "movie_title", "item_title", "name", "product_title")
 ROW_NUMBERS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
@@ -28,6 +31,8 @@ class MetadataReport(BaseModel, frozen=True):
     """Rows left out because an earlier row describes their item."""
     without: int
     """Items of the catalogue that no row describes."""
+    kinds: dict[str, Kind]
+    """The kind of each attribute."""
     hints: list[str] = []
     """Warnings about odd rows and about columns that are left out, in words."""
 
@@ -42,6 +47,8 @@ class MetadataColumns:
     item_id: str | None = None
     title: str | None = None
     genres: str | None = None
+    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    """Kinds of attributes, by their names in the catalogue; those of others are guessed."""
 
 
 class Metadata(NamedTuple):
@@ -62,6 +69,8 @@ class MetadataFile:
     names: dict[int, str]
     """Position of a column → its name in the catalogue; the item's id is `item_id`."""
     genres: bool
+    kinds: Mapping[str, Kind]
+    """The kinds that are given for some of the attributes."""
     hints: list[str]
     """Columns that are left out, in words."""
 
@@ -107,8 +116,8 @@ class MetadataFile:
 def open_metadata(path: Path, columns: MetadataColumns) -> MetadataFile:
     """Looks up the columns of a file of metadata, without reading its rows.
 
-    Raises ValueError if a named column is missing, a column's name is taken, or the type of the
-    item's id can't be one.
+    Raises ValueError if a named column is missing, a column's name is taken, a kind is given for no
+    attribute, or the type of the item's id can't be one.
     """
     ((file, kind), *more) = log_files(path, "auto")
     if more or kind == "lines" or kind == "gaps":
@@ -117,7 +126,13 @@ def open_metadata(path: Path, columns: MetadataColumns) -> MetadataFile:
     names, hints = _names(table, columns)
     at = next(at for at, name in names.items() if name == "item_id")
     id_text(pl.col(str(at)), table.types[at], table.name_of(at))
-    return MetadataFile(table, names, columns.genres is not None, hints)
+    attributes = [name for name in names.values() if name != "item_id"]
+    if unknown := [name for name in columns.kinds if name not in attributes]:
+        raise ValueError(
+            f"--item-kinds: {path} has no attribute {', '.join(map(repr, unknown))}. "
+            f"Its attributes: {', '.join(attributes) or 'none'}"
+        )
+    return MetadataFile(table, names, columns.genres is not None, columns.kinds, hints)
 
 
 def add_metadata(
@@ -125,14 +140,16 @@ def add_metadata(
 ) -> tuple[pl.DataFrame, MetadataReport]:
     """Returns `items` (item_id, count), in the same order, with title, genres and other columns."""
     found = file.read(scratch, items.lazy().select("item_id"))
+    typed = type_columns(found.items, file.kinds, from_text=file.table.format != "parquet")
     report = MetadataReport(
         rows=found.account.rows,
         malformed=found.account.malformed,
         repeated=found.repeated,
         without=items.height - found.items.height,
-        hints=found.hints,
+        kinds=typed.kinds,
+        hints=found.hints + typed.hints,
     )
-    return items.join(found.items, on="item_id", how="left", maintain_order="left"), report
+    return items.join(typed.items, on="item_id", how="left", maintain_order="left"), report
 
 
 def as_list(values: pl.Series) -> pl.Series:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from model.data import parquet
 from model.data.account import Malformed, count_lines, example_lines
 from model.data.clean import CleanLog, Columns, clean_logs
+from model.data.column_kinds import describe
 from model.data.config import Format, PrepareConfig
 from model.data.dataset import FORMAT
 from model.data.id_columns import odd_ids
@@ -80,6 +81,9 @@ class Report(BaseModel, frozen=True):
             hints += about.hints
         width = max(len(label) for label, _ in table)
         lines = [f"{label:<{width}}  {value:>12}" for label, value in table]
+        if self.metadata and self.metadata.kinds:
+            lines.append(f"attributes: {describe(self.metadata.kinds)}")
+            lines.append("  (if a kind is wrong, say --item-kinds NAME=KIND)")
         return "\n".join([*lines, *examples, *(f"look again: {hint}" for hint in hints)])
 
 
@@ -135,11 +139,13 @@ def _check(config: PrepareConfig) -> tuple[list[tuple[Path, Format]], MetadataFi
             "--item-column and --time-column, or name another --format"
         )
     _check_output(config)
-    names = MetadataColumns(config.item_id_column, config.title_column, config.genres_column)
+    names = MetadataColumns(
+        config.item_id_column, config.title_column, config.genres_column, config.item_kinds
+    )
     if config.items is not None:
         return files, open_metadata(config.items, names)
     if names != MetadataColumns():
-        raise ValueError("columns of item metadata are named, but no --items file")
+        raise ValueError("columns or kinds of item metadata are given, but no --items file")
     return files, None
 
 
@@ -188,6 +194,7 @@ def _description(config: PrepareConfig, report: Report, times: str | None) -> di
         "items": report.items,
         "events": report.events,
         "times": times,
+        "kinds": report.metadata.kinds if report.metadata else {},
         "report": report.model_dump(),
     }
 

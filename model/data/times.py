@@ -45,7 +45,7 @@ def time_key(value: pl.Expr, kind: pl.DataType, what: str) -> tuple[pl.Expr, pl.
         whole = text.cast(pl.Int64, strict=False)
         number = pl.coalesce(whole.cast(pl.Float64), text.cast(pl.Float64, strict=False))
         # parsed as a date only if it is no number: most logs skip the slow part
-        seconds = pl.coalesce(number, _iso_seconds(pl.when(number.is_null()).then(text)))
+        seconds = pl.coalesce(number, iso_seconds(pl.when(number.is_null()).then(text)))
         blank = text.is_null() | (text == "")
         return *_finite(seconds, whole), _problem(seconds, blank)
     if kind.is_integer() or kind.is_float() or isinstance(kind, pl.Decimal | pl.Null):
@@ -136,7 +136,7 @@ def _problem(number: pl.Expr, missing: pl.Expr) -> pl.Expr:
     )
 
 
-def _iso_seconds(text: pl.Expr) -> pl.Expr:
+def iso_seconds(text: pl.Expr) -> pl.Expr:
     """Returns the seconds of ISO 8601 with `T` or a space, parts of the time left out, any zone."""
     text = text.str.replace(" ", "T", literal=True).str.replace("[zZ]$", "+00:00")
     forms = ("%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%.f")

@@ -49,6 +49,17 @@ def test_keys_of_a_file_may_have_dashes(tmp_path: Path) -> None:
     assert found.model.feed_forward == 4
 
 
+def test_kinds_of_attributes_come_from_flags_and_files(tmp_path: Path) -> None:
+    flags = ["--item-kinds", "price=number,brand=category", "--item-kinds", "in-stock=flag"]
+    kinds = {"price": "number", "brand": "category", "in-stock": "flag"}
+    assert command("data prepare", [*PREPARE, *flags]).item_kinds == kinds
+    text = '[item-kinds]\nin-stock = "flag"\n'  # the dash is part of the name in the data
+    found = command("data prepare", [*PREPARE, *options_file(tmp_path, text)])
+    assert found.item_kinds == {"in-stock": "flag"}
+    with pytest.raises(UsageError, match=r"--item-kinds.*'number'"):
+        command("data prepare", [*PREPARE, "--item-kinds", "price=numeric"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

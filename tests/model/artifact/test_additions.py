@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -193,8 +194,28 @@ def test_values_that_the_catalogue_cannot_hold_are_told(folder: Path, tmp_path: 
     add_items(AddConfig(artifacts=folder, items=years))
     rows = "item_id,neighbours,year,image\nb,i1,soon,x\nc,i1,2001,y\n"
     version, report = add_items(AddConfig(artifacts=folder, items=table(tmp_path, rows)))
-    assert report.hints == ["1 values of 'year' are not of the catalogue's type Int64"]
-    assert load_artifact(version).items["year"].to_list()[-3:] == [1999, None, 2001]
+    assert report.hints == ["values of 'year' such as 'soon' are not of its kind, number: left out"]
+    extended = load_artifact(version)
+    assert extended.items["year"].to_list()[-3:] == [1999, None, 2001]
+    assert extended.manifest.item_kinds == {"year": "number", "image": "category"}
+
+
+def test_new_items_get_the_kinds_of_the_catalogue(folder: Path, tmp_path: Path) -> None:
+    rows = "item_id,neighbours,price,tags,stock,since\n"
+    first = rows + "a,i1,3,x|y,yes,2026-01-02\nb,i1,4,z,no,2026-01-03\n"
+    add_items(AddConfig(artifacts=folder, items=table(tmp_path, first)))
+    second = rows + "c,i1,2.5,z,Yes,2026-02-01\nd,i1,,,,\n"
+    version, report = add_items(AddConfig(artifacts=folder, items=table(tmp_path, second)))
+    extended = load_artifact(version)
+    kinds = {"price": "number", "tags": "categories", "stock": "flag", "since": "time"}
+    assert extended.manifest.item_kinds == kinds
+    assert extended.items.select(*kinds).rows()[-4:] == [
+        (3, ["x", "y"], True, date(2026, 1, 2)),
+        (4, ["z"], False, date(2026, 1, 3)),
+        (2.5, ["z"], True, date(2026, 2, 1)),
+        (None, None, None, None),
+    ]
+    assert not report.hints
 
 
 @pytest.mark.parametrize(

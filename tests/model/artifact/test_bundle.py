@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 import stat
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -44,6 +45,20 @@ def test_what_is_loaded_is_what_was_exported(dataset: Dataset, model: GPT, folde
     with torch.no_grad():
         expected, _ = model.prefill(history, lengths, users)
         torch.testing.assert_close(artifact.model.prefill(history, lengths, users)[0], expected)
+
+
+def test_kinds_of_attributes_are_kept_and_may_be_missing(
+    dataset: Dataset, model: GPT, tmp_path: Path
+) -> None:
+    typed = replace(dataset, kinds={"title": "text", "price": "number"})
+    with new_bundle(tmp_path, typed, model, RecallConfig(), {}, "0.1") as (_, version):
+        pass
+    folder = tmp_path / version
+    assert read_manifest(folder).item_kinds == typed.kinds
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["item_kinds"]  # as in bundles of before
+    (folder / "manifest.json").write_text(json.dumps(content))
+    assert load_artifact(folder).manifest.item_kinds == {}
 
 
 def test_the_user_table_stays_on_disk_and_is_never_written(folder: Path) -> None:

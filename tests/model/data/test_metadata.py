@@ -24,7 +24,7 @@ def test_recbole_header_and_metadata(tmp_path: Path) -> None:
     assert histories(dataset) == {"196": ["1", "242"]}
     assert dataset.items.columns == ["item_id", "count", "title", "release_year", "genres"]
     assert sorted(dataset.items.rows()) == [
-        ("1", 1, '"Toy" Story', "1995", ["Animation", "Children's"]),
+        ("1", 1, '"Toy" Story', 1995, ["Animation", "Children's"]),
         ("242", 1, "Cérémonie, La", None, ["Drama"]),
     ]
     assert report.metadata is not None

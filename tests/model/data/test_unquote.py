@@ -92,7 +92,7 @@ def test_a_tsv_may_have_tabs_and_line_breaks_in_quotes(tmp_path: Path) -> None:
     _, dataset = run(log, items=items)
     titles = ["two\nlines", "a\ttab", '"Toy" Story', '5" disc']
     assert dataset.items["title"].to_list() == titles
-    assert dataset.items["year"].to_list() == ["1", "2", "3", "4"]
+    assert dataset.items["year"].to_list() == [1, 2, 3, 4]
 
 
 def test_a_carriage_return_within_a_line_is_named(tmp_path: Path) -> None:
