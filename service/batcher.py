@@ -6,6 +6,7 @@ There is no timer: micro-batches are small under low load and large under high l
 read while the worker computes, and the event loop itself never computes. The worker is the engine
 process, which is sent the next micro-batches while it computes, so that it never waits for this
 process; this process keeps back the rest, where a recall can still expire or be abandoned.
+`Admission` decides which recalls are accepted.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from service.admission import Admission
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history.entries import Entries, UserHistory, read_history
 from service.history.event_types import DEFAULT_TYPES, EventTypes
@@ -70,6 +72,7 @@ class Waiting:
 
     query: Query
     answer: asyncio.Future[Answer]
+    patience: float  # seconds after which the answer is of no use
     since: float = field(default_factory=time.perf_counter)
     store_failed: bool = False
     seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
@@ -92,6 +95,11 @@ class Waiting:
         """Sets an error in place of an answer, unless the caller has given up."""
         if not self.answer.done():
             self.answer.set_exception(error)
+
+    def expire(self) -> None:
+        """Sets the error of a recall that was not answered in time, unless it has an answer."""
+        detail = f"not answered within {self.patience * 1000:.0f} ms: the service is overloaded"
+        self.fail(DeadlinePassed(detail))
 
     def _reason(self, found: EncodedCandidates) -> DegradedReason | None:
         if not found.cold:
@@ -147,8 +155,8 @@ class Batcher:
         self._event_types = event_types
         self._unread = Queue()  # recalls whose history has to be read
         self._ready = Queue()
-        self._unanswered: OrderedDict[Waiting, None] = OrderedDict()  # oldest first
-        self._deadline: asyncio.TimerHandle | None = None  # of the oldest
+        self._unanswered: set[Waiting] = set()
+        self._admission = Admission(lambda: worker.ahead + 2 * worker.max_batch)
         self._running: list[asyncio.Task[None]] = []
         self._absence: asyncio.Task[None] | None = None  # runs while the store fails
         self._answering: set[asyncio.Task[None]] = set()
@@ -160,26 +168,51 @@ class Batcher:
         """Begins to answer; to be called on the event loop."""
         self._running = [asyncio.create_task(self._read()), asyncio.create_task(self._run())]
 
-    async def recall(self, query: Query, read_history: bool = False) -> Answer:
+    def has_room(self, arriving: int = 0, client: str = "") -> bool:
+        """Returns whether another recall would be accepted that has the default deadline.
+
+        `arriving` recalls are about to be asked for. The name of the client matters only where
+        there are several: see `Admission`.
+        """
+        return self._has_room(self._patience(None), arriving, client)
+
+    async def recall(
+        self,
+        query: Query,
+        read_history: bool = False,
+        patience: float | None = None,
+        client: str = "",
+    ) -> Answer:
         """Returns the answer to a query, whose history is read from the store if so asked.
 
-        Raises QueueFull, DeadlinePassed, NotReady, or another ServiceError if the recall failed.
+        The answer must come within `patience` seconds, the default deadline if it is None. Raises
+        QueueFull, DeadlinePassed, NotReady, or another ServiceError if the recall failed.
         """
-        if self.draining:
-            raise NotReady("the service is going down: ask another instance")
-        if self.queue_length() >= self._settings.queue_limit:
-            raise QueueFull("too many recalls are waiting: try again later")
-        loop = asyncio.get_running_loop()
-        waiting = Waiting(query, loop.create_future())
-        self._unanswered[waiting] = None
-        if not self._deadline:
-            self._deadline = loop.call_later(self._settings.deadline_ms / 1000, self._expire)
-        (self._unread if read_history else self._ready).put(waiting)
-        self._metrics.queue_length.set(self.queue_length())
+        patience = self._patience(patience)
+        self._check_room(patience, client)
+        return await self._recall(query, read_history, patience, client)
+
+    async def recall_all(
+        self,
+        queries: Sequence[tuple[Query, bool]],
+        patience: float | None = None,
+        client: str = "",
+    ) -> list[Answer]:
+        """Returns the answers to several queries, in order; see `recall`.
+
+        They are accepted or refused together. If one fails, the others are cancelled.
+        """
+        patience = self._patience(patience)
+        self._check_room(patience, client)
+        recalls = [
+            asyncio.create_task(self._recall(query, read_history, patience, client))
+            for query, read_history in queries
+        ]
         try:
-            return await waiting.answer
-        finally:  # a caller that gave up makes room for another
-            self._forget(waiting)
+            return await asyncio.gather(*recalls)
+        finally:
+            for recall in recalls:
+                recall.cancel()
 
     def alive(self) -> bool:
         """Whether it can still answer: false once a bug has ended one of its tasks."""
@@ -198,8 +231,6 @@ class Batcher:
         self.draining = True
         if self._unanswered:
             await asyncio.wait([waiting.answer for waiting in self._unanswered])
-        if self._deadline:
-            self._deadline.cancel()
         absence = [self._absence] if self._absence else []
         tasks = [*self._running, *self._answering, *absence]
         for task in tasks:
@@ -207,25 +238,40 @@ class Batcher:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._worker.close()
 
-    def _forget(self, waiting: Waiting) -> None:
-        self._unanswered.pop(waiting, None)
-        self._unread.drop(waiting)
-        self._ready.drop(waiting)
+    def _patience(self, asked: float | None) -> float:
+        return self._settings.deadline_ms / 1000 if asked is None else asked
 
-    def _expire(self) -> None:
-        """Fails all recalls past their deadline, and sets the timer for the next one."""
-        patience = self._settings.deadline_ms / 1000
-        now = time.perf_counter()
-        self._deadline = None
-        while self._unanswered:
-            waiting = next(iter(self._unanswered))
-            left = waiting.since + patience - now
-            if left > 0:
-                self._deadline = asyncio.get_running_loop().call_later(left, self._expire)
-                return
-            self._forget(waiting)
-            detail = f"not answered within {self._settings.deadline_ms} ms"
-            waiting.fail(DeadlinePassed(f"{detail}: the service is overloaded"))
+    def _has_room(self, patience: float, arriving: int, client: str) -> bool:
+        waiting = self.queue_length() + arriving
+        return waiting < self._settings.queue_limit and self._admission.has_room(
+            patience, arriving, client
+        )
+
+    def _check_room(self, patience: float, client: str) -> None:
+        """Raises NotReady or QueueFull if no recall is accepted."""
+        if self.draining:
+            raise NotReady("the service is going down: ask another instance")
+        if not self._has_room(patience, 0, client):
+            raise QueueFull("more recalls arrive than can be answered in time: try again later")
+
+    async def _recall(
+        self, query: Query, read_history: bool, patience: float, client: str
+    ) -> Answer:
+        loop = asyncio.get_running_loop()
+        waiting = Waiting(query, loop.create_future(), patience)
+        deadline = loop.call_later(patience, waiting.expire)
+        self._unanswered.add(waiting)
+        self._admission.enter(client)
+        (self._unread if read_history else self._ready).put(waiting)
+        self._metrics.queue_length.set(self.queue_length())
+        try:
+            return await waiting.answer
+        finally:  # a caller that gave up makes room for another
+            deadline.cancel()
+            self._admission.leave(client)
+            self._unanswered.discard(waiting)
+            self._unread.drop(waiting)
+            self._ready.drop(waiting)
 
     async def _read(self) -> None:
         """Reads histories in one trip after another, each for all recalls that wait by then."""
@@ -265,7 +311,10 @@ class Batcher:
             while self._outstanding > self._worker.ahead:
                 self._returned.clear()
                 await self._returned.wait()
-            batch = await self._ready.take(self._worker.max_batch)
+            taken = await self._ready.take(self._worker.max_batch)
+            batch = [waiting for waiting in taken if not waiting.answer.done()]
+            if not batch:
+                continue
             now = time.perf_counter()
             for waiting in batch:
                 waiting.seconds["queue"] = now - waiting.since - waiting.seconds["store"]
@@ -289,6 +338,7 @@ class Batcher:
             self._returned.set()
 
     async def _answer(self, batch: Sequence[Waiting]) -> None:
+        sent = time.perf_counter()
         try:
             computed = await self._worker.recall([waiting.query for waiting in batch])
         except WorkerLost as error:  # each query may be the cause: none is asked once more
@@ -304,6 +354,7 @@ class Batcher:
             else:
                 batch[0].fail(ServiceError("the recall failed: the log has the details"))
             return
+        self._admission.answered(len(batch), sent)
         if computed.batch_size:
             for stage, taken in computed.seconds.items():
                 self._metrics.stage_seconds[stage].observe(taken)

@@ -36,6 +36,7 @@ ROOMS = (
     "service.observability",
     "service.offline",
     "service.precompile",
+    "service.admission",
     "service.batcher",
     "service.http",
     "service.processes",

@@ -23,7 +23,7 @@ from service.history.store import HistoryStore, StoreUnavailable
 from service.http.engine import Engine
 from service.http.middleware import Observed
 from service.http.problems import Problem, error_responses
-from service.http.routes import Routes
+from service.http.routes import DEADLINE_HEADER, MAX_DEADLINE_MS, Routes
 from service.http.schemas import (
     BatchRequest,
     BatchResponse,
@@ -46,6 +46,19 @@ DOCS = HTMLResponse(
     },
 )
 """A page that shows the OpenAPI document, and loads nothing from elsewhere."""
+
+
+DEADLINE_PARAMETER = {
+    "parameters": [
+        {
+            "name": DEADLINE_HEADER.decode(),
+            "in": "header",
+            "description": "milliseconds for which the client waits; then the answer is 504",
+            "schema": {"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS},
+        }
+    ]
+}
+"""The OpenAPI description of the header that recalls may have."""
 
 
 class RecallApp(FastAPI):
@@ -120,14 +133,17 @@ def _route(app: RecallApp, routes: Routes) -> None:
     events_errors = error_responses(400, 408, 409, 413, 415, 422, 503)
     events_errors[207] = {"model": EventsResponse, "description": "Some events were not stored"}
 
-    def post(path: str, operation: Any, request: type[BaseModel], **about: Any) -> None:
-        app.post(path, openapi_extra=_request_body(request), **about)(operation)
+    def post(
+        path: str, operation: Any, request: type[BaseModel], extra: dict[str, Any], **about: Any
+    ) -> None:
+        app.post(path, openapi_extra=_request_body(request) | extra, **about)(operation)
         app.direct["POST", path] = routes.direct(operation)
 
     post(
         "/recall",
         routes.recall,
         RecallRequest,
+        DEADLINE_PARAMETER,
         response_model=RecallResponse,
         summary="Candidates for a user",
         responses=recall_errors,
@@ -136,6 +152,7 @@ def _route(app: RecallApp, routes: Routes) -> None:
         "/recall/batch",
         routes.recall_batch,
         BatchRequest,
+        DEADLINE_PARAMETER,
         response_model=BatchResponse,
         summary="Candidates for several users",
         responses=recall_errors,
@@ -144,6 +161,7 @@ def _route(app: RecallApp, routes: Routes) -> None:
         "/events",
         routes.events,
         EventsRequest,
+        {},
         response_model=EventsResponse,
         summary="Feedback of users",
         responses=events_errors,

@@ -49,6 +49,9 @@ BODY_SECONDS = 10.0
 WATCH_AFTER_SECONDS = 0.05
 """Time after which the service begins to watch whether the client leaves: most answers are sent
 earlier, and a task for each of them would cost more than it saves."""
+DEADLINE_HEADER = b"x-deadline-ms"
+"""The header by which a client says how long it waits for a recall."""
+MAX_DEADLINE_MS = 60_000
 PROBE_SECONDS = 0.2
 """Time for which a probe that is not strict waits for the store."""
 
@@ -100,7 +103,8 @@ class Routes:
         """Generates several interests from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
         bundle = self._served([body])
-        answer = await _while_connected(request, self._recall(body))
+        recall = self._batcher.recall(*_query(body), patience=_patience(request))
+        answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         return _json(_result(request, body, answer, bundle), {"server-timing": timing})
 
@@ -108,7 +112,9 @@ class Routes:
         """Answers up to 256 recalls at once, in the order of the requests."""
         body = await self._body(request, BatchRequest)
         bundle = self._served(body.requests)
-        answers = await _while_connected(request, self._recall_all(body.requests))
+        queries = [_query(one) for one in body.requests]
+        recalls = self._batcher.recall_all(queries, patience=_patience(request))
+        answers = await _while_connected(request, recalls)
         results = [
             _result(request, one, answer, bundle)
             for one, answer in zip(body.requests, answers, strict=True)
@@ -284,20 +290,6 @@ class Routes:
                 raise TooLarge(f"the body has more than {limit} bytes: send less at once")
         return body
 
-    def _recall(self, body: RecallRequest) -> Coroutine[Any, Any, Answer]:
-        stored = body.history is None
-        query = Query(body.user_id, body.history or (), body.exclude, body.k, body.interests)
-        return self._batcher.recall(query, read_history=stored)
-
-    async def _recall_all(self, requests: list[RecallRequest]) -> list[Answer]:
-        """Returns all answers in order; if one fails, the others are cancelled."""
-        recalls = [asyncio.create_task(self._recall(request)) for request in requests]
-        try:
-            return await asyncio.gather(*recalls)
-        finally:
-            for recall in recalls:
-                recall.cancel()
-
     def _served(self, requests: list[RecallRequest]) -> ServedBundle:
         """Returns the bundle that will answer. Raises NotReady, or Invalid if it cannot."""
         bundle = self._engine.bundle
@@ -323,6 +315,28 @@ def _result(request: Request, body: RecallRequest, answer: Answer, bundle: Serve
         b'"%b"' % reason.encode() if reason else b"null",
         found.unknown_items,
     )
+
+
+def _query(body: RecallRequest) -> tuple[Query, bool]:
+    """Returns the query of a request, and whether its history is in the store."""
+    stored = body.history is None
+    query = Query(body.user_id, body.history or (), body.exclude, body.k, body.interests)
+    return query, stored
+
+
+def _patience(request: Request) -> float | None:
+    """Returns the seconds in which the client wants an answer, None if it does not say.
+
+    Raises Invalid if the header is not a number of milliseconds.
+    """
+    for name, value in request.scope["headers"]:
+        if name == DEADLINE_HEADER:
+            if value.isdigit() and len(value) <= 9 and 1 <= int(value) <= MAX_DEADLINE_MS:
+                return int(value) / 1000
+            words = f"Input should be a whole number of milliseconds from 1 to {MAX_DEADLINE_MS}"
+            where = DEADLINE_HEADER.decode()
+            raise Invalid(f"{where}: {words}", [FieldError(where, words)])
+    return None
 
 
 def _check_encoding(request: Request) -> None:

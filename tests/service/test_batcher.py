@@ -265,6 +265,50 @@ async def test_who_waits_too_long_is_told_and_not_computed() -> None:
     assert worker.batches == [["u0"]]
 
 
+async def test_a_recall_may_bring_its_own_deadline() -> None:
+    worker = Computing()
+    async with batcher(worker, Store(), max_batch=1) as (running, _):
+        worker.go.clear()
+        calls = [asyncio.create_task(stored(running, "u0"))]
+        await until(lambda: worker.batches)
+        with pytest.raises(DeadlinePassed, match="within 20 ms"):
+            await running.recall(Query("hasty", []), patience=0.02)
+        assert not running.queue_length()
+        worker.go.set()
+        await asyncio.gather(*calls)
+    assert worker.batches == [["u0"]]
+
+
+async def test_several_recalls_are_accepted_or_refused_together() -> None:
+    worker = Computing()
+    async with batcher(worker, Store(), queue_limit=2, max_batch=1) as (running, _):
+        worker.go.clear()
+        some = [(Query(user, []), True) for user in users(9)]
+        call = asyncio.create_task(running.recall_all(some))
+        await until(lambda: running.queue_length() > 2)
+        with pytest.raises(QueueFull):
+            await running.recall_all(some[:1])
+        worker.go.set()
+        assert len(await call) == 9
+
+
+async def test_what_arrives_faster_than_it_is_answered_is_refused() -> None:
+    """By the predicted wait, and without a limit to the length of the queue."""
+    worker = Far(ahead=0, max_batch=1)
+    settings = ServeSettings(artifacts=Path("."), store="", queue_limit=1_000_000)
+    running = Batcher(worker, Store(), Metrics(), settings)  # type: ignore[arg-type]
+    running.start()
+    assert running.has_room(arriving=100_000)
+    first = asyncio.create_task(stored(running, "u0"))
+    await until(lambda: worker.asked)
+    await asyncio.sleep(0.01)  # so long takes a recall at least: 50 of them half of the deadline
+    worker.go.set()
+    await first
+    assert not running.has_room(arriving=50)
+    assert running.has_room()
+    await running.drain()
+
+
 async def test_drain_answers_what_was_accepted() -> None:
     worker = Computing()
     async with batcher(worker, Store(), max_batch=2) as (running, _):

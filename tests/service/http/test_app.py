@@ -206,6 +206,15 @@ async def test_metrics_count_what_happened(client: httpx.AsyncClient, recaller: 
     assert sample(text, "recgpt_ready") == 1
 
 
+async def test_a_client_says_how_long_it_waits(client: httpx.AsyncClient) -> None:
+    for wait, status in (("1", 504), ("60000", 200)):
+        many = {"requests": [{"user_id": "u0"}] * 256}
+        answer = await client.post("/recall/batch", json=many, headers={"x-deadline-ms": wait})
+        assert answer.status_code == status
+        if status == 504:
+            assert "within 1 ms" in answer.json()["detail"]
+
+
 async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
     document = (await client.get("/openapi.json")).json()
     assert set(document["paths"]) == {
@@ -224,6 +233,8 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
     body = document["components"]["schemas"]["RecallRequest"]["properties"]
     assert set(body) == {"user_id", "k", "history", "exclude", "interests", "with_metadata"}
     assert set(document["paths"]["/recall"]["post"]["responses"]) >= {"200", "422", "429", "504"}
+    (header,) = document["paths"]["/recall"]["post"]["parameters"]
+    assert header["name"] == "x-deadline-ms"
     problem = {"schema": {"$ref": "#/components/schemas/Problem"}}
     refused = document["paths"]["/recall"]["post"]["responses"]["422"]
     assert refused["content"] == {"application/problem+json": problem}

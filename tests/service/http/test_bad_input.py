@@ -90,6 +90,20 @@ async def test_bad_input_is_a_problem_document(client: httpx.AsyncClient, case: 
     assert len(answer.content) < 3000
 
 
+@pytest.mark.parametrize("path", ["/recall", "/recall/batch"])
+@pytest.mark.parametrize("value", ["", "0", "-1", "1.5", "60001", "1" + "0" * 5000, "1e3", "٣"])
+async def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(
+    client: httpx.AsyncClient, path: str, value: str
+) -> None:
+    body = RECALL if path == "/recall" else {"requests": [RECALL]}
+    headers = [(b"x-deadline-ms", value.encode())]
+    answer = await client.post(path, json=body, headers=headers)
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["where"] == "x-deadline-ms"
+    assert "from 1 to 60000" in error["problem"]
+
+
 async def test_the_input_is_not_repeated(client: httpx.AsyncClient) -> None:
     answer = await client.post("/recall", json={"user_id": "u", "k": "secret-value"})
     assert answer.status_code == 422

@@ -1,0 +1,98 @@
+"""Admission: a recall is accepted only if it can be answered in time, which its number tells.
+
+A queue makes no service faster, it only bridges a burst. The wait of a new recall is predicted by
+Little's law, from the rate at which the engine has answered lately:
+
+    recalls under way * seconds a recall takes = wait
+
+A burst may fill the queue until the wait is half of the deadline. But a queue that has stood for
+100 ms is no burst: more arrives than the engine can answer, and every recall that waits only makes
+the others late. From then on no more are admitted than keep the engine busy, so that the accepted
+ones are answered about as fast as ever, until half of those have left. (CoDel judges a queue by how
+long it stands, too: Nichols and Jacobson, "Controlling Queue Delay", 2012.)
+
+A recall that is refused costs next to nothing, because that is decided before its body is read; one
+that is accepted and expires has cost as much as an answer.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+STANDING_SECONDS = 0.1
+"""Time after which a queue that keeps more than the engine busy is no burst any more."""
+BURST_SHARE = 0.5
+"""Share of a recall's deadline that it may be expected to wait."""
+WEIGHT = 1 / 16
+"""Weight of the newest micro-batch in the mean of the seconds that a recall takes."""
+
+
+class Admission:
+    """Counts the recalls under way, and decides whether there is room for another."""
+
+    def __init__(
+        self, enough: Callable[[], int], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """Takes a function that returns the number of recalls that keep the engine busy."""
+        self.under_way = 0
+        """Recalls that were accepted and whose clients wait."""
+        self.overloaded = False
+        """Whether more has arrived than the engine can answer, and the queue is kept short."""
+        self._enough = enough
+        self._clock = clock
+        self._seconds = 0.0  # that a recall takes; 0 before the first answer
+        self._last_answer = 0.0
+        self._standing_since: float | None = None
+        self._by_client: Counter[str] = Counter()
+
+    def has_room(self, patience: float, arriving: int = 0, client: str = "") -> bool:
+        """Returns whether another recall is admitted that is to be answered within `patience` s.
+
+        `arriving` recalls are about to be entered. A client of a name that has less under way than
+        its share, the limit divided by all such clients, is always admitted: so one that sends
+        too much is refused first.
+        """
+        limit = self._limit(patience)
+        if self.under_way + arriving < limit:
+            return True
+        if not client:
+            return False
+        clients = len(self._by_client | Counter([client]))
+        return self._by_client[client] * clients < limit
+
+    def enter(self, client: str = "") -> None:
+        """Counts a recall that was accepted."""
+        self.under_way += 1
+        if client:
+            self._by_client[client] += 1
+
+    def leave(self, client: str = "") -> None:
+        """Counts a recall less: it was answered, or its client waits no more."""
+        self.under_way -= 1
+        if client:
+            self._by_client[client] -= 1
+            if not self._by_client[client]:
+                del self._by_client[client]
+
+    def answered(self, count: int, since: float) -> None:
+        """Notes that the engine has answered `count` recalls that it was sent at `since`.
+
+        Called before they leave. Only answers move the estimates: while the engine is replaced,
+        recalls wait for the next one as long as the deadline allows.
+        """
+        now = self._clock()
+        seconds = (now - max(since, self._last_answer)) / count
+        self._seconds += (seconds - self._seconds) * (WEIGHT if self._seconds else 1)
+        self._last_answer = now
+        if self.under_way < self._enough():
+            self._standing_since = None
+            self.overloaded &= 2 * self.under_way >= self._enough()
+        elif self._standing_since is None:
+            self._standing_since = now
+        elif now - self._standing_since > STANDING_SECONDS:
+            self.overloaded = True
+
+    def _limit(self, patience: float) -> float:
+        """Returns the number of recalls under way from which on another is refused."""
+        limit = BURST_SHARE * patience / self._seconds if self._seconds else float("inf")
+        return min(limit, self._enough()) if self.overloaded else limit
