@@ -10,10 +10,12 @@ import httpx
 import polars as pl
 import pytest
 import tiny
+from appending import PATIENT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from id_strategies import IDS, WRAPPED, is_id
 from in_process_worker import InProcessWorker
+from redis_server import RedisServer
 from stored import items_of
 
 from model.artifact.bundle import load_artifact
@@ -42,7 +44,11 @@ Rows = Sequence[tuple[str, str]]
 @example(users=WRAPPED[:2], items=WRAPPED, new=["new"])
 @example(users=WRAPPED, items=["new"], new=WRAPPED)
 def test_ids_come_back_equal(
-    tmp_path_factory: pytest.TempPathFactory, users: list[str], items: list[str], new: list[str]
+    tmp_path_factory: pytest.TempPathFactory,
+    redis_server: RedisServer,
+    users: list[str],
+    items: list[str],
+    new: list[str],
 ) -> None:
     folder = tmp_path_factory.mktemp("ids")
     users = [*users, *{"ann", "bob"}.difference(users)]
@@ -59,7 +65,9 @@ def test_ids_come_back_equal(
     assert [artifact.user_rows.get(one) for one in dataset.user_ids] == [*range(dataset.users)]
     recaller = Recaller.load(artifacts, "cpu")
     check_recaller(recaller, dataset)
-    asyncio.run(check_service(recaller, dataset, f"embedded:{folder / 'histories'}"))
+    redis_server.flush()
+    for url in (redis_server.url, f"embedded:{folder / 'histories'}"):
+        asyncio.run(check_service(recaller, dataset, url))
     check_added_items(folder, artifacts, dataset, new)
 
 
@@ -126,7 +134,7 @@ def check_recaller(recaller: Recaller, dataset: Dataset) -> None:
 
 async def check_service(recaller: Recaller, dataset: Dataset, url: str) -> None:
     """Events are stored for their users, and recalls leave out what these users have seen."""
-    store = HistoryStore.open(url)
+    store = HistoryStore.open(url, timeout_ms=PATIENT)
     bundle = ServedBundle(recaller.version, recaller.max_interests, read_metadata(recaller.bundle))
     options = ServeSettings(artifacts=recaller.bundle, store="", deadline_ms=60_000)
     app = create_app(options, InProcessWorker(recaller, bundle=bundle), store)
@@ -160,7 +168,7 @@ async def check_service(recaller: Recaller, dataset: Dataset, url: str) -> None:
             left_out = {*seen[request["user_id"]], *request["exclude"]}
             assert found == set(dataset.item_ids) - left_out
     assert await load_histories(dataset, url, overwrite=True) == dataset.users
-    store = HistoryStore.open(url)
+    store = HistoryStore.open(url, timeout_ms=PATIENT)
     whole = [[dataset.item_ids[r] for r in dataset.history(u)] for u in range(dataset.users)]
     assert await items_of(store, dataset.user_ids) == whole
     await store.close()
