@@ -24,6 +24,7 @@ from service.history.entries import Entries, UserHistory, read_history
 from service.history.event_types import DEFAULT_TYPES, EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.observability.metrics import Metrics
+from service.recall.served_bundle import ServedBundle
 from service.recall.types import BatchResult, DegradedReason, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
 
@@ -62,6 +63,7 @@ class Answer:
     """The outcome of a recall."""
 
     found: EncodedCandidates
+    bundle: ServedBundle | None  # that they are of
     degraded_reason: DegradedReason | None
     seconds: StageSeconds
 
@@ -84,9 +86,10 @@ class Waiting:
             exclude = [*exclude, *history.excluded]
         self.query = Query(given.user_id, history.items, exclude, given.k, given.interests)
 
-    def resolve(self, found: EncodedCandidates, seconds: StageSeconds) -> Answer:
+    def resolve(self, found: EncodedCandidates, computed: BatchResult) -> Answer:
         """Sets the answer, unless the caller has given up, and returns it."""
-        answer = Answer(found, self._reason(found), self.seconds | seconds)
+        seconds = self.seconds | computed.seconds
+        answer = Answer(found, computed.bundle, self._reason(found), seconds)
         if not self.answer.done():
             self.answer.set_result(answer)
         return answer
@@ -198,21 +201,24 @@ class Batcher:
         patience: float | None = None,
         client: str = "",
     ) -> list[Answer]:
-        """Returns the answers to several queries, in order; see `recall`.
+        """Returns the answers to several queries, in order and of one version; see `recall`.
 
         They are accepted or refused together. If one fails, the others are cancelled.
         """
         patience = self._patience(patience)
         self._check_room(patience, client)
-        recalls = [
-            asyncio.create_task(self._recall(query, read_history, patience, client))
-            for query, read_history in queries
-        ]
-        try:
-            return await asyncio.gather(*recalls)
-        finally:
-            for recall in recalls:
-                recall.cancel()
+        while True:
+            recalls = [
+                asyncio.create_task(self._recall(query, read_history, patience, client))
+                for query, read_history in queries
+            ]
+            try:
+                answers = await asyncio.gather(*recalls)
+            finally:
+                for recall in recalls:
+                    recall.cancel()
+            if all(answer.bundle is answers[0].bundle for answer in answers):
+                return answers  # else another version was taken up in between
 
     def alive(self) -> bool:
         """Whether it can still answer: false once a bug has ended one of its tasks."""
@@ -362,7 +368,7 @@ class Batcher:
         for waiting, found in zip(batch, computed.answers, strict=True):
             waiting.seconds["queue"] += computed.queue_seconds
             self._metrics.stage_seconds["queue"].observe(waiting.seconds["queue"])
-            answer = waiting.resolve(found, computed.seconds)
+            answer = waiting.resolve(found, computed)
             if answer.degraded_reason:
                 self._metrics.fallbacks.inc(answer.degraded_reason)
             if found.unknown_items:

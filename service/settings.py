@@ -14,6 +14,9 @@ class ServeSettings(BaseModel, frozen=True):
 
     artifacts: Path = Field(description="folder of the bundles; `current` in it is served")
     store: str = Field(description="histories: redis://host:port/db or embedded:PATH")
+    watch: bool = Field(
+        True, description="change over to another version as soon as `current` points to it"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
     device: str = Field(

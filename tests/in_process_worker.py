@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from service.http.metadata import ServedBundle
+from service.recall.served_bundle import ServedBundle
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 
 
@@ -41,7 +41,7 @@ class InProcessWorker:
         found, seconds = await loop.run_in_executor(
             self._thread, self._recaller.recall_json, queries
         )
-        return BatchResult(found, seconds, len(queries))
+        return BatchResult(found, seconds, len(queries), bundle=self.bundle)
 
     async def close(self) -> None:
         self._thread.shutdown()

@@ -47,14 +47,15 @@ class Service:
 
     def engine(self) -> psutil.Process:
         """The engine process."""
-        (engine,) = self._children("service.processes.engine_process")
+        (engine,) = self.children("service.processes.engine_process")
         return engine
 
     def front_ends(self) -> list[psutil.Process]:
         """The front-end processes."""
-        return self._children("service.processes.frontend")
+        return self.children("service.processes.frontend")
 
-    def _children(self, module: str) -> list[psutil.Process]:
+    def children(self, module: str) -> list[psutil.Process]:
+        """The child processes that run a module."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):

@@ -25,10 +25,10 @@ from model.data.dataset import Dataset
 from model.data.prepare import prepare
 from service.history.store import HistoryStore
 from service.http.app import create_app
-from service.http.metadata import ServedBundle
 from service.offline import add_items, export_bundle, load_histories
 from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
+from service.recall.served_bundle import ServedBundle
 from service.recall.types import Query
 from service.settings import ServeSettings
 

@@ -33,6 +33,7 @@ from service.http.schemas import (
     RecallRequest,
     RecallResponse,
 )
+from service.http.versions import VersionRoutes, VersionsResponse
 from service.observability.metrics import Metrics
 from service.settings import ServeSettings
 
@@ -120,12 +121,13 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    _route(app, Routes(settings, engine, batcher, store, metrics, event_types))
+    routes = Routes(settings, engine, batcher, store, metrics, event_types)
+    _route(app, routes, VersionRoutes(settings, engine))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
 
-def _route(app: RecallApp, routes: Routes) -> None:
+def _route(app: RecallApp, routes: Routes, versions: VersionRoutes) -> None:
     app.add_exception_handler(ServiceError, routes.on_service_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, routes.on_http_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, routes.on_invalid_query)  # type: ignore[arg-type]
@@ -170,6 +172,12 @@ def _route(app: RecallApp, routes: Routes) -> None:
     app.get(
         "/readyz", response_model=Ready, summary="Readiness", responses=error_responses(422, 503)
     )(routes.readyz)
+    app.get(
+        "/versions",
+        response_model=VersionsResponse,
+        summary="Versions of the bundle",
+        responses=error_responses(503),
+    )(versions.versions)
     app.get("/docs", include_in_schema=False)(_docs)
     app.get("/metrics", summary="Prometheus metrics", response_class=Response)(routes.metrics)
 

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from service.batcher import Worker
-from service.http.metadata import ServedBundle
+from service.recall.served_bundle import ServedBundle
 
 
 class Engine(Worker, Protocol):
@@ -16,6 +16,13 @@ class Engine(Worker, Protocol):
     @property
     def started(self) -> bool:
         """Whether the engine and all front ends have been ready once."""
+
+    @property
+    def version_problem(self) -> str:
+        """The reason why the version that is to be served is not; empty if it is."""
+
+    def look(self) -> None:
+        """Has the service look now whether another version is to be served."""
 
     def problem(self) -> str:
         """Returns why the engine cannot answer now; empty if it can."""

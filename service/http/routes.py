@@ -30,7 +30,6 @@ from service.errors import (
 from service.history.event_types import EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.http.engine import Engine
-from service.http.metadata import ServedBundle
 from service.http.problems import (
     MAX_LISTED,
     problem_response,
@@ -39,6 +38,7 @@ from service.http.problems import (
 )
 from service.http.schemas import BatchRequest, Event, EventsRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
+from service.recall.served_bundle import ServedBundle
 from service.recall.types import Query
 from service.settings import ServeSettings
 
@@ -102,21 +102,21 @@ class Routes:
     async def recall(self, request: Request) -> Response:
         """Generates several interests from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
-        bundle = self._served([body])
+        self._check_interests([body])
         recall = self._batcher.recall(*_query(body), patience=_patience(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
-        return _json(_result(request, body, answer, bundle), {"server-timing": timing})
+        return _json(_result(request, body, answer), {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
         body = await self._body(request, BatchRequest)
-        bundle = self._served(body.requests)
+        self._check_interests(body.requests)
         queries = [_query(one) for one in body.requests]
         recalls = self._batcher.recall_all(queries, patience=_patience(request))
         answers = await _while_connected(request, recalls)
         results = [
-            _result(request, one, answer, bundle)
+            _result(request, one, answer)
             for one, answer in zip(body.requests, answers, strict=True)
         ]
         return _json(b'{"results":[%b]}' % b",".join(results))
@@ -290,27 +290,27 @@ class Routes:
                 raise TooLarge(f"the body has more than {limit} bytes: send less at once")
         return body
 
-    def _served(self, requests: list[RecallRequest]) -> ServedBundle:
-        """Returns the bundle that will answer. Raises NotReady, or Invalid if it cannot."""
+    def _check_interests(self, requests: list[RecallRequest]) -> None:
+        """Raises NotReady, or Invalid if the bundle cannot generate as many interests."""
         bundle = self._engine.bundle
         if not bundle:
             raise NotReady(self._engine.problem())
         limit = bundle.max_interests
         if any((request.interests or 0) > limit for request in requests):
             raise Invalid(f"interests: this bundle generates at most {limit}")
-        return bundle
 
 
-def _result(request: Request, body: RecallRequest, answer: Answer, bundle: ServedBundle) -> bytes:
+def _result(request: Request, body: RecallRequest, answer: Answer) -> bytes:
     """Returns a `RecallResponse` in JSON. Nothing that is put between quotes needs escapes."""
-    found, reason = answer.found, answer.degraded_reason
+    found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
+    assert bundle
     return (
         b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
         b'"unknown_items":%d}'
     ) % (
         request.scope["state"]["request_id"].encode(),
         to_json(bundle.version),
-        bundle.metadata.added_to(found) if body.with_metadata else found.json,
+        bundle.metadata.added_to(found.json, found.rows) if body.with_metadata else found.json,
         b"true" if reason else b"false",
         b'"%b"' % reason.encode() if reason else b"null",
         found.unknown_items,

@@ -36,7 +36,16 @@ SECONDS = (
 )
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STAGES = ("queue", "store", "model", "search", "merge", "encode")
-ROUTES = ("/recall", "/recall/batch", "/events", "/healthz", "/readyz", "/metrics", "other")
+ROUTES = (
+    "/recall",
+    "/recall/batch",
+    "/events",
+    "/healthz",
+    "/readyz",
+    "/versions",
+    "/metrics",
+    "other",
+)
 STATUSES = (
     *("200", "207", "400", "404", "405", "408", "409", "413", "415", "422", "429", "431"),
     *("500", "503", "504", "other"),
@@ -131,6 +140,12 @@ class Metrics:
         yield GaugeMetricFamily("recgpt_queue_length", about, self.queue_length.total())
         about = "Engines that were started in place of one that ended or hung"
         yield CounterMetricFamily("recgpt_engine_restarts", about, self._engine.restarts)
+        about = "Changes to another version of the bundle, without a restart"
+        yield CounterMetricFamily("recgpt_version_changes", about, self._engine.changes)
+        about = "Versions that could not be served, so that the old one stayed"
+        yield CounterMetricFamily(
+            "recgpt_failed_version_changes", about, self._engine.failed_changes
+        )
         artifact = GaugeMetricFamily(
             "recgpt_artifact_info", "Version of the loaded bundle", labels=["version"]
         )

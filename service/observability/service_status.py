@@ -1,24 +1,30 @@
 """The signs of life of the service, in memory that all its processes share.
 
-The engine writes the time of its last heartbeat, the supervisor the rest, and any process reads. A
+An engine writes the time of its last heartbeat, the supervisor the rest, and any process reads. A
 number is written at once, so that no reader sees half of it and nobody locks. Times are of the
 monotonic clock, which all processes of a machine share.
+
+While versions change there are two engines, so each version has a lane: slots for one engine.
 """
 
 import mmap
 import time
 
-SLOTS = 4
-STATUS_BYTES = SLOTS * 8
-STARTED, BEAT, LOAD_SECONDS, RESTARTS = range(SLOTS)
+LANES = 2
+"""Versions that can have an engine at the same time."""
+STARTED, RESTARTS, CHANGES, FAILED_CHANGES, SHARED = range(5)
+BEAT, LOAD_SECONDS, LANE = range(3)
+STATUS_BYTES = (SHARED + LANES * LANE) * 8
 
 
 class ServiceStatus:
-    """Whether the service has started, and whether its engine lives."""
+    """Whether the service has started, and whether the engine of one version lives."""
 
-    def __init__(self, file: int = -1) -> None:
+    def __init__(self, file: int = -1, lane: int = 0) -> None:
         """Maps an open file of STATUS_BYTES; -1 maps memory of this process only."""
-        self._slots = memoryview(mmap.mmap(file, STATUS_BYTES)).cast("d")
+        slots = memoryview(mmap.mmap(file, STATUS_BYTES)).cast("d")
+        self._slots = slots[:SHARED]
+        self._engine = slots[SHARED + lane * LANE :][:LANE]
 
     @property
     def started(self) -> bool:
@@ -33,17 +39,27 @@ class ServiceStatus:
     @property
     def last_beat(self) -> float:
         """The time of the last heartbeat of an engine; 0 before the first one."""
-        return self._slots[BEAT]
+        return self._engine[BEAT]
 
     @property
     def load_seconds(self) -> float:
         """Seconds that the last engine needed from its start until it could answer."""
-        return self._slots[LOAD_SECONDS]
+        return self._engine[LOAD_SECONDS]
 
     @property
     def restarts(self) -> int:
         """The number of engines that were started in place of one that ended or hung."""
         return int(self._slots[RESTARTS])
+
+    @property
+    def changes(self) -> int:
+        """The number of times that the service has changed over to another version."""
+        return int(self._slots[CHANGES])
+
+    @property
+    def failed_changes(self) -> int:
+        """The number of versions that could not be served, so that the old one stayed."""
+        return int(self._slots[FAILED_CHANGES])
 
     def set_started(self) -> None:
         """Notes that all processes are ready."""
@@ -51,12 +67,20 @@ class ServiceStatus:
 
     def beat(self) -> None:
         """Notes that the loop of the engine has turned."""
-        self._slots[BEAT] = time.monotonic()
+        self._engine[BEAT] = time.monotonic()
 
     def set_load_seconds(self, seconds: float) -> None:
         """Notes how long the start of an engine took."""
-        self._slots[LOAD_SECONDS] = seconds
+        self._engine[LOAD_SECONDS] = seconds
+
+    def clear_engine(self) -> None:
+        """Forgets the engine of this lane, for which another version's has no heartbeat yet."""
+        self._engine[BEAT] = self._engine[LOAD_SECONDS] = 0
 
     def count_restart(self) -> None:
         """Counts an engine that is started in place of another."""
         self._slots[RESTARTS] += 1
+
+    def count_change(self, failed: bool = False) -> None:
+        """Counts a change of version, or one that failed."""
+        self._slots[FAILED_CHANGES if failed else CHANGES] += 1

@@ -1,7 +1,7 @@
 """How the supervisor and a child process start, report and end together.
 
-    supervisor ── standard input: the configuration, one line of JSON ─────────► child
-               ◄─ standard output: one report, ready or failed, one line ──────
+    supervisor ── standard input: the configuration, then changes, lines of JSON ─► child
+               ◄─ standard output: ready or failed, then reports, lines of JSON ───
 
 Both pipes stay open as long as the two processes live. The supervisor reads the end of a child from
 the process itself. The child reads the end of the supervisor from its standard input, which the
@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, Self, TypeVar
@@ -47,6 +47,28 @@ class EngineConfig(BaseModel, frozen=True):
     """The socket to which front ends connect."""
     status: int
     """The file of its `ServiceStatus`."""
+    lane: int = 0
+    """The lane of the file that is its own."""
+    beside_another: bool = False
+    """Whether another engine answers while this one loads."""
+
+
+class EngineAddress(BaseModel, frozen=True):
+    """The place of the engine that serves a version, and of the one that replaces it."""
+
+    path: str
+    """Path of its socket."""
+    lane: int = 0
+    """The lane of `ServiceStatus` in which it beats."""
+
+
+class Serving(BaseModel, frozen=True):
+    """The state of versions, which the supervisor tells every front end: a line for each change."""
+
+    engine: EngineAddress
+    """The engine to ask."""
+    problem: str = ""
+    """The reason why the version that is to be served is not; empty if it is."""
 
 
 class FrontEndConfig(BaseModel, frozen=True):
@@ -55,8 +77,8 @@ class FrontEndConfig(BaseModel, frozen=True):
     settings: ServeSettings
     listener: int
     """The socket to which clients connect."""
-    engine: str
-    """Path of the engine's socket, in a folder of the supervisor's own."""
+    serving: Serving
+    """The engine to ask. The folder of its socket lies in the supervisor's own folder."""
     status: int
     """The file of the engine's `ServiceStatus`."""
     counters: int
@@ -65,11 +87,16 @@ class FrontEndConfig(BaseModel, frozen=True):
 
 
 class Report(BaseModel, frozen=True):
-    """A child's only message to the supervisor: it is ready, or the reason why it cannot start."""
+    """A child's message to the supervisor. The first one says whether it can do its work."""
 
     failure: str = ""
+    """The reason why it cannot start; empty if it is ready."""
     bundle: Path | None = None
     """The bundle that an engine has loaded."""
+    engine: str = ""
+    """Path of the socket of the only engine that a front end asks from now on."""
+    look: bool = False
+    """Whether the supervisor is asked to look now for another version to serve."""
 
 
 class Child:
@@ -106,6 +133,17 @@ class Child:
             raise ChildProcessError(report.failure)
         return report
 
+    async def next_report(self) -> Report | None:
+        """Waits for a report of a child that is ready; returns None once the child has ended."""
+        assert self._process.stdout
+        line = await self._process.stdout.readline()
+        return Report.model_validate_json(line) if line else None
+
+    def tell(self, message: BaseModel) -> None:
+        """Sends a message to a child that is ready, unless it has ended."""
+        if self._process.returncode is None and self._process.stdin:
+            self._process.stdin.write(message.model_dump_json().encode() + b"\n")
+
     async def ended(self) -> int:
         """Waits for the end of the process, and returns its status."""
         return await self._process.wait()
@@ -135,35 +173,45 @@ class Supervision:
 
     def __init__(self) -> None:
         signal.signal(signal.SIGTERM, _exit_once)
-        self._input = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115 — stays open
+        self._early: list[bytes] = []  # messages that came before somebody took them
+        self._take: Callable[[bytes], None] = self._early.append
+        self._taking = threading.Lock()
+        self._input = open(0, "rb", closefd=False)  # noqa: SIM115 — stays open
         self._reports = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # the output of libraries must not be read as a report
 
     def config(self, kind: type[C]) -> C:
         """Returns the configuration. From now on this process ends with the supervisor."""
         config = kind.model_validate_json(self._input.readline())
-        folder = Path(config.engine).parent if isinstance(config, FrontEndConfig) else None
+        folder = None
+        if isinstance(config, FrontEndConfig):
+            folder = Path(config.serving.engine.path).parent.parent
         threading.Thread(target=self._end_with_supervisor, args=(folder,), daemon=True).start()
         return config
 
-    def ready(self, bundle: Path | None = None) -> None:
-        """Reports that this process can do its work, and which bundle it has loaded."""
-        self._report(Report(bundle=bundle))
+    def on_message(self, take: Callable[[bytes], None]) -> None:
+        """Has every message of the supervisor taken by a function, called in another thread."""
+        with self._taking:
+            for line in self._early:
+                take(line)
+            self._take = take
+
+    def report(self, report: Report) -> None:
+        """Sends a report, the first of which says that this process can do its work."""
+        with suppress(BrokenPipeError):  # if the supervisor is gone, this process is about to end
+            print(report.model_dump_json(), file=self._reports, flush=True)
 
     def fail(self, reason: object) -> NoReturn:
         """Reports why this process cannot start, and ends it."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already
-        self._report(Report(failure=str(reason)))
+        self.report(Report(failure=str(reason)))
         sys.exit(1)
-
-    def _report(self, report: Report) -> None:
-        with suppress(BrokenPipeError):  # if the supervisor is gone, this process is about to end
-            print(report.model_dump_json(), file=self._reports, flush=True)
 
     def _end_with_supervisor(self, folder: Path | None) -> None:
         """Ends this process when the supervisor is gone; removes its folder, if one is given."""
-        while self._input.read(1):
-            pass
+        for line in self._input:
+            with self._taking:
+                self._take(line)
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
         log.critical("the supervisor is gone, so this process ends")

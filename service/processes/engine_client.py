@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.batcher import WorkerLost
-from service.http.metadata import ServedBundle
 from service.observability.service_status import ServiceStatus
 from service.processes.child import freeze_loaded
 from service.processes.messages import (
@@ -19,6 +18,7 @@ from service.processes.messages import (
     decode_result,
     encode_question,
 )
+from service.recall.served_bundle import ServedBundle
 from service.recall.types import BatchResult, Query
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,12 @@ class EngineClient:
         self._unanswered.append(question)
         if self._writer:
             self._send(self._writer, question)
-        return decode_result(await answer)
+        return decode_result(await answer, self.bundle)
+
+    async def finish(self) -> None:
+        """Waits until all that was asked is answered."""
+        while waiting := [one.answer for one in self._unanswered if not one.answer.done()]:
+            await asyncio.wait(waiting)
 
     async def close(self) -> None:
         """Ends the connection."""

@@ -8,12 +8,15 @@ The supervisor starts it, with the socket that it listens on, and replaces it if
 """
 
 import logging
+import os
 import selectors
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +26,7 @@ import torch
 from index.kernels.code_cache import log_compiled
 from service.observability.logs import configure_logs
 from service.observability.service_status import ServiceStatus
-from service.processes.child import EngineConfig, Supervision, freeze_loaded
+from service.processes.child import EngineConfig, Report, Supervision, freeze_loaded
 from service.processes.messages import (
     FrameReader,
     Greeting,
@@ -38,6 +41,7 @@ from service.recall.types import BatchResult, Query
 
 log = logging.getLogger(__name__)
 
+LOWEST_PRIORITY = 19
 IDLE_SECONDS = 0.25
 """Longest turn of an idle loop; the heartbeat is of every turn."""
 RECEIVE_BYTES = 1 << 20
@@ -226,20 +230,35 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
     return recaller, Greeting(str(folder), recaller.version, recaller.max_interests, max_batch)
 
 
+def _load_beside(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
+    """Loads as `load` does; in a thread that yields to an engine that answers meanwhile."""
+    if not config.beside_another:
+        return load(config, folder)
+    with ThreadPoolExecutor(1, initializer=_lower_priority) as thread:
+        return thread.submit(load, config, folder).result()
+
+
+def _lower_priority() -> None:
+    """Lets all other processes compute before this thread, where the system has such threads."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+
+
 def main() -> None:
     """Serves front ends until SIGTERM, or until the supervisor is gone."""
     supervision = Supervision()
     config = supervision.config(EngineConfig)
     configure_logs(config.settings.log_level)
-    listener, status = socket.socket(fileno=config.listener), ServiceStatus(config.status)
+    listener = socket.socket(fileno=config.listener)
+    status = ServiceStatus(config.status, config.lane)
     try:
         # The listener's folder is the supervisor's: private, and removed at its end.
-        recaller, greeting = load(config, Path(listener.getsockname()).parent)
+        recaller, greeting = _load_beside(config, Path(listener.getsockname()).parent)
     except (ValueError, OSError) as error:
         supervision.fail(error)
     freeze_loaded()
     with closing(EngineLoop(recaller, greeting, listener, status)) as loop:
-        supervision.ready(recaller.bundle.absolute())
+        supervision.report(Report(bundle=recaller.bundle.absolute()))
         loop.run()
 
 

@@ -17,8 +17,15 @@ from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics
 from service.observability.service_status import ServiceStatus
 from service.observability.shared_counters import CounterMemory
-from service.processes.child import FrontEndConfig, Supervision, freeze_loaded
+from service.processes.child import (
+    EngineAddress,
+    FrontEndConfig,
+    Report,
+    Supervision,
+    freeze_loaded,
+)
 from service.processes.engine_client import EngineClient
+from service.processes.engine_switch import EngineSwitch
 from service.settings import ServeSettings
 
 
@@ -65,21 +72,30 @@ def main() -> None:
     configure_logs(settings.log_level)
     allow_many_connections()
     status = ServiceStatus(config.status)
-    engine = EngineClient(config.engine, status, settings.engine_patience_ms / 1000)
+    patience_seconds = settings.engine_patience_ms / 1000
     counters = CounterMemory(config.counters, settings.http_workers, config.row)
-    try:
-        store = open_store(settings)
-        app = create_app(settings, engine, store, Metrics(counters, status))
-    except ValueError as error:
-        supervision.fail(error)
-    server = http_server(settings, app)
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
         failures.append(error)
         server.should_exit = True
 
-    engine.on_ready, engine.on_failure = supervision.ready, fail
+    def connect(address: EngineAddress) -> EngineClient:
+        life = ServiceStatus(config.status, address.lane)
+        client = EngineClient(address.path, life, patience_seconds)
+        client.on_failure = fail
+        return client
+
+    engine = EngineSwitch(connect, config.serving)
+    engine.on_change = lambda address: supervision.report(Report(engine=address.path))
+    engine.on_look = lambda: supervision.report(Report(look=True))
+    supervision.on_message(engine.tell)
+    try:
+        store = open_store(settings)
+        app = create_app(settings, engine, store, Metrics(counters, status))
+    except ValueError as error:
+        supervision.fail(error)
+    server = http_server(settings, app)
     freeze_loaded()
     server.run(sockets=[socket.socket(fileno=config.listener)])
     if failures:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 
+from service.recall.served_bundle import ServedBundle
 from service.recall.types import BatchResult, EncodedCandidates, Query, pack_ids
 
 LENGTH = struct.Struct("<I")
@@ -102,8 +103,11 @@ def encode_failure() -> bytes:
     return _frame([])
 
 
-def decode_result(body: bytes) -> BatchResult:
-    """Returns the result in the body of a frame. Raises RecallFailed if it is a failure."""
+def decode_result(body: bytes, bundle: ServedBundle | None = None) -> BatchResult:
+    """Returns the result of an engine that serves this bundle, from the body of a frame.
+
+    Raises RecallFailed if it is a failure.
+    """
     content = msgpack.unpackb(body)
     if not content:
         raise RecallFailed("the engine's log has the details")
@@ -112,7 +116,8 @@ def decode_result(body: bytes) -> BatchResult:
         EncodedCandidates(json, np.frombuffer(rows, np.int32), unknown_items, cold)
         for json, rows, unknown_items, cold in answers
     ]
-    return BatchResult(encoded, *about)
+    seconds, batch_size, queue_seconds = about
+    return BatchResult(encoded, seconds, batch_size, queue_seconds, bundle)
 
 
 def _frame(content: Any) -> bytes:

@@ -9,12 +9,10 @@ Shapes: V catalogue, N bytes.
 
 import os
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-from service.recall.types import EncodedCandidates
 
 TEXTS_FILE, OFFSETS_FILE = "metadata.npy", "metadata_offsets.npy"
 
@@ -42,14 +40,14 @@ class ItemMetadata(NamedTuple):
         """Returns title and attributes of an item, without those that are null."""
         return self.texts_N[self.offsets_V[row] : self.offsets_V[row + 1]].tobytes()
 
-    def added_to(self, found: EncodedCandidates) -> bytes:
-        """Returns the encoded candidates with a field `metadata` each.
+    def added_to(self, candidates: bytes, rows: NDArray[np.integer[Any]]) -> bytes:
+        """Returns encoded candidates, which are of these rows, with a field `metadata` each.
 
         Every candidate is one line, because no JSON string holds a line break.
         """
-        lines = found.json[1:-1].split(b",\n") if len(found.rows) else []
+        lines = candidates[1:-1].split(b",\n") if len(rows) else []
         complete = [
             b'%b,"metadata":%b}' % (line[:-1], self.of(row))
-            for line, row in zip(lines, found.rows.tolist(), strict=True)
+            for line, row in zip(lines, rows.tolist(), strict=True)
         ]
         return b"[%b]" % b",\n".join(complete)

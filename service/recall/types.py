@@ -12,6 +12,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from service.recall.served_bundle import ServedBundle
+
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.float32]
 
@@ -65,6 +67,7 @@ class BatchResult:
     seconds: StageSeconds  # of the whole micro-batch
     batch_size: int  # queries in the micro-batch; 0 if another result of it reports them already
     queue_seconds: float = 0.0  # that the queries waited in the engine before the batch began
+    bundle: ServedBundle | None = None  # that answered; None in the engine, which has no other
 
 
 class StageTimes:

@@ -7,9 +7,9 @@ from in_process_worker import InProcessWorker
 
 from service.history.store import HistoryStore
 from service.http.app import create_app
-from service.http.metadata import ServedBundle
 from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
+from service.recall.served_bundle import ServedBundle
 from service.settings import ServeSettings
 
 

@@ -221,6 +221,7 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
         "/recall",
         "/recall/batch",
         "/events",
+        "/versions",
         "/healthz",
         "/readyz",
         "/metrics",

@@ -171,7 +171,7 @@ async def test_an_engine_that_does_not_beat_is_no_engine(
         assert client.problem() == ""
         client._patience_seconds = 0.0
         assert "replaced" in client.problem()
-        status._slots[BEAT] -= 31
+        status._engine[BEAT] -= 31
         assert not client.alive()
         status.set_load_seconds(20)  # it may take this much longer
         assert client.alive()

@@ -42,7 +42,7 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
     np.testing.assert_allclose(written, found.scores, atol=6e-7, rtol=1e-7)
 
     metadata = encode_metadata(METADATA)
-    about = json.loads(metadata.added_to(encoded))
+    about = json.loads(metadata.added_to(encoded.json, encoded.rows))
     assert [item.pop("metadata") for item in about] == [about_item(metadata, row) for row in rows]
     assert about == json.loads(encoded.json)
     fields = RecallResponse.model_json_schema()["$defs"]["Candidate"]["properties"]
@@ -101,7 +101,9 @@ def test_a_column_of_any_type_is_json_or_left_out_by_name(
     metadata = encode_metadata(pl.DataFrame(ANY_TYPE | NO_JSON))
     found = candidates([0, 1, 2], [0, 0, 0])
     encoded = EncodedCandidates(JsonEncoder(IDS).encode(found), found.rows, 0, False)
-    first, *_ = items = [item["metadata"] for item in json.loads(metadata.added_to(encoded))]
+    first, *_ = items = [
+        item["metadata"] for item in json.loads(metadata.added_to(encoded.json, encoded.rows))
+    ]
     assert {name for item in items for name in item} == ANY_TYPE.keys()
     assert {name: first[name] for name in ("price", "size", "since", "text", "far")} == {
         "price": "1.10",

@@ -1,14 +1,17 @@
-"""How children are kept, with stand-ins for processes."""
+"""How children are kept and engines watched, with stand-ins for processes."""
 
 import asyncio
-import socket
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from service.observability.service_status import STATUS_BYTES
 from service.processes.child import Report
-from service.processes.supervisor import Keeper, Supervisor, pause_seconds
+from service.processes.engine_keeper import EngineKeeper
+from service.processes.keeper import Keeper, pause_seconds
 from service.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio
@@ -105,16 +108,17 @@ def test_pauses_grow_up_to_a_bound() -> None:
 
 
 @pytest.fixture
-async def supervisor(tmp_path: Path) -> AsyncIterator[Supervisor]:
+async def engine(tmp_path: Path) -> AsyncIterator[EngineKeeper]:
     settings = ServeSettings(artifacts=tmp_path, store="", engine_patience_ms=1000)
-    with socket.socket() as listener:
-        supervisor = Supervisor(settings, [listener])
-        yield supervisor
-        supervisor._resources.close()
+    with tempfile.TemporaryFile() as status:
+        os.truncate(status.fileno(), STATUS_BYTES)
+        engine = EngineKeeper(settings, tmp_path, tmp_path / "0", status.fileno(), 0)
+        yield engine
+        await engine.end()
 
 
-async def test_an_engine_whose_heartbeat_stops_is_killed(supervisor: Supervisor) -> None:
-    engine, status = Process(), supervisor._status
+async def test_an_engine_whose_heartbeat_stops_is_killed(engine: EngineKeeper) -> None:
+    process, status = Process(), engine._status
 
     async def beating() -> None:
         for _ in range(50):
@@ -122,20 +126,20 @@ async def test_an_engine_whose_heartbeat_stops_is_killed(supervisor: Supervisor)
             await asyncio.sleep(0.05)
 
     watching = asyncio.create_task(
-        supervisor._watch_engine(engine, Report(bundle=Path("bundle")))  # type: ignore[arg-type]
+        engine._watch(process, Report(bundle=Path("bundle")))  # type: ignore[arg-type]
     )
     await beating()
-    assert not engine.signals
+    assert not process.signals
     assert "hung for 1 s" in await watching
-    assert engine.signals == ["KILL"]
+    assert process.signals == ["KILL"]
 
 
-async def test_the_end_of_an_engine_is_seen_at_once(supervisor: Supervisor) -> None:
-    engine = Process()
+async def test_the_end_of_an_engine_is_seen_at_once(engine: EngineKeeper) -> None:
+    process = Process()
     watching = asyncio.create_task(
-        supervisor._watch_engine(engine, Report(bundle=Path("bundle")))  # type: ignore[arg-type]
+        engine._watch(process, Report(bundle=Path("bundle")))  # type: ignore[arg-type]
     )
     await asyncio.sleep(0)
-    engine._gone.set()
+    process._gone.set()
     assert await watching == "it ended with status 7"
-    assert engine.signals == []
+    assert process.signals == []

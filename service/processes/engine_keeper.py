@@ -1,0 +1,100 @@
+"""The engine of one version: started, watched, and replaced if it ends or hangs."""
+
+import asyncio
+import shutil
+import socket
+import time
+from pathlib import Path
+
+from service.observability.service_status import ServiceStatus
+from service.processes.child import Child, EngineAddress, EngineConfig, Report
+from service.processes.keeper import Keeper
+from service.settings import ServeSettings
+
+ENGINE = "service.processes.engine_process"
+
+LOOKS = 8
+"""Looks at the heartbeat within the time in which an engine must beat."""
+
+
+class EngineKeeper:
+    """Keeps an engine of one version running on a socket of its own.
+
+    The socket outlives the engine: front ends that connect while the engine is replaced wait for
+    the next one.
+    """
+
+    def __init__(
+        self, settings: ServeSettings, bundle: Path, folder: Path, status_file: int, lane: int
+    ) -> None:
+        """Serves the bundle, or the served version of the store, on a socket in a new folder.
+
+        Raises ValueError if the path of the folder is too long for a socket.
+        """
+        self._settings = settings
+        self._status_file = status_file
+        self._status = ServiceStatus(status_file, lane)
+        self._status.clear_engine()
+        self._lane = lane
+        self._folder = folder
+        self._listener = _listen(folder)
+        self._started = 0.0
+        self.bundle = bundle
+        """The bundle, or until the first engine has loaded it the store that it is looked up in."""
+        self.address = EngineAddress(path=self._listener.getsockname(), lane=lane)
+        self.keeper = Keeper("the engine", self._start, self._watch)
+
+    async def end(self) -> None:
+        """Ends the engine, closes its socket, and removes the folder."""
+        self.keeper.drain()
+        await self.keeper.end()
+        self._listener.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def _start(self) -> Child:
+        if self._started:
+            self._status.count_restart()
+        self._started = time.monotonic()
+        config = EngineConfig(
+            settings=self._settings,
+            artifacts=self.bundle if self.bundle.exists() else self._settings.artifacts,
+            listener=self._listener.fileno(),
+            status=self._status_file,
+            lane=self._lane,
+            beside_another=self._status.started and not self.keeper.ready.is_set(),
+        )
+        return await Child.start(ENGINE, config, (config.listener, config.status))
+
+    async def _watch(self, engine: Child, report: Report) -> str:
+        """Waits until the engine ends, or kills it if its loop has not turned for the patience.
+
+        Looks at which the heartbeat had not moved are counted, rather than seconds, because the
+        clock goes on while a machine or container is paused, in which nobody looks either.
+        """
+        assert report.bundle
+        self.bundle = report.bundle  # an engine that replaces it serves the same version
+        self._status.set_load_seconds(time.monotonic() - self._started)
+        patience_seconds = self._settings.engine_patience_ms / 1000
+        looks, seen = 0, 0.0
+        while looks < LOOKS:
+            try:
+                status = await asyncio.wait_for(engine.ended(), patience_seconds / LOOKS)
+                return f"it ended with status {status}"
+            except TimeoutError:
+                beat = self._status.last_beat
+                looks, seen = (looks + 1 if beat == seen else 0), beat
+        engine.kill()
+        await engine.ended()
+        return f"it hung for {patience_seconds:g} s and was killed"
+
+
+def _listen(folder: Path) -> socket.socket:
+    folder.mkdir()
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(f"{folder}/engine")
+    except OSError as error:
+        listener.close()
+        raise ValueError(f"no socket in {folder} ({error}): set TMPDIR to a short path") from error
+    listener.listen()
+    return listener
