@@ -34,6 +34,9 @@ class LoadHistory(Command):
     data: Path = Field(description="folder that `recgpt data prepare` wrote")
     store: str = Field(description="redis://host:port/db or embedded:PATH")
     overwrite: bool = Field(False, description="also replace histories that the store has")
+    history_days: float | None = Field(
+        None, gt=0, le=36_500, description="delete a history that gets no event for this time"
+    )
 
     def run(self) -> None:
         """Stores the histories. Raises ValueError if the store can't be used."""
@@ -43,7 +46,9 @@ class LoadHistory(Command):
 
         dataset = Dataset.load(self.data)
         try:
-            stored = asyncio.run(load_histories(dataset, self.store, self.overwrite))
+            stored = asyncio.run(
+                load_histories(dataset, self.store, self.overwrite, self.history_days)
+            )
         except StoreUnavailable as error:
             raise ValueError(str(error)) from error
         print(f"histories: {stored:,} stored, {dataset.users - stored:,} kept as they were")

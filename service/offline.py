@@ -98,12 +98,16 @@ def sample_interests(dataset: Dataset, model: GPT, count: int) -> NDArray[np.flo
     return found
 
 
-async def load_histories(dataset: Dataset, url: str, overwrite: bool) -> int:
+async def load_histories(
+    dataset: Dataset, url: str, overwrite: bool, days: float | None = None
+) -> int:
     """Fills a store with the whole histories of a data set; returns how many were stored.
+
+    A history that gets no event for `days` expires.
 
     Raises ValueError if the URL is of no usable store, StoreUnavailable if it does not answer.
     """
-    store = HistoryStore.open(url, timeout_ms=10_000)
+    store = HistoryStore.open(url, timeout_ms=10_000, days=days)
     try:
         histories = (
             (user, [dataset.item_ids[row] for row in dataset.history(i)])

@@ -47,6 +47,13 @@ class ServeSettings(BaseModel, frozen=True):
     history_limit: int = Field(
         1000, ge=1, le=100_000, description="newest items of a user that are kept and read"
     )
+    history_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="events older than this are not read, and a history without a new event for "
+        "this time is deleted (default: nothing is deleted by age)",
+    )
     max_batch: int | None = Field(
         None,
         ge=1,

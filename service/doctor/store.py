@@ -18,12 +18,20 @@ from redis.exceptions import RedisError, ResponseError
 
 from service.doctor.embedded_store import check_embedded
 from service.doctor.findings import Finding, Level, ok, problem, warning
-from service.history.events import APPEND, APPEND_SHA, append_arguments, ids_key
+from service.history.events import (
+    APPEND,
+    APPEND_SHA,
+    Retention,
+    append_arguments,
+    ids_key,
+)
 from service.history.health import words_of
 from service.history.redis_pool import redis_pool
 
 KEY = "h:"
 """The history of the empty user id, which no event can have."""
+QUEUED = (("LPUSH", KEY, ""), ("RPOP", KEY), ("DEL", KEY), ("EVALSHA", APPEND_SHA, "0"))
+"""Commands whose right is asked for in a transaction that is discarded."""
 SECONDS = 5.0
 """Time limit of all checks of a store."""
 SLOW_SECONDS = 0.2
@@ -31,7 +39,10 @@ SLOW_SECONDS = 0.2
 CLOCK_SECONDS = 5.0
 """Difference of two clocks that is worth a warning."""
 
-RIGHTS = "let the Redis user run LRANGE, LPUSH, LTRIM, EXPIRE, EVAL and EVALSHA on h:* and e:*"
+RIGHTS = (
+    "let the Redis user run LRANGE, LPUSH, LTRIM, LINDEX, RPOP, EXPIRE, DEL, EVAL and EVALSHA "
+    "on h:* and e:*"
+)
 PASSWORD = "check user and password in --store; write %XX for their special characters"
 PRIMARY = "name the primary in --store"
 NO_CLUSTER = "a cluster cannot be used: name a Redis that has all keys"
@@ -114,10 +125,11 @@ async def _check_writing(client: Any) -> Finding:
     """Runs the script of events without an event, and queues the commands that it would run."""
     subject, text = "store: events", "events cannot be stored"
     try:
-        await client.eval(APPEND, 2, KEY, ids_key(KEY), *append_arguments(1, []))
+        arguments = append_arguments(1, Retention(days=1), 0.0, [])
+        await client.eval(APPEND, 2, KEY, ids_key(KEY), *arguments)
     except (RedisError, OSError) as error:
         return _refused(subject, text, error)
-    refusal = await _queue(client, [("LPUSH", KEY, ""), ("EVALSHA", APPEND_SHA, "0")])
+    refusal = await _queue(client, QUEUED)
     return _refused(subject, text, refusal) if refusal else ok(subject, "events can be stored")
 
 

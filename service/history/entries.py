@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from service.history.event_types import CUSTOM, EventTypes
-from service.history.events import HistoryEvent
+from service.history.events import DAY_SECONDS, HistoryEvent
 
 TAB = b"\t"
 FIELDS = 4
 """Fields of an entry beside the item: type, time, value, seconds watched."""
-DAY_SECONDS = 86_400
 
 Entries = Sequence[bytes]
 """A stored history, newest first."""
@@ -93,6 +92,14 @@ def read_history(entries: Entries, types: EventTypes, now: float) -> UserHistory
         if all(items):
             return UserHistory(items)
     return _read_each(entries, types, now)
+
+
+def without_old(entries: Entries, since: float) -> Entries:
+    """Returns the entries without those at the end, the oldest, whose time is before `since`."""
+    left = len(entries)
+    while left and (decode_entry(entries[left - 1]).time or since) < since:
+        left -= 1
+    return entries[:left]
 
 
 def _read_each(entries: Entries, types: EventTypes, now: float) -> UserHistory:

@@ -9,6 +9,7 @@ two tries of the same event at the same time store it once.
 The braces in the key make a cluster keep both lists of a user on the same node.
 """
 
+import math
 import os
 import time
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from hashlib import blake2b, sha1
 from typing import Any, NamedTuple
 
+DAY_SECONDS = 86_400
 RETRY_SECONDS = 3600
 """Time for which the ids of a user's events are kept after their latest event."""
 MAX_EVENTS = 1000
@@ -27,9 +29,10 @@ ID_BYTES = 12
 APPEND = """
 local history, ids = KEYS[1], KEYS[2]
 local limit, max_known, seconds = ARGV[1], ARGV[2], ARGV[3]
+local kept, oldest = ARGV[4], tonumber(ARGV[5])
 local known = {}
 for _, id in ipairs(redis.call('LRANGE', ids, 0, -1)) do known[id] = true end
-for i = 4, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   if not known[ARGV[i]] then
     redis.call('LPUSH', history, ARGV[i + 1])
     redis.call('LPUSH', ids, ARGV[i])
@@ -38,9 +41,21 @@ end
 redis.call('LTRIM', history, 0, limit - 1)
 redis.call('LTRIM', ids, 0, max_known - 1)
 redis.call('EXPIRE', ids, seconds)
+if kept ~= '' then
+  while true do
+    local entry = redis.call('LINDEX', history, -1)
+    local time = entry and string.match(entry, '^[^\\t]*\\t[^\\t]*\\t([%d.]+)')
+    if not (time and tonumber(time) and tonumber(time) < oldest) then break end
+    redis.call('RPOP', history)
+  end
+  redis.call('EXPIRE', history, kept)
+end
 return 1
 """
-"""Appends events of one user. KEYS: history, ids. ARGV: limits and seconds, then id, entry, id, …
+"""Appends events of one user. KEYS: history, ids.
+
+ARGV: limit of the history, limit of the ids, their seconds; seconds for which the history is kept,
+empty for ever; the time before which events at its end are dropped; then id, entry, id, …
 
 A key of another type fails the first command that meets it, before anything is written.
 """
@@ -69,6 +84,22 @@ class HistoryEvent(NamedTuple):
     def is_unique(self) -> bool:
         """Whether another event with the same identity is the same event."""
         return self.timestamp is not None or self.request_id is not None
+
+
+class Retention(NamedTuple):
+    """The time for which events are kept."""
+
+    days: float | None = None
+    """None: as long as there is room for them."""
+
+    @property
+    def expiry(self) -> str:
+        """Whole seconds after its latest event after which a history expires; empty for never."""
+        return "" if self.days is None else str(math.ceil(self.days * DAY_SECONDS))
+
+    def since(self, now: float) -> float:
+        """Returns the time before which events are not read any more."""
+        return 0.0 if self.days is None else now - self.days * DAY_SECONDS
 
 
 class EventIds:
@@ -113,10 +144,13 @@ def ids_key(history_key: str) -> str:
     return f"e:{{{history_key}}}"
 
 
-def append_arguments(limit: int, events: Sequence[tuple[bytes, bytes]]) -> list[str | bytes]:
+def append_arguments(
+    limit: int, keep: Retention, now: float, events: Sequence[tuple[bytes, bytes]]
+) -> list[str | bytes]:
     """Returns ARGV of the script for (id, entry) events of one user, in their order."""
     pairs = [word for event in events for word in event]
-    return [str(limit), str(MAX_EVENTS), str(RETRY_SECONDS), *pairs]
+    limits = [str(limit), str(MAX_EVENTS), str(RETRY_SECONDS)]
+    return [*limits, keep.expiry, f"{keep.since(now):.3f}", *pairs]
 
 
 def _digests(events: Sequence[HistoryEvent]) -> list[bytes]:

@@ -16,12 +16,13 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from service.history.embedded import EmbeddedStore
-from service.history.entries import Entries, encode_entry, encode_item
+from service.history.entries import Entries, encode_entry, encode_item, without_old
 from service.history.events import (
     APPEND,
     APPEND_SHA,
     EventIds,
     HistoryEvent,
+    Retention,
     append_arguments,
     ids_key,
 )
@@ -29,6 +30,7 @@ from service.history.health import Health, words_of
 from service.history.redis_pool import redis_pool
 from service.history.redis_reader import RedisReader
 
+FOREVER = Retention()
 LOAD_CHUNK = 500
 """Users whose histories one pipeline stores."""
 
@@ -56,6 +58,7 @@ class HistoryStore:
         seconds: float | None = None,
         reader: RedisReader | None = None,
         embedded: EmbeddedStore | None = None,
+        keep: Retention = FOREVER,
     ) -> None:
         """Takes a client, the time limit of a call, and a reader that is faster than the client."""
         self._client = client
@@ -63,24 +66,34 @@ class HistoryStore:
         self._seconds = seconds
         self._reader = reader
         self._embedded = embedded
+        self._retention = keep
         self._reading = Health("reading histories")
         self._writing = Health("writing histories")
         self._ids = EventIds()
 
     @classmethod
-    def open(cls, url: str, limit: int = 1000, connections: int = 8, timeout_ms: int = 200) -> Self:
+    def open(
+        cls,
+        url: str,
+        limit: int = 1000,
+        connections: int = 8,
+        timeout_ms: int = 200,
+        days: float | None = None,
+    ) -> Self:
         """Opens the store at `redis://…`, `rediss://…` or `embedded:PATH`.
 
-        Redis need not be up. Raises ValueError for another URL, or if the file cannot be used.
+        Events are kept for `days`, and the newest `limit` of a user. Redis need not be up. Raises
+        ValueError for another URL, or if the file cannot be used.
         """
+        keep = Retention(days)
         if url.startswith("embedded:"):
             embedded = EmbeddedStore(url.removeprefix("embedded:"))
-            return cls(embedded.client, limit, embedded=embedded)
+            return cls(embedded.client, limit, embedded=embedded, keep=keep)
         if not url.startswith(("redis://", "rediss://")):
             raise ValueError("--store: give redis://host:port/db or embedded:PATH")
         pool = redis_pool(url, connections)  # the client closes it
         client = aioredis.Redis.from_pool(pool)
-        return cls(client, limit, timeout_ms / 1000, RedisReader(pool.make_connection()))
+        return cls(client, limit, timeout_ms / 1000, RedisReader(pool.make_connection()), keep=keep)
 
     async def read(self, users: Sequence[str]) -> list[Entries | StoreProblem]:
         """Returns the entries of each user, none if there is no history, or why it cannot be read.
@@ -88,7 +101,11 @@ class HistoryStore:
         Raises StoreUnavailable if no history can be read.
         """
         replies = await self._first_items([_key(user) for user in users], self._limit)
-        return [_problem(reply, self._reading) or reply for reply in replies]
+        found = [_problem(reply, self._reading) or reply for reply in replies]
+        if self._retention.days is None:
+            return found
+        since = self._retention.since(time.time())
+        return [one if isinstance(one, StoreProblem) else without_old(one, since) for one in found]
 
     async def append(self, events: Sequence[HistoryEvent]) -> list[StoreProblem | None]:
         """Appends events to the users' histories in order, and returns why one is not stored.
@@ -108,7 +125,8 @@ class HistoryStore:
             run, script = (pipeline.evalsha, APPEND_SHA) if number else (pipeline.eval, APPEND)
             pairs = [(ids[p], encode_entry(events[p], now)) for p in positions]
             key = _key(user)
-            run(script, 2, key, ids_key(key), *append_arguments(self._limit, pairs))
+            arguments = append_arguments(self._limit, self._retention, now, pairs)
+            run(script, 2, key, ids_key(key), *arguments)
         async with self._talking(self._writing):
             replies = await pipeline.execute(raise_on_error=False)
             _raise_if_all_refuse(replies)
@@ -138,11 +156,24 @@ class HistoryStore:
                         continue
                     pipeline.delete(_key(user))
                     pipeline.rpush(_key(user), *map(encode_item, items[: -self._limit - 1 : -1]))
+                    if self._retention.days is not None:
+                        pipeline.expire(_key(user), int(self._retention.expiry))
                     stored += 1
                 await pipeline.execute()
         async with self._talking(self._writing):
             await self._keep()
         return stored
+
+    async def delete(self, user: str) -> bool:
+        """Deletes everything that the store has of a user; returns whether that was anything.
+
+        Raises StoreUnavailable if it is not known to be deleted.
+        """
+        keys = _key(user), ids_key(_key(user))
+        async with self._talking(self._writing):
+            deleted = await self._client.delete(*keys)
+            await self._keep()
+        return bool(deleted)
 
     async def ping(self) -> None:
         """Raises StoreUnavailable if histories cannot be read.

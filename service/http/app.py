@@ -33,6 +33,7 @@ from service.http.schemas import (
     RecallRequest,
     RecallResponse,
 )
+from service.http.user_routes import DeletedResponse, UserHistoryResponse, UserRoutes
 from service.http.versions import VersionRoutes, VersionsResponse
 from service.observability.metrics import Metrics
 from service.settings import ServeSettings
@@ -123,6 +124,7 @@ def create_app(
     )
     routes = Routes(settings, engine, batcher, store, metrics, event_types)
     _route(app, routes, VersionRoutes(settings, engine))
+    _route_users(app, UserRoutes(store))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -180,6 +182,21 @@ def _route(app: RecallApp, routes: Routes, versions: VersionRoutes) -> None:
     )(versions.versions)
     app.get("/docs", include_in_schema=False)(_docs)
     app.get("/metrics", summary="Prometheus metrics", response_class=Response)(routes.metrics)
+
+
+def _route_users(app: RecallApp, users: UserRoutes) -> None:
+    app.get(
+        "/users/{user_id:path}/history",
+        response_model=UserHistoryResponse,
+        summary="Stored history of a user",
+        responses=error_responses(409, 422, 503),
+    )(users.history)
+    app.delete(
+        "/users/{user_id:path}",
+        response_model=DeletedResponse,
+        summary="Deletion of a user's data",
+        responses=error_responses(422, 503),
+    )(users.delete)
 
 
 async def _docs() -> Response:

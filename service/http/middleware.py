@@ -54,7 +54,8 @@ class Observed:
             self._record(scope, request_id, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
-        route = scope["path"] if scope["path"] in ROUTES else "other"
+        pattern = getattr(scope.get("route"), "path_format", scope["path"])
+        route = pattern if pattern in ROUTES else "other"
         self._metrics.request(route, status, seconds)
         quiet = route in QUIET_ROUTES and status < 400
         level = logging.ERROR if status == 500 else logging.DEBUG if quiet else logging.INFO

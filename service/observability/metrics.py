@@ -40,6 +40,8 @@ ROUTES = (
     "/recall",
     "/recall/batch",
     "/events",
+    "/users/{user_id}/history",
+    "/users/{user_id}",
     "/healthz",
     "/readyz",
     "/versions",

@@ -36,6 +36,7 @@ def open_store(settings: ServeSettings) -> HistoryStore:
         settings.history_limit,
         settings.store_connections,
         settings.store_timeout_ms,
+        settings.history_days,
     )
 
 

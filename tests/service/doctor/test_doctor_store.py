@@ -57,8 +57,9 @@ def test_a_redis_that_hangs_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> Non
         ("+@all -ltrim", [(Level.PROBLEM, "store: events")]),
         ("+@all -lpush", [(Level.PROBLEM, "store: events")]),
         ("+@all -evalsha", [(Level.PROBLEM, "store: events")]),
-        (
-            "+lrange +lpush +ltrim +expire +eval +evalsha",  # all that docs/serve.md asks for
+        ("+@all -del", [(Level.PROBLEM, "store: events")]),
+        (  # all that docs/serve.md asks for
+            "+lrange +lpush +ltrim +lindex +rpop +expire +del +eval +evalsha",
             [(Level.WARNING, "store: server"), (Level.WARNING, "store: clock")],
         ),
     ],

@@ -222,6 +222,8 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
         "/recall/batch",
         "/events",
         "/versions",
+        "/users/{user_id}/history",
+        "/users/{user_id}",
         "/healthz",
         "/readyz",
         "/metrics",
