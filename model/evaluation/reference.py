@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from model.data.dataset import IntArray
 from model.evaluation.metrics import Recall
+from model.evaluation.protocols import distinct
 from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
 from model.network.rollout import quotas, rollout
@@ -28,6 +29,7 @@ class InterestLists(NamedTuple):
     scores_BMK: NDArray[np.float32]
     rows_BMK: NDArray[np.int64]
     """-1: no item, behind all others."""
+    interests_BMD: NDArray[np.float32]
 
 
 def interest_lists(
@@ -55,7 +57,8 @@ def interest_lists(
         )
     scores_BMK, rows_BMK = found.scores_BMK[..., :k], found.rows_BMK[..., :k]
     rows_BMK = rows_BMK.masked_fill(scores_BMK == -torch.inf, -1)
-    return InterestLists(scores_BMK.cpu().numpy(), rows_BMK.cpu().numpy())
+    found_on_host = (part.cpu().numpy() for part in (scores_BMK, rows_BMK, found.interests_BMD))
+    return InterestLists(*found_on_host)
 
 
 def merge_by_quotas(rows_BMK: IntArray, quotas_M: Sequence[int]) -> IntArray:
@@ -77,6 +80,31 @@ def merge_by_quotas(rows_BMK: IntArray, quotas_M: Sequence[int]) -> IntArray:
         positions_BK[user, start + places_BK[user, place]] = interest * depth + place
         start += quota
     return positions_BK
+
+
+def merge_by_probability(
+    lists: InterestLists, table_VD: NDArray[np.float32], weights_M: NDArray[np.float64], k: int
+) -> NDArray[np.int64]:
+    """Returns the k rows of highest mean probability, best first, B k; -1: no item.
+
+    The candidates are the k best of every interest. Each interest gives each of them the
+    probability of a softmax over all candidates, and `weights_M` weigh the interests.
+    """
+    rows_BN = lists.rows_BMK[..., :k].reshape(len(lists.rows_BMK), -1)
+    rows_BN = distinct(rows_BN)
+    logits_BMN = np.einsum("bmd,bnd->bmn", lists.interests_BMD, table_VD[rows_BN])
+    logits_BMN = np.where(rows_BN[:, None] >= 0, logits_BMN, -np.inf)
+    odds_BMN = np.exp(logits_BMN - logits_BMN.max(axis=2, keepdims=True))
+    shares_BMN = odds_BMN / odds_BMN.sum(axis=2, keepdims=True)
+    mean_BN = np.where(rows_BN >= 0, np.einsum("m,bmn->bn", weights_M, shares_BMN), -1)
+    best_BK = np.argsort(-mean_BN, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(rows_BN, best_BK, axis=1)
+
+
+def interest_weights(interests: int, first_share: float) -> NDArray[np.float64]:
+    """Returns the weights of the interests in a mean: the first one's share, the rest equal."""
+    rest = (1 - first_share) / max(1, interests - 1)
+    return np.array([1.0 if interests == 1 else first_share] + [rest] * (interests - 1))
 
 
 def at_positions(values_BMK: NDArray[Any], positions_BK: IntArray, missing: float) -> NDArray[Any]:
@@ -101,7 +129,13 @@ class DenseRecall:
     ) -> list[IntArray]:
         """See `Recall`."""
         interests, first_share = self.config.interests, self.config.first_share
-        _, rows_BMK = interest_lists(self.model, histories, users_B, interests, max(ks))
+        lists = interest_lists(self.model, histories, users_B, interests, max(ks))
+        if self.config.merge == "probability" and interests > 1:
+            with torch.no_grad():
+                table_VD = self.model.item_vectors().cpu().numpy()
+            weights_M = interest_weights(interests, first_share)
+            return [merge_by_probability(lists, table_VD, weights_M, k) for k in ks]
+        rows_BMK = lists.rows_BMK
         merged = (merge_by_quotas(rows_BMK, quotas(k, interests, first_share)) for k in ks)
         return [at_positions(rows_BMK, positions_BK, -1) for positions_BK in merged]
 

@@ -130,6 +130,19 @@ class Block(nn.Module):
         return torch.where(visible_BLT[:, None], bias, -torch.inf)
 
 
+class Adapter(nn.Module):
+    """A correction of low rank to vectors of the network; zero until it is trained."""
+
+    def __init__(self, dim: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(dim, rank)
+        self.up = nn.Linear(rank, dim)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Returns the correction: B L D."""
+        return self.up(F.gelu(self.down(x_BLD)))  # type: ignore[no-any-return]
+
+
 def at_slots(x_BLD: Tensor, at_BQ: Tensor) -> Tensor:
     """Returns the rows of each sequence at its slots: B Q D."""
     return x_BLD.gather(1, at_BQ[..., None].expand(-1, -1, x_BLD.shape[-1]))

@@ -36,6 +36,12 @@ class GPTConfig(BaseModel, frozen=True):
         0.5, ge=0, lt=1, description="dropout rate of embeddings and residual branches"
     )
     attention_dropout: float = Field(0.5, ge=0, lt=1, description="dropout rate of attention")
+    adapter_rank: int = Field(
+        0,
+        ge=0,
+        description="rank of the adapters that offers pass behind every layer and histories do "
+        "not; prompt-tuning then trains them alone, and the first interest stays; 0: none",
+    )
     user_rank: int = Field(0, ge=0, description="rank of the user table; 0: no user module")
     user_dropout: float = Field(
         0.9, ge=0, lt=1, description="share of the samples that train the unknown user"
@@ -49,9 +55,18 @@ class GPTConfig(BaseModel, frozen=True):
 
 
 class RecallConfig(BaseModel, frozen=True):
-    """The number of interests of a recall, and their shares of the list of candidates."""
+    """The number of interests of a recall, and how their candidates become one list."""
 
     interests: int = Field(2, ge=1, le=8, description="interests per recall")
+    merge: Literal["quotas", "probability"] = Field(
+        "quotas",
+        description="quotas: each interest gives its share of the list; probability: the items "
+        "with the highest mean probability over the interests",
+    )
     first_share: float = Field(
-        0.9, gt=0, le=1, description="share of the list that comes from the first interest"
+        0.9,
+        gt=0,
+        le=1,
+        description="the first interest's share of the list, or its weight in the mean; the others "
+        "share the rest equally",
     )

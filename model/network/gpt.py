@@ -26,7 +26,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from model.network.block import Block, LayerCache, Sight
+from model.network.block import Adapter, Block, LayerCache, Sight, at_slots
 from model.network.config import GPTConfig
 from model.network.ops import Dropout, unit
 
@@ -126,7 +126,13 @@ class GPT(nn.Module):
         if config.cosine:
             self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        if config.adapter_rank:
+            self.adapters = nn.ModuleList(
+                Adapter(config.dim, config.adapter_rank) for _ in range(config.layers)
+            )
         self.apply(_initialise)
+        for adapter in self.layer_adapters:
+            nn.init.zeros_(adapter.up.weight)
         if config.user_rank:  # starts as no user module at all, and has to earn its weight
             nn.init.normal_(self.users.weight, std=config.user_rank**-0.5)
             nn.init.zeros_(self.user_up.weight)
@@ -135,6 +141,11 @@ class GPT(nn.Module):
     def layers(self) -> list[Block]:
         """The decoder layers, first to last."""
         return cast("list[Block]", list(self.blocks))
+
+    @property
+    def layer_adapters(self) -> list[Adapter]:
+        """The adapter behind each layer; empty if the network has none."""
+        return cast("list[Adapter]", list(getattr(self, "adapters", [])))
 
     def tables(self) -> list[nn.Embedding]:
         """The embeddings that grow with the catalogue and the users."""
@@ -186,6 +197,11 @@ class GPT(nn.Module):
             slots = at_BQ if depth == len(self.blocks) else None
             past = None if cache is None else cache.layers[depth - 1]
             x_BLD = block(x_BLD, tokens.lengths_B, sight, slots, past)
+            if self.config.adapter_rank:
+                is_offer_BL1 = (tokens.segments_BL == OFFER)[..., None]
+                if slots is not None:
+                    is_offer_BL1 = at_slots(is_offer_BL1, slots)
+                x_BLD = x_BLD + is_offer_BL1 * self.layer_adapters[depth - 1](x_BLD)
         return self._interest(x_BLD)
 
     def prefill(
@@ -205,6 +221,14 @@ class GPT(nn.Module):
         tokens = Tokens(items_B1, torch.full_like(items_B1, OFFER), position_B1, ones_B)
         interest_B1D: Tensor = self(tokens, cache.users_B, cache=cache)
         return interest_B1D[:, 0]
+
+    @torch.no_grad()
+    def tie_segments(self) -> None:
+        """Gives offers the segment vector of the history, for a network that has met no offer.
+
+        Otherwise it would read an offer with a random vector added.
+        """
+        self.segments.weight[OFFER] = self.segments.weight[HISTORY]
 
     def _unit(self, vectors: Tensor) -> Tensor:
         return unit(vectors) if self.config.cosine else vectors

@@ -42,6 +42,9 @@ class GRU(GPT):
         """Raises ValueError: this network recalls one interest only."""
         raise ValueError("the gru network recalls one interest: it is a peer, --stages pretrain")
 
+    def tie_segments(self) -> None:
+        """Does nothing: this network has no segments."""
+
 
 def new_network(config: GPTConfig, catalogue: int, users: int) -> GPT:
     """Returns the network that the configuration names, with random weights."""

@@ -71,7 +71,8 @@ def top_lists(
     k = min(max(KS), dataset.catalogue)
     lists_NMK = np.empty((len(split.users), interests, k), dtype=np.int32)
     for part, histories, users_B in case_batches(dataset, split, batch):
-        _, lists_NMK[part] = interest_lists(model, histories, users_B, interests, k)
+        found = interest_lists(model, histories, users_B, interests, k)
+        lists_NMK[part] = found.rows_BMK
     return lists_NMK
 
 

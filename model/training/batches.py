@@ -166,9 +166,18 @@ def plain(samples: SampleBatch, max_history: int, last_only: bool) -> TrainingBa
     The targets are the sets of the samples, or the next items if there are none.
     """
     tokens = history_tokens(samples.history_BL, samples.lengths_B, max_history)
-    at_BQ = samples.lengths_B[:, None] - 1 if last_only else None
-    targets_BQS = samples.sets_BQS
-    if targets_BQS is None:
-        next_BQ = samples.next_BL if at_BQ is None else samples.next_BL.gather(1, at_BQ)
-        targets_BQS = next_BQ[..., None]
-    return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQS)
+    if last_only:
+        at_B1 = samples.lengths_B[:, None] - 1
+        return TrainingBatch(tokens, samples.users_B, at_B1, last_targets(samples)[:, None])
+    targets_BQS = samples.next_BL[..., None] if samples.sets_BQS is None else samples.sets_BQS
+    return TrainingBatch(tokens, samples.users_B, None, targets_BQS)
+
+
+def last_targets(samples: SampleBatch) -> Tensor:
+    """Returns the targets at the last slot of each sample, -1: none: B S.
+
+    The samples have sets of the last slots only, or no sets.
+    """
+    if samples.sets_BQS is not None:
+        return samples.sets_BQS[:, 0]
+    return samples.next_BL.gather(1, samples.lengths_B[:, None] - 1)

@@ -82,11 +82,21 @@ class TuneConfig(FitConfig, frozen=True):
     patience: int = Field(4, ge=1, description=PATIENCE)
     learning_rate: float = Field(1e-4, gt=0, description="learning rate of Adam")
     sampling: Sampling = Field("prefixes", description="as for pre-training")
-    form: Literal["tail", "interleaved"] = Field(
+    form: Literal["append", "tail", "interleaved", "plain"] = Field(
         "tail",
-        description="tail: offers replace the last items; interleaved: an offer follows every item",
+        description="append: offers follow the whole history, as in a recall; tail: offers "
+        "replace the last items; interleaved: an offer follows every item; plain: no offers, which "
+        "continues pre-training for comparison",
     )
-    offers: int = Field(1, ge=1, le=7, description="tail: number of items that offers replace")
+    offers: int = Field(
+        1, ge=1, le=7, description="append, tail: number of offers; the loss is at each with append"
+    )
+    targets: EventSet = Field("next", description="append, plain: as for pre-training")
+    cross_fit: bool = Field(
+        False,
+        description="append: offers come from two further networks, each pre-trained on half of "
+        "the users, for the other half; a network remembers what its own users took",
+    )
     offer_targets: bool = Field(
         True, description="interleaved: the user's feedback is the target at an offer as well"
     )
@@ -133,4 +143,16 @@ class TrainConfig(BaseModel, frozen=True):
                 f"recall.interests = {wanted} is more than model.max_interests = {possible}: "
                 "ask for fewer, or train a network that can generate as many"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tuning_fits_the_network(self) -> Self:
+        tune = self.tune
+        if tune.offers >= self.model.max_interests and tune.form == "append":
+            raise ValueError(
+                f"tune.offers = {tune.offers} makes more interests than model.max_interests = "
+                f"{self.model.max_interests}: ask for fewer offers"
+            )
+        if tune.cross_fit and tune.form != "append":
+            raise ValueError(f"tune.cross_fit needs the form append, not {tune.form}")
         return self

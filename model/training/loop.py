@@ -51,6 +51,8 @@ class Stage:
     batch: Callable[[GPT, SampleBatch], TrainingBatch]
     """The network's input for some samples."""
     validate: Callable[[GPT], Metrics]
+    settle: Callable[[GPT], None] = lambda model: None
+    """Applied to the network after every epoch, before it is validated."""
 
 
 def fit(model: GPT, dataset: Dataset, stage: Stage, run: Path, seed: int, resume: bool) -> Progress:
@@ -159,6 +161,7 @@ class _Fit:
 
         Only the first process does so; the others receive the figure that decides when to stop.
         """
+        self._stage.settle(self._model)
         if not distributed.is_first():
             metrics = {progress.metric: distributed.broadcast(0.0, self._device)}
             progress.keep(metrics)

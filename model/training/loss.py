@@ -191,7 +191,7 @@ class _CandidateSoftmax(torch.autograd.Function):
         size = max(MIN_ROWS, CHUNK_BYTES[hidden_ND.device.type] // (4 * candidates))
         buffer = hidden_ND.new_empty(min(size, count), candidates)
         to_hidden, to_positives = torch.empty_like(hidden_ND), torch.empty_like(positives_TD)
-        to_table = torch.zeros_like(table_CD)
+        to_table = torch.zeros_like(table_CD) if ctx.needs_input_grad[2] else None
         total = hidden_ND.new_zeros(())
         fast_CD = table_CD.to(dtype)
         starts = torch.arange(0, count + size, size, device=hidden_ND.device)
@@ -225,11 +225,13 @@ class _CandidateSoftmax(torch.autograd.Function):
             away = (odds @ fast_CD).float().mul_(scale[:, None])
             to_hidden[part] = away.index_add_(0, slots, miss * positives)
             torch.mul(hidden[slots], miss, out=to_positives[of_part])
-            to_table += odds.T @ (hidden * scale[:, None]).to(dtype)
+            if to_table is not None:
+                to_table += odds.T @ (hidden * scale[:, None]).to(dtype)
         ctx.save_for_backward(to_hidden, to_positives, to_table)
         return total / count
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return *(gradient.mul_(upstream) for gradient in ctx.saved_tensors), *[None] * 4
+        gradients = (g if g is None else g.mul_(upstream) for g in ctx.saved_tensors)
+        return *gradients, *[None] * 4

@@ -2,10 +2,11 @@
 
 Source: docs/method.md, section 3.
 
-Two forms, one function each. Both take the samples of a batch and the current model, and return
-sequences in which offers carry the segment OFFER, with the user's true next items as targets.
+Three forms, one function each. They take the samples of a batch and the current model (or the
+offers made for them), and return sequences in which offers carry the segment OFFER, with the user's
+true next items as targets.
 
-Shapes: B batch, L length, M offers, V catalogue, D width, N = B L.
+Shapes: B batch, L length, M offers, S items of a set, V catalogue, D width, N = B L.
 """
 
 import torch
@@ -15,7 +16,24 @@ from torch.nn import functional as F
 from model.network.gpt import GPT, HISTORY, OFFER, Tokens, evaluating, history_tokens
 from model.network.rollout import rollout
 from model.network.top_items import best_rows
-from model.training.batches import SampleBatch, TrainingBatch
+from model.training.batches import SampleBatch, TrainingBatch, last_targets
+
+
+def append(samples: SampleBatch, offers_BM: Tensor, max_history: int, first: bool) -> TrainingBatch:
+    """Puts offers behind the whole history: x₁ … xₙ ĝ₁ … ĝ_M, the sequence of a recall.
+
+    The targets at each slot from the newest item on are the sample's own, without those that were
+    offered up to there: the user took these. With `first` false, there is none at the newest item.
+    """
+    tokens = followed_by(samples.history_BL, samples.lengths_B, offers_BM, max_history)
+    offers = offers_BM.shape[1]
+    targets_B1S = last_targets(samples)[:, None]
+    taken_BMS = (targets_B1S == offers_BM[..., None]).cumsum(dim=1) > 0
+    targets_BQS = torch.cat([targets_B1S, targets_B1S.masked_fill(taken_BMS, -1)], dim=1)
+    slots_Q = torch.arange(0 if first else 1, offers + 1, device=offers_BM.device)
+    at_BQ = samples.lengths_B[:, None] - 1 + slots_Q
+    targets_BQS = targets_BQS[:, slots_Q]
+    return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQS)
 
 
 def tail(model: GPT, samples: SampleBatch, offers: int) -> TrainingBatch:
@@ -26,26 +44,32 @@ def tail(model: GPT, samples: SampleBatch, offers: int) -> TrainingBatch:
     which is recall itself.
     """
     kept_B = (samples.lengths_B - offers).clamp(min=1)
-    length = int(kept_B.max())
-    slots_L = torch.arange(length + offers, device=kept_B.device)
-    history_BL = samples.history_BL[:, :length]
+    history_BL = samples.history_BL[:, : int(kept_B.max())]
     offers_BM = generate(model, history_BL, kept_B, samples.users_B, offers)
-
-    nth_BL = slots_L - kept_B[:, None]  # ≥ 0: the number of the offer
-    is_offer_BL = nth_BL >= 0
-    offers_BL = offers_BM.gather(1, nth_BL.clamp(0, offers - 1))
-    tokens = Tokens(
-        torch.where(is_offer_BL, offers_BL, F.pad(history_BL, (0, offers))),
-        torch.where(is_offer_BL, OFFER, HISTORY),
-        nth_BL + model.config.max_history,
-        kept_B + offers,
-    )
+    tokens = followed_by(history_BL, kept_B, offers_BM, model.config.max_history)
     last_BQ = torch.stack([kept_B - 1, samples.lengths_B - 1], dim=1)
     targets_BQ = samples.next_BL.gather(1, last_BQ)
     accepted_B = (offers_BM == targets_BQ[:, 1:]).any(dim=1)
     targets_BQ[:, 1].masked_fill_(accepted_B, -1)
     at_BQ = torch.stack([kept_B - 1, kept_B + offers - 1], dim=1)
     return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQ[..., None])
+
+
+def followed_by(
+    history_BL: Tensor, lengths_B: Tensor, offers_BM: Tensor, max_history: int
+) -> Tokens:
+    """Returns histories with offers right behind their last items, as tokens."""
+    offers = offers_BM.shape[1]
+    slots_L = torch.arange(history_BL.shape[1] + offers, device=lengths_B.device)
+    nth_BL = slots_L - lengths_B[:, None]  # ≥ 0: the number of the offer
+    is_offer_BL = nth_BL >= 0
+    offers_BL = offers_BM.gather(1, nth_BL.clamp(0, offers - 1))
+    return Tokens(
+        torch.where(is_offer_BL, offers_BL, F.pad(history_BL, (0, offers))),
+        torch.where(is_offer_BL, OFFER, HISTORY),
+        nth_BL + max_history,
+        lengths_B + offers,
+    )
 
 
 def interleaved(

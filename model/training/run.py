@@ -2,6 +2,7 @@
 
 RUN/config.json            the configuration; a resumed run must match it
 RUN/pretrain/ RUN/tune/    best.safetensors (weights), last.safetensors (checkpoint)
+RUN/half-0/ RUN/half-1/    the same of the networks that make cross-fitted offers, if any do
 RUN/tensorboard/           the curves as events
 RUN/curves.png             the curves as a picture
 RUN/metrics.json           test figures by the trainer's own recall, written last
@@ -30,12 +31,22 @@ from model.network.gru4rec import new_network
 from model.training import distributed
 from model.training.checkpoints import Metrics, Progress, load_weights
 from model.training.config import TrainConfig
+from model.training.cross_fit import HALVES, CrossFitted, halves, of_half
 from model.training.loop import fit
-from model.training.stages import pretraining, prompt_tuning
+from model.training.stages import (
+    Offerer,
+    own_offers,
+    pretraining,
+    prompt_tuning,
+    train_adapters_only,
+)
 
 log = logging.getLogger(__name__)
 
 ONE_INTEREST = RecallConfig(interests=1)
+
+Validator = Callable[[RecallConfig, str], Callable[[GPT], Metrics]]
+"""(how to recall, the metric that chooses) → the validation of a network."""
 
 
 def train(config: TrainConfig) -> Figures:
@@ -64,19 +75,42 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         return lambda model: _validation(DenseRecall(model, recall), dataset, cases, metric)
 
     progress: dict[str, Progress] = {}
-    one, served = ONE_INTEREST, config.recall
-    first = pretraining(config.pretrain, training, validator(one, config.pretrain.choose_by))
-    second = prompt_tuning(config.tune, training, validator(served, config.tune.choose_by))
     if config.stages != "tune":
+        judge = validator(ONE_INTEREST, config.pretrain.choose_by)
+        first = pretraining(config.pretrain, training, judge)
         progress["pretrain"] = fit(model, training, first, config.out, config.seed, config.resume)
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     if config.stages != "pretrain":
+        offers_of: Offerer = own_offers
+        if config.tune.cross_fit:
+            offers_of = _train_halves(config, training, device, validator)
+        judge = validator(config.recall, config.tune.choose_by)
+        second = prompt_tuning(config.tune, training, judge, offers_of)
+        if config.model.adapter_rank:
+            train_adapters_only(model)
         progress["tune"] = fit(model, training, second, config.out, config.seed, config.resume)
     if not distributed.is_first():
         return {}
     draw_curves(progress, config.out / "curves.png")
     log.info("trained in %.0f s; testing", time.perf_counter() - started)
     return _test(config, parts, training, model)
+
+
+def _train_halves(
+    config: TrainConfig, training: Dataset, device: torch.device, validator: Validator
+) -> CrossFitted:
+    """Pre-trains the two networks that make the offers, under `RUN/half-0` and `RUN/half-1`."""
+    half_U = halves(training.users, config.seed)
+    judge = validator(ONE_INTEREST, config.pretrain.choose_by)
+    networks = []
+    for half in range(HALVES):
+        network = new_network(config.model, training.catalogue, training.users).to(device)
+        part = of_half(training, half_U, half)
+        stage = pretraining(config.pretrain, part, judge, f"half-{half}")
+        # Halves that an earlier tuning of this run trained are complete: they are not trained anew.
+        fit(network, part, stage, config.out, config.seed, resume=True)
+        networks.append(network.eval())
+    return CrossFitted(tuple(networks), torch.from_numpy(half_U).to(device))
 
 
 def load_run(

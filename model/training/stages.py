@@ -1,34 +1,86 @@
-"""The two stages of training: pre-training and prompt-tuning (docs/method.md, 2 and 3)."""
+"""The stages of training: pre-training and prompt-tuning (docs/method.md, 2 and 3).
+
+Shapes: U users, B batch, M offers.
+"""
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from model.data.dataset import Dataset
 from model.data.event_sets import set_ends
+from model.evaluation.config import EventSet
 from model.network.gpt import GPT
 from model.training.batches import SampleBatch, SetTargets, TrainingBatch, draw, plain, read_samples
 from model.training.checkpoints import Metrics
 from model.training.config import PretrainConfig, TuneConfig
 from model.training.loop import Stage
-from model.training.prompts import interleaved, tail
+from model.training.prompts import append, generate, interleaved, tail
+
+Offerer = Callable[[GPT, SampleBatch, int], Tensor]
+"""(the network in tuning, samples, M) → the offers that are made after each history: rows B M."""
 
 
 def pretraining(
-    config: PretrainConfig, dataset: Dataset, validate: Callable[[GPT], Metrics]
+    config: PretrainConfig,
+    dataset: Dataset,
+    validate: Callable[[GPT], Metrics],
+    name: str = "pretrain",
 ) -> Stage:
     """Returns the stage that predicts the next item, or the next set of items, of a plain history.
 
     Raises ValueError if the sets need times that the data set lacks.
     """
     last_only = config.sampling == "prefixes"
-    sets = None
-    if config.targets != "next":
-        sets = SetTargets(set_ends(dataset, config.targets), last_only)
+    sets = _set_targets(dataset, config.targets, last_only)
 
     def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
         return plain(samples, model.config.max_history, last_only)
 
     return Stage(
-        "pretrain",
+        name,
+        config,
+        lambda model, rng: draw(dataset, config.sampling, model.config.max_history, rng),
+        lambda samples, batches: read_samples(dataset, samples, batches, sets),
+        batch,
+        validate,
+        lambda model: model.tie_segments(),
+    )
+
+
+def own_offers(model: GPT, samples: SampleBatch, offers: int) -> Tensor:
+    """Returns the offers that the network in tuning makes itself: rows B M."""
+    return generate(model, samples.history_BL, samples.lengths_B, samples.users_B, offers)
+
+
+def prompt_tuning(
+    config: TuneConfig,
+    dataset: Dataset,
+    validate: Callable[[GPT], Metrics],
+    offers_of: Offerer = own_offers,
+) -> Stage:
+    """Returns the stage that predicts the user's next items after offers.
+
+    Raises ValueError if sets of targets need times that the data set lacks.
+    """
+    last_only = config.sampling == "prefixes"
+    sets = None
+    if config.form in ("append", "plain"):
+        sets = _set_targets(dataset, config.targets, last_only or config.form == "append")
+
+    def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
+        longest = model.config.max_history
+        if config.form == "plain":
+            return plain(samples, longest, last_only)
+        if config.form == "append":
+            offers_BM = offers_of(model, samples, config.offers)
+            return append(samples, offers_BM, longest, not model.config.adapter_rank)
+        if config.form == "tail":
+            return tail(model, samples, config.offers)
+        return interleaved(model, samples, last_only, config.offer_targets)
+
+    return Stage(
+        "tune",
         config,
         lambda model, rng: draw(dataset, config.sampling, model.config.max_history, rng),
         lambda samples, batches: read_samples(dataset, samples, batches, sets),
@@ -37,22 +89,12 @@ def pretraining(
     )
 
 
-def prompt_tuning(
-    config: TuneConfig, dataset: Dataset, validate: Callable[[GPT], Metrics]
-) -> Stage:
-    """Returns the stage that predicts the user's next item after the model's own offers."""
+def train_adapters_only(model: GPT) -> None:
+    """Freezes all but the adapters, so that the first interest stays as it is."""
+    model.requires_grad_(False)
+    for adapter in model.layer_adapters:
+        adapter.requires_grad_(True)
 
-    def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
-        if config.form == "tail":
-            return tail(model, samples, config.offers)
-        last_only = config.sampling == "prefixes"
-        return interleaved(model, samples, last_only, config.offer_targets)
 
-    return Stage(
-        "tune",
-        config,
-        lambda model, rng: draw(dataset, config.sampling, model.config.max_history, rng),
-        lambda samples, batches: read_samples(dataset, samples, batches),
-        batch,
-        validate,
-    )
+def _set_targets(dataset: Dataset, targets: EventSet, last_only: bool) -> SetTargets | None:
+    return None if targets == "next" else SetTargets(set_ends(dataset, targets), last_only)

@@ -5,7 +5,8 @@ appends an offered item to every history. Each is one call of compiled code: wit
 Runtime, the overhead of a thousand small operations took as long as their arithmetic
 (docs/results/bench.md).
 
-Shapes: V catalogue, I longest history; else see `service.recall.cpu.layer_kernels`.
+Shapes: V catalogue, I longest history, A adapters, R rank of an adapter; else see
+`service.recall.cpu.layer_kernels`.
 """
 
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from service.recall.cpu.layer_kernels import (
     add,
     affine,
     cache_at,
+    gelu,
     length_of,
     normalise,
     run_layer,
@@ -52,11 +54,21 @@ class Embedding(NamedTuple):
     unit: bool  # only the direction of an item vector counts
 
 
+class AdapterWeights(NamedTuple):
+    """The adapters behind the layers; without any, nothing has a first dimension."""
+
+    down_ADR: Floats
+    down_bias_AR: Floats
+    up_ARD: Floats
+    up_bias_AD: Floats
+
+
 class NetworkWeights(NamedTuple):
     """The weights of the network."""
 
     embedding: Embedding
     layers: LayerWeights  # of all layers
+    adapters: AdapterWeights
     eps: float  # of layer normalisation
     interest_length: float  # 0: interests keep their own length
 
@@ -187,7 +199,21 @@ def _extend(
         elif offers == 0:  # the last layer computes the newest items only
             tokens_N, x_ND = _newest(workspace, offsets_B, x_ND)
         run_layer(layer, own, workspace, weights.eps, chunk, tokens_N, x_ND, out_ND)
+        if offers > 0 and len(weights.adapters.down_ADR) > 0:
+            _adapt(weights.adapters, depth, out_ND)
     _scale(interest_BD, weights.interest_length)
+
+
+@inner
+def _adapt(adapters: AdapterWeights, depth: Integer, x_ND: Floats) -> None:
+    """Adds an adapter's correction to the outputs of its layer, as `GPT.forward` does."""
+    low_NR = np.dot(x_ND, adapters.down_ADR[depth])
+    for at in range(len(x_ND)):
+        gelu(low_NR[at], adapters.down_bias_AR[depth])
+    correction_ND = np.dot(low_NR, adapters.up_ARD[depth])
+    for at in range(len(x_ND)):
+        add(x_ND[at], ONE, correction_ND[at])
+        add(x_ND[at], ONE, adapters.up_bias_AD[depth])
 
 
 @inner
@@ -260,7 +286,21 @@ def network_weights(model: GPT) -> NetworkWeights:
     interest_length = float(model.log_scale.exp()) if config.cosine else 0.0
     by_layer = [_layer_weights(block, config) for block in model.layers]
     layers = LayerWeights(*map(np.stack, zip(*by_layer, strict=True)))
-    return NetworkWeights(embedding, layers, model.norm.eps, interest_length)
+    adapters = _adapter_weights(model)
+    return NetworkWeights(embedding, layers, adapters, model.norm.eps, interest_length)
+
+
+def _adapter_weights(model: GPT) -> AdapterWeights:
+    dim, rank = model.config.dim, model.config.adapter_rank
+    parts = [
+        tuple(map(_array, (one.down.weight.t(), one.down.bias, one.up.weight.t(), one.up.bias)))
+        for one in model.layer_adapters
+    ]
+    if not parts:
+        return AdapterWeights(
+            _floats(0, dim, rank), _floats(0, rank), _floats(0, rank, dim), _floats(0, dim)
+        )
+    return AdapterWeights(*map(np.stack, zip(*parts, strict=True)))
 
 
 def _layer_weights(block: Block, config: GPTConfig) -> LayerWeights:

@@ -1,6 +1,13 @@
 import numpy as np
+import pytest
 
-from model.evaluation.reference import at_positions, merge_by_quotas
+from model.evaluation.reference import (
+    InterestLists,
+    at_positions,
+    interest_weights,
+    merge_by_probability,
+    merge_by_quotas,
+)
 
 
 def merged(rows: np.ndarray, quotas: list[int]) -> list[list[int]]:
@@ -24,3 +31,32 @@ def test_what_is_missing_stays_missing() -> None:
     found = at_positions(scores, merge_by_quotas(rows, [3, 0]), -np.inf)
     assert found.tolist() == [[9.0, 8.0, -np.inf]]
     assert found.dtype == np.float32
+
+
+def test_the_merge_by_probability_ranks_by_the_mean_over_all_candidates() -> None:
+    rng = np.random.default_rng(0)
+    table_VD = rng.normal(size=(30, 4)).astype(np.float32)
+    interests_BMD = rng.normal(size=(5, 2, 4)).astype(np.float32)
+    scores_BMV = interests_BMD @ table_VD.T
+    rows_BMK = np.argsort(-scores_BMV, axis=2)[..., :6]
+    lists = InterestLists(np.take_along_axis(scores_BMV, rows_BMK, 2), rows_BMK, interests_BMD)
+    found_BK = merge_by_probability(lists, table_VD, interest_weights(2, 0.7), 6)
+    for user in range(5):
+        candidates = np.unique(rows_BMK[user])
+        odds = np.exp(scores_BMV[user][:, candidates])
+        mean = np.array([0.7, 0.3]) @ (odds / odds.sum(axis=1, keepdims=True))
+        assert found_BK[user].tolist() == candidates[np.argsort(-mean)][:6].tolist()
+
+
+def test_the_merge_by_probability_lists_no_item_twice_and_no_missing_one() -> None:
+    rows_BMK = np.array([[[2, 0, -1], [0, 2, -1]]])
+    scores = np.where(rows_BMK >= 0, 1.0, -np.inf).astype(np.float32)
+    lists = InterestLists(scores, rows_BMK, np.ones((1, 2, 1), dtype=np.float32))
+    table_VD = np.array([[0.5], [9.0], [0.9]], dtype=np.float32)
+    found_BK = merge_by_probability(lists, table_VD, interest_weights(2, 0.5), 3)
+    assert found_BK.tolist() == [[2, 0, -1]]
+
+
+def test_one_interest_is_the_same_by_any_merge() -> None:
+    assert interest_weights(1, 0.4).tolist() == [1.0]
+    assert interest_weights(3, 0.4).tolist() == pytest.approx([0.4, 0.3, 0.3])

@@ -175,3 +175,47 @@ def test_days_need_a_data_set_with_times(tmp_path: Path) -> None:
     run = config(tmp_path / "data", tmp_path / "run", pretrain=PretrainConfig(targets="day"))
     with pytest.raises(ValueError, match="'day' needs the times of events"):
         train(run)
+
+
+def test_pre_training_gives_offers_the_segment_of_the_history(tmp_path: Path) -> None:
+    tiny.walks(tmp_path)
+    train(config(tmp_path / "data", tmp_path / "run", stages="pretrain"))
+    weights = load_file(tmp_path / "run" / "pretrain" / "best.safetensors")
+    history, offer = weights["segments.weight"]
+    assert torch.equal(history, offer)
+    assert history.any()
+
+
+def test_adapters_tune_later_interests_and_leave_the_first(tmp_path: Path) -> None:
+    """Tuning by the append form with cross-fitted offers, from two networks of half the users."""
+    tiny.walks(tmp_path)
+    tune = TuneConfig(
+        form="append", cross_fit=True, offers=2, targets="3", epochs=2, learning_rate=1e-2
+    ).model_copy(update={"choose_by": "recall@5", "batch_size": 16})
+    model = tiny.CONFIG.model_copy(update={"adapter_rank": 2})
+    settings = config(tmp_path / "data", tmp_path / "run", tune=tune, model=model)
+    train(settings)
+    folder = tmp_path / "run"
+    before, after = (
+        load_file(folder / stage / f"{which}.safetensors")
+        for stage, which in (("pretrain", "best"), ("tune", "last"))
+    )
+    moved = {n for n, t in before.items() if not torch.equal(t, after[f"model.{n}"])}
+    assert moved
+    assert all(name.startswith("adapters.") for name in moved)
+    halves = [load_file(folder / f"half-{half}" / "best.safetensors") for half in (0, 1)]
+    assert not torch.equal(*(weights["items.weight"] for weights in halves))
+
+
+def test_plain_tuning_is_the_control_without_offers(tmp_path: Path) -> None:
+    """It makes the updates of pre-training on the same samples at the rate of tuning."""
+    tiny.walks(tmp_path)
+    tune = TuneConfig(form="plain", targets="2", epochs=1, batch_size=16)
+    train(config(tmp_path / "data", tmp_path / "run", tune=tune))
+    before, after = (
+        load_file(tmp_path / "run" / stage / f"{which}.safetensors")
+        for stage, which in (("pretrain", "best"), ("tune", "last"))
+    )
+    assert not torch.equal(before["items.weight"], after["model.items.weight"])
+    offer = before["segments.weight"][1]
+    assert torch.equal(offer, after["model.segments.weight"][1])  # no offer was read

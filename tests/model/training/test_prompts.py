@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -7,7 +9,7 @@ from torch import Tensor
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT, HISTORY, OFFER, Tokens, history_tokens
 from model.training.batches import SampleBatch
-from model.training.prompts import generate, generate_everywhere, interleaved, tail
+from model.training.prompts import append, generate, generate_everywhere, interleaved, tail
 from model.training.run import ONE_INTEREST
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2, 6], [8]]
@@ -85,6 +87,43 @@ def test_tail(samples: SampleBatch, offers: int) -> None:
         successor = [*history, target][kept]
         feedback = -1 if target in given else target
         assert batch.targets_BQS[..., 0][row].tolist() == [successor, feedback]
+
+
+SETS = [[[10, 3, 7]], [[11, -1, -1]], [[12, 5, -1]]]
+
+
+@pytest.mark.parametrize("offers", [1, 2])
+@pytest.mark.parametrize("first", [True, False])
+def test_append_is_the_sequence_of_a_recall(samples: SampleBatch, offers: int, first: bool) -> None:
+    model = tiny.gpt()
+    given = generate(model, samples.history_BL, samples.lengths_B, samples.users_B, offers)
+    batch = append(samples, given, model.config.max_history, first)
+    for row, history in enumerate(HISTORIES):
+        size = len(history) + offers
+        assert batch.tokens.items_BL[row, :size].tolist() == history + given[row].tolist()
+        segments = [HISTORY] * len(history) + [OFFER] * offers
+        assert batch.tokens.segments_BL[row, :size].tolist() == segments
+        assert batch.tokens.lengths_B[row] == size
+        assert batch.at_BQ is not None
+        slots = [*range(len(history) - 1, size)]
+        assert batch.at_BQ[row].tolist() == slots[not first :]
+    # What the network answers at the last offer is what a recall generates next.
+    _, cache = model.prefill(samples.history_BL, samples.lengths_B, samples.users_B)
+    for offer in given.T:
+        expected = model.step(offer, cache)
+    found = model(batch.tokens, batch.users_B, batch.at_BQ)[:, -1]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_append_asks_for_what_was_not_offered_so_far(samples: SampleBatch) -> None:
+    with_sets = replace(samples, sets_BQS=torch.tensor(SETS))
+    offers = torch.tensor([[3, 10], [11, 9], [1, 2]])
+    found = append(with_sets, offers, 8, first=True).targets_BQS.tolist()
+    assert found[0] == [[10, 3, 7], [10, -1, 7], [-1, -1, 7]]
+    assert found[1] == [[11, -1, -1], [-1, -1, -1], [-1, -1, -1]]
+    assert found[2] == [[12, 5, -1]] * 3
+    alone = append(samples, offers, 8, first=True).targets_BQS[..., 0].tolist()
+    assert alone == [[10, 10, -1], [11, -1, -1], [12, 12, 12]]
 
 
 def accepting(model: GPT, samples: SampleBatch) -> SampleBatch:

@@ -247,3 +247,25 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
     for batch in (queries, queries[:1], queries[3:4], queries * 30):
         recaller.recall_json(batch)
     assert compiled() == before
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_adapters_are_served(dataset: Dataset, tmp_path: Path, backend: str) -> None:
+    tuned = tiny.gpt(tiny.CONFIG.model_copy(update={"adapter_rank": 4}))
+    artifact = load_artifact(export_bundle(tmp_path, dataset, tuned, RECALL, {}))
+    device = torch.device("cpu")
+    served = Recaller.load(tmp_path, "cpu")
+    if backend == "gpu":
+        served = Recaller(artifact, GpuBackend(artifact, device))
+    histories, users = [dataset.history(user) for user in range(9)], np.arange(9)
+    (found,) = service_recall(served, dataset)(histories, users, (20,))
+    (expected,) = DenseRecall(tuned, RECALL)(histories, users, (20,))
+    assert found.tolist() == expected.tolist()
+
+
+def test_a_merge_that_cannot_be_served_is_not_exported(
+    dataset: Dataset, model: GPT, tmp_path: Path
+) -> None:
+    recall = RECALL.model_copy(update={"merge": "probability"})
+    with pytest.raises(ValueError, match="merge = probability"):
+        export_bundle(tmp_path, dataset, model, recall, {})

@@ -17,6 +17,8 @@ VARIANTS: list[dict[str, object]] = [
     {"layers": 1},
     {"layers": 3, "heads": 4},
     {"user_rank": 0},
+    {"adapter_rank": 3},
+    {"adapter_rank": 3, "layers": 1, "cosine": False},
     {"local": 0},
     {"local": 12},
     {"cosine": False},
