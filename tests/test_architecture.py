@@ -34,6 +34,7 @@ ROOMS = (
     "service.recall",
     "service.history",
     "service.observability",
+    "service.catalogue",
     "service.offline",
     "service.precompile",
     "service.admission",

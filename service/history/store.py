@@ -31,6 +31,9 @@ from service.history.redis_pool import redis_pool
 from service.history.redis_reader import RedisReader
 
 FOREVER = Retention()
+Command = tuple[str, Sequence[Any], dict[str, Any]]
+"""A method of redis-py's client, its arguments and its options."""
+
 LOAD_CHUNK = 500
 """Users whose histories one pipeline stores."""
 
@@ -174,6 +177,29 @@ class HistoryStore:
             deleted = await self._client.delete(*keys)
             await self._keep()
         return bool(deleted)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether no other process writes to the store."""
+        return self._embedded is not None
+
+    async def run(
+        self, commands: Sequence[Command], health: Health, write: bool = False
+    ) -> list[Any]:
+        """Runs commands on other keys than histories in one round trip; `write` stores durably.
+
+        Returns the replies, with an error in place of each that failed. Raises StoreUnavailable if
+        every command failed for a reason that concerns more than its key.
+        """
+        pipeline = self._pipeline()
+        for name, arguments, options in commands:
+            getattr(pipeline, name)(*arguments, **options)
+        async with self._talking(health):
+            replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            _raise_if_all_refuse(replies)
+            if write:
+                await self._keep()
+        return replies
 
     async def ping(self) -> None:
         """Raises StoreUnavailable if histories cannot be read.
