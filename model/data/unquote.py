@@ -1,17 +1,23 @@
 """Text with quoted fields → a Parquet copy with bare fields, one row a record.
 
 Strict, and a quote that never closes costs its own line only: what it would have swallowed is read
-again. In TSV a line that has the right number of fields as it stands is taken so, and the quotes
-around whole fields are undone: many files have plain quotes in titles, and few have tabs or line
-breaks in quoted fields.
+again. If it closes at another stray quote, nothing but the look of the swallowed lines tells: such
+records are read as the format says, and a warning names the first of them.
+
+In TSV a line that has the right number of fields as it stands is taken so, and the quotes around
+whole fields are undone: many files have plain quotes in titles, and few have tabs in quoted fields.
+Only a quote that stays open in the last field may take in further lines, if none of them is a row.
 """
 
 import csv
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
+
+log = logging.getLogger(__name__)
 
 FIELD_LIMIT = 1 << 20
 """Characters of a quoted field."""
@@ -59,6 +65,7 @@ def unquote(path: Path, separator: str, width: int, scratch: Path) -> list[Path]
     schema |= dict.fromkeys(names, pl.String)
     nothing = [None] * width
     files: list[Path] = []
+    doubtful: list[int] = []
     limit = csv.field_size_limit(FIELD_LIMIT)
     with path.open(encoding="utf-8-sig", errors="replace", newline="\n") as source:
         records = read_records(source, separator, width)
@@ -68,12 +75,22 @@ def unquote(path: Path, separator: str, width: int, scratch: Path) -> list[Path]
             flat: list[str | int | None] = []
             for line, problem, text, fields in islice(records, BATCH):
                 flat += (line, problem, text[:EXAMPLE], *(nothing if problem else fields))
+                if "\n" in text and all(_look_like_rows(text, separator, width)):
+                    doubtful.append(line)
             if not flat and files:
                 break
             columns = {name: flat[at :: len(schema)] for at, name in enumerate(schema)}
             files.append(scratch / f"unquoted-{len(files):06}.parquet")
             pl.DataFrame(columns, schema=schema).write_parquet(files[-1], compression="lz4")
     csv.field_size_limit(limit)
+    if doubtful:
+        log.warning(
+            "%s:%d: a quoted field goes on over lines that look like rows, which are read as its "
+            "text: is a quote missing, or one too many? Records of this look: %d",
+            path,
+            doubtful[0],
+            len(doubtful),
+        )
     return files
 
 
@@ -83,25 +100,49 @@ def read_records(source: Iterator[str], separator: str, width: int) -> Iterator[
     reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=separator == ",")
     while (first := lines.first()) is not None:
         problem = None
-        if '"' not in first:
-            fields = first.rstrip("\r\n").split(separator)
-        elif separator == "\t" and first.count("\t") == width - 1:
-            fields = [_bare(field) for field in first.rstrip("\r\n").split("\t")]
-        else:
+        fields = first.rstrip("\r\n").split(separator)
+        as_it_stands = separator == "\t" and len(fields) == width
+        if '"' in first and as_it_stands and not _stays_open(fields[-1]):
+            fields = [_bare(field) for field in fields]
+        elif '"' in first:
             lines.give_back(0)
             try:
-                fields = next(reader)
-                if len(fields) != width and lines.taken > 1:
+                read = next(reader)
+                if lines.taken > 1 and _mismatched(read, separator, width, as_it_stands):
                     problem = "quotes that do not match"
             except csv.Error as error:
                 problem = _reason(str(error))
-            if problem:
+            if not problem:
+                fields = read
+            else:
                 lines.give_back(1)
-                fields = [first.rstrip("\r\n")]
+                fields = [_bare(f) for f in fields] if as_it_stands else [first.rstrip("\r\n")]
+                problem = None if as_it_stands else problem
         text = separator.join(fields)
         if problem is None and (len(fields) != width or not text or "\ufffd" in text):
             problem = _problem(fields, text, width)
         yield lines.number, problem, text, fields
+
+
+def _stays_open(field: str) -> bool:
+    """Returns whether the field begins with a quote that does not end in it."""
+    return field.startswith('"') and field.count('"') % 2 == 1
+
+
+def _mismatched(fields: list[str], separator: str, width: int, as_it_stands: bool) -> bool:
+    """Returns whether a record takes in several lines because of stray quotes.
+
+    `as_it_stands`: its first line would be a row of TSV on its own.
+    """
+    if len(fields) != width:
+        return True
+    _, *further = _look_like_rows(separator.join(fields), separator, width)
+    return as_it_stands and any(further)
+
+
+def _look_like_rows(text: str, separator: str, width: int) -> list[bool]:
+    """Returns of each line whether it has as many fields as a row."""
+    return [line.count(separator) == width - 1 for line in text.split("\n")]
 
 
 def _reason(error: str) -> str:

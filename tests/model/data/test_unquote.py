@@ -95,6 +95,39 @@ def test_a_tsv_may_have_tabs_and_line_breaks_in_quotes(tmp_path: Path) -> None:
     assert dataset.items["year"].to_list() == [1, 2, 3, 4]
 
 
+def test_the_last_field_of_a_tsv_may_go_on_over_lines(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a 1 2 3 4 5 6\n")
+    items = write(
+        tmp_path / "items.tsv",
+        'item\ttitle\n1\t"two\nlines"\n2\t"Heroes\n3\tfoo" bar\n4\t"x\n5\ty\n6\t"a ""b""\n\nc"\n',
+    )
+    report, dataset = run(log, items=items)
+    titles = ["two\nlines", '"Heroes', 'foo" bar', '"x', "y", 'a "b"\n\nc']
+    assert dataset.items.sort("item_id")["title"].to_list() == titles
+    assert report.metadata
+    assert report.metadata.malformed == {}
+
+
+def test_a_quote_that_may_have_swallowed_rows_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The format allows such a field, so only its look tells that it may be an accident."""
+    log = write(tmp_path / "log.txt", "a 1 2 3 4 5\n")
+    rows = '1,"two, \nlines",1\n2,"x,1\n3,y,2\n4,z"a,3\n5,"x\n6,y,3\n",4\n'
+    items = write(tmp_path / "fine.csv", f"item,title,year\n{rows}")
+    run(log, items=items)
+    run(
+        log,
+        items=write(tmp_path / "first.csv", 'title,item,year\n"two\nlines",1,1\n'),
+        overwrite=True,
+    )
+    assert "look like rows" not in caplog.text
+    items = write(tmp_path / "odd.csv", f'item,year,title\n{rows}7,1,"x\n8,2,y\n9,3,z"\n')
+    run(log, items=items, overwrite=True)
+    assert "odd.csv:10: a quoted field goes on over lines that look like rows" in caplog.text
+    assert "Records of this look: 1" in caplog.text
+
+
 def test_a_carriage_return_within_a_line_is_named(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", 'user,item,time\n"a",x,1\r"b",y,2\na,z,3\n')
     report, dataset = run(log)
