@@ -1,9 +1,9 @@
 """Admission: a recall is accepted only if it can be answered in time, which its number tells.
 
 A queue makes no service faster, it only bridges a burst. The wait of a new recall is predicted by
-Little's law, from the rate at which the engine has answered lately:
+Little's law, from the time that the engine has needed for a micro-batch lately:
 
-    recalls under way * seconds a recall takes = wait
+    recalls under way / recalls in a full micro-batch * seconds of a micro-batch = wait
 
 A burst may fill the queue until the wait is half of the deadline. But a queue that has stood for
 100 ms is no burst: more arrives than the engine can answer, and every recall that waits only makes
@@ -18,29 +18,39 @@ that is accepted and expires has cost as much as an answer.
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Protocol
 
 STANDING_SECONDS = 0.1
 """Time after which a queue that keeps more than the engine busy is no burst any more."""
 BURST_SHARE = 0.5
 """Share of a recall's deadline that it may be expected to wait."""
 WEIGHT = 1 / 16
-"""Weight of the newest micro-batch in the mean of the seconds that a recall takes."""
+"""Weight of the newest micro-batch in the mean of their times."""
+
+
+class BatchSizes(Protocol):
+    """The sizes in which an engine takes recalls."""
+
+    @property
+    def max_batch(self) -> int:
+        """The largest micro-batch that it takes."""
+
+    @property
+    def ahead(self) -> int:
+        """The number of unanswered recalls up to which it takes another micro-batch."""
 
 
 class Admission:
     """Counts the recalls under way, and decides whether there is room for another."""
 
-    def __init__(
-        self, enough: Callable[[], int], clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        """Takes a function that returns the number of recalls that keep the engine busy."""
+    def __init__(self, sizes: BatchSizes, clock: Callable[[], float] = time.perf_counter) -> None:
         self.under_way = 0
         """Recalls that were accepted and whose clients wait."""
         self.overloaded = False
         """Whether more has arrived than the engine can answer, and the queue is kept short."""
-        self._enough = enough
+        self._sizes = sizes
         self._clock = clock
-        self._seconds = 0.0  # that a recall takes; 0 before the first answer
+        self._batch_seconds = 0.0  # 0 before the first answer
         self._last_answer = 0.0
         self._standing_since: float | None = None
         self._by_client: Counter[str] = Counter()
@@ -74,15 +84,17 @@ class Admission:
             if not self._by_client[client]:
                 del self._by_client[client]
 
-    def answered(self, count: int, since: float) -> None:
-        """Notes that the engine has answered `count` recalls that it was sent at `since`.
+    def answered(self, since: float) -> None:
+        """Notes that the engine has answered a micro-batch that it was sent at `since`.
 
         Called before they leave. Only answers move the estimates: while the engine is replaced,
         recalls wait for the next one as long as the deadline allows.
         """
         now = self._clock()
-        seconds = (now - max(since, self._last_answer)) / count
-        self._seconds += (seconds - self._seconds) * (WEIGHT if self._seconds else 1)
+        seconds = now - max(since, self._last_answer)
+        self._batch_seconds += (seconds - self._batch_seconds) * (
+            WEIGHT if self._batch_seconds else 1
+        )
         self._last_answer = now
         if self.under_way < self._enough():
             self._standing_since = None
@@ -94,5 +106,14 @@ class Admission:
 
     def _limit(self, patience: float) -> float:
         """Returns the number of recalls under way from which on another is refused."""
-        limit = BURST_SHARE * patience / self._seconds if self._seconds else float("inf")
+        if not self._batch_seconds:
+            return float("inf")
+        limit = BURST_SHARE * patience / self._batch_seconds * self._sizes.max_batch
         return min(limit, self._enough()) if self.overloaded else limit
+
+    def _enough(self) -> int:
+        """Returns the number of recalls under way that keep the engine busy.
+
+        It has a micro-batch to compute and some waiting, and the history of another one is read.
+        """
+        return self._sizes.ahead + 2 * self._sizes.max_batch

@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from service.admission import Admission
+from service.admission import Admission, BatchSizes
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history.entries import Entries, UserHistory, read_history
 from service.history.event_types import DEFAULT_TYPES, EventTypes
@@ -37,16 +37,8 @@ class WorkerLost(Exception):
     """A worker ended while it computed a micro-batch, and so did the one that was asked again."""
 
 
-class Worker(Protocol):
+class Worker(BatchSizes, Protocol):
     """Computes micro-batches."""
-
-    @property
-    def max_batch(self) -> int:
-        """The largest micro-batch that it takes."""
-
-    @property
-    def ahead(self) -> int:
-        """The number of unanswered recalls up to which it takes another micro-batch."""
 
     async def start(self) -> None:
         """Prepares for micro-batches; called on the event loop."""
@@ -159,7 +151,7 @@ class Batcher:
         self._unread = Queue()  # recalls whose history has to be read
         self._ready = Queue()
         self._unanswered: set[Waiting] = set()
-        self._admission = Admission(lambda: worker.ahead + 2 * worker.max_batch)
+        self._admission = Admission(worker)
         self._running: list[asyncio.Task[None]] = []
         self._absence: asyncio.Task[None] | None = None  # runs while the store fails
         self._answering: set[asyncio.Task[None]] = set()
@@ -360,7 +352,7 @@ class Batcher:
             else:
                 batch[0].fail(ServiceError("the recall failed: the log has the details"))
             return
-        self._admission.answered(len(batch), sent)
+        self._admission.answered(sent)
         if computed.batch_size:
             for stage, taken in computed.seconds.items():
                 self._metrics.stage_seconds[stage].observe(taken)

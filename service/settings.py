@@ -68,6 +68,12 @@ class ServeSettings(BaseModel, frozen=True):
         description="an engine that does not respond for this time is killed and replaced; it must "
         "be longer than the slowest batch",
     )
+    max_connections: int = Field(
+        2048,
+        ge=1,
+        description="connections of a front end from which on further clients get 429, except "
+        "for health and metrics",
+    )
     body_limit: int = Field(4 << 20, ge=1024, description="largest request body in bytes")
     store_connections: int = Field(8, ge=1, le=1000, description="connections to Redis")
     store_timeout_ms: int = Field(200, ge=1, description="longest wait for Redis")

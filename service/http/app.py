@@ -21,6 +21,7 @@ from service.errors import ServiceError
 from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.engine import Engine
+from service.http.gate import Gate
 from service.http.middleware import Observed
 from service.http.problems import Problem, error_responses
 from service.http.routes import DEADLINE_HEADER, MAX_DEADLINE_MS, Routes
@@ -74,6 +75,8 @@ class RecallApp(FastAPI):
         super().__init__(**options)
         self.direct: dict[tuple[str, str], ASGIApp] = {}  # by method and path
         self._observed = Observed(self._dispatch, metrics)
+        self.gate: Gate
+        """The gate of the server's connections."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request, or the lifespan."""
@@ -122,6 +125,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.gate = Gate(batcher, metrics, settings.max_connections)
     routes = Routes(settings, engine, batcher, store, metrics, event_types)
     _route(app, routes, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))

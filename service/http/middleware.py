@@ -4,17 +4,16 @@ import logging
 import os
 import re
 import time
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import problem_response
-from service.observability.metrics import ROUTES, Metrics
+from service.observability.metrics import QUIET_ROUTES, ROUTES, Metrics
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-QUIET_ROUTES = ("/healthz", "/readyz", "/metrics")
-"""Routes that are asked every few seconds: logged at debug only, unless they fail."""
 
 
 class Observed:
@@ -30,7 +29,7 @@ class Observed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request."""
         started = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope["headers"])
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -57,7 +56,7 @@ class Observed:
         pattern = getattr(scope.get("route"), "path_format", scope["path"])
         route = pattern if pattern in ROUTES else "other"
         self._metrics.request(route, status, seconds)
-        quiet = route in QUIET_ROUTES and status < 400
+        quiet = route in QUIET_ROUTES and status < 400  # those would fill the log
         level = logging.ERROR if status == 500 else logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
             about = {
@@ -70,10 +69,9 @@ class Observed:
             log.log(level, "request", extra=about)
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Returns the client's own id if it is fit for logs and headers, else a new one."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id" and REQUEST_ID.fullmatch(value):
-            given: bytes = value
-            return given.decode()
+            return value.decode()
     return os.urandom(16).hex()

@@ -1,5 +1,7 @@
 """The HTTP protocol of a connection: uvicorn's own, with bounds, and with one write for an answer.
 
+The gate sees a request as soon as its head is complete. If it refuses, no application is started.
+
 A client may be slow or hostile, and every connection costs a file and memory, so there is an end
 to whatever a client can make the service wait for or keep:
 
@@ -8,6 +10,8 @@ to whatever a client can make the service wait for or keep:
     body                  `service.http.routes` bounds its time and size
     trailers, junk        64 KiB of bytes that are neither a head nor a body
     an unread answer      60 s until a full buffer is read
+    connections           `--max-connections`; a further one may ask for health and metrics within
+                          1 s, all else is refused. Those above twice the number are cut off
 
 Timers are set only where a client keeps the service waiting: a request whose head comes in one
 piece sets none.
@@ -17,33 +21,63 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from service.http.gate import REFUSALS, Gate
+from service.http.middleware import request_id_of
 from service.http.problems import problem_response
 
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 << 10
+EXCESS_HEAD_SECONDS = 1.0
+"""Time in which the head of a request must arrive on a connection that is one too many."""
 UNREAD_SECONDS = 60.0
 LINGER_SECONDS = 1.0
 """Time for which the data of a refused client are discarded: if the connection were closed at
 once, the client might see a reset instead of the answer."""
 
 
+REASONS = {400: "NotHTTP", 408: "LateHead", 431: "LargeHead"}
+"""The reasons of refusals by the protocol itself, as the metrics count them."""
+
+
+@dataclass(slots=True)
+class Refusal:
+    """A request that the gate has refused, and that is not answered yet."""
+
+    reason: str
+    request_id: str
+    keep_alive: bool
+    complete: bool = False  # whether its body has arrived
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol with an end to whatever a client can make it wait for or keep."""
+
+    def __init__(self, gate: Gate, *args: Any, **kwargs: Any) -> None:
+        """Takes the gate of this process, and uvicorn's own arguments."""
+        super().__init__(*args, **kwargs)
+        self._gate = gate
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to serve a client, who has to send a head in time."""
         super().connection_made(transport)
+        self._excess = len(self.connections) > self._gate.max_connections
         self._head_too_large = self._refused = False
+        self._refusal: Refusal | None = None
+        self._last_scope: Any = None  # of the last request whose head was complete
         self._pending_bytes = 0  # since the last head or piece of a body was complete
         self._unread = _Timer(self.loop, UNREAD_SECONDS, self.transport.abort)
-        self._late = _Timer(self.loop, HEAD_SECONDS, self._head_is_late)
+        seconds = EXCESS_HEAD_SECONDS if self._excess else HEAD_SECONDS
+        self._late = _Timer(self.loop, seconds, self._head_is_late)
         self._late.start()
+        if len(self.connections) > 2 * self._gate.max_connections:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the timers."""
@@ -57,7 +91,7 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._pending_bytes += len(data)
         super().data_received(data)
-        if self._refused or self.transport.is_closing():
+        if self._refused or self._refusal or self.transport.is_closing():
             return
         if self._pending_bytes > HEAD_BYTES:
             self._refuse_size()
@@ -73,12 +107,25 @@ class BoundedProtocol(HttpToolsProtocol):
                 raise ValueError
         self._pending_bytes = 0
         self._late.stop()
+        self._last_scope = self.scope
+        if self._is_refused():
+            return
         super().on_headers_complete()
+        if self._excess:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         """Takes in a piece of a body."""
         self._pending_bytes = 0
-        super().on_body(body)
+        if not self._refusal:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Notes that the whole body has arrived."""
+        if self._refusal:
+            self._refusal.complete = True
+        else:
+            super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answers a request that the parser refused."""
@@ -104,9 +151,40 @@ class BoundedProtocol(HttpToolsProtocol):
     def _in_head(self) -> bool:
         """Returns whether a request has begun whose head is not complete.
 
-        uvicorn makes a scope when a request begins, and a cycle of it when its head is complete.
+        uvicorn makes a scope when a request begins.
         """
-        return self.scope is not (self.cycle.scope if self.cycle else None)
+        return self.scope is not self._last_scope
+
+    def _is_refused(self) -> bool:
+        """Returns whether the gate refuses the request whose head is complete.
+
+        A request that follows another at once is served if that one is, because answers come in
+        order; else it is dropped, and the connection is closed behind the refusal.
+        """
+        if self._refusal:
+            self._refusal.keep_alive = False
+        elif not self.cycle or self.cycle.response_complete:
+            path = self.url.partition(b"?")[0].decode("ascii", "replace")
+            if reason := self._gate.reason_to_refuse(path, self._excess):
+                keep_alive = not (self._excess or self.expect_100_continue)
+                keep_alive &= self.parser.get_http_version() != "1.0"
+                keep_alive &= self.parser.should_keep_alive()
+                self._refusal = Refusal(reason, request_id_of(self.headers), keep_alive)
+                self._gate.refuse(path, reason, self._send_refusal)
+        return self._refusal is not None
+
+    def _send_refusal(self) -> None:
+        """Answers a refused request, and closes the connection unless its body was read."""
+        refusal, self._refusal = self._refusal, None
+        if not refusal or self.transport.is_closing():
+            return
+        close = not (refusal.keep_alive and refusal.complete)
+        answer = REFUSALS[refusal.reason](refusal.request_id, close)
+        if close:
+            self._end_with(answer)
+        else:
+            self.transport.write(answer)
+            self._late.start()
 
     def _head_is_late(self) -> None:
         if self.transport.is_closing():
@@ -124,16 +202,21 @@ class BoundedProtocol(HttpToolsProtocol):
 
         If an answer is under way, the connection is closed without one.
         """
+        self._gate.metrics.refused("other", status, REASONS[status])
         if self.cycle and not self.cycle.response_complete:
             self.transport.close()
             return
-        self._refused = True
         request_id = os.urandom(16).hex()
         log.info("refused: %s", detail, extra={"status": status, "request_id": request_id})
         headers = {"connection": "close", "x-request-id": request_id}
         answer = problem_response(status, detail, request_id, headers=headers)
         lines = [b"%b: %b\r\n" % header for header in answer.raw_headers]
-        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", answer.body]))
+        self._end_with(b"".join([STATUS_LINE[status], *lines, b"\r\n", answer.body]))
+
+    def _end_with(self, answer: bytes) -> None:
+        """Sends a last answer, and closes the connection when the client has had time to read."""
+        self._refused = True
+        self.transport.write(answer)
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.abort)
 
@@ -169,7 +252,7 @@ class _CoalescingTransport:
         """Sends the data, or holds it if it is the head of an answer."""
         if self._head:
             data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 "):
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
             self._head = data
             self._loop.call_soon(self._send_head)
             return

@@ -52,8 +52,8 @@ earlier, and a task for each of them would cost more than it saves."""
 DEADLINE_HEADER = b"x-deadline-ms"
 """The header by which a client says how long it waits for a recall."""
 MAX_DEADLINE_MS = 60_000
-PROBE_SECONDS = 0.2
-"""Time for which a probe that is not strict waits for the store."""
+PROBE_SECONDS = 0.05
+"""Time for which metrics, and a probe that is not strict, wait for the store."""
 
 SEND_AGAIN = "send the same events again; none is stored twice"
 NOT_STORED = {
@@ -184,7 +184,8 @@ class Routes:
     async def metrics(self) -> Response:
         """Answers with the metrics of all processes of the service, for Prometheus."""
         self._metrics.version = self._engine.bundle.version if self._engine.bundle else ""
-        self._metrics.ready = not self._process_problem() and await self._store_answers()
+        available = await self._store_answers(PROBE_SECONDS)
+        self._metrics.ready = available and not self._process_problem()
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
 
     async def on_service_error(self, request: Request, error: ServiceError) -> Response:

@@ -48,6 +48,8 @@ ROUTES = (
     "/metrics",
     "other",
 )
+QUIET_ROUTES = ("/healthz", "/readyz", "/metrics")
+"""Routes that are asked every few seconds, by probes and by Prometheus."""
 STATUSES = (
     *("200", "207", "400", "404", "405", "408", "409", "413", "415", "422", "429", "431"),
     *("500", "503", "504", "other"),
@@ -68,6 +70,10 @@ FAILURES = (
     "StoreFailed",
     "HistoryUnusable",
     "DeadlinePassed",
+    "TooManyConnections",
+    "NotHTTP",
+    "LateHead",
+    "LargeHead",
     "HTTP404",
     "HTTP405",
     "unexpected",
@@ -104,6 +110,11 @@ class Metrics:
         self.request_seconds[route].observe(seconds)
         text = str(status)
         self._requests.inc(route, text if text in STATUSES else "other")
+
+    def refused(self, route: str, status: int, reason: str) -> None:
+        """Counts a request that was refused before it was served; it has no time of its own."""
+        self._requests.inc(route, str(status))
+        self.failure(reason)
 
     def failure(self, reason: str) -> None:
         """Counts a failed request."""

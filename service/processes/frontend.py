@@ -7,6 +7,7 @@ that a front end starts fast and stays small.
 
 import resource
 import socket
+from functools import partial
 
 import uvicorn
 
@@ -44,7 +45,7 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
     """Returns a server that drains on SIGTERM."""
     config = uvicorn.Config(
         app,
-        http=CoalescingProtocol,
+        http=partial(CoalescingProtocol, app.gate),  # type: ignore[arg-type]
         ws="none",
         log_config=None,
         access_log=False,

@@ -8,6 +8,13 @@ ENOUGH = 10
 PATIENCE = 1.0
 
 
+class Sizes:
+    """Recalls are computed one by one."""
+
+    max_batch = 1
+    ahead = ENOUGH - 2
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0
@@ -21,7 +28,7 @@ class Engine:
 
     def __init__(self, seconds: float) -> None:
         self.clock = Clock()
-        self.admission = Admission(lambda: ENOUGH, self.clock)
+        self.admission = Admission(Sizes(), self.clock)
         self.seconds = seconds
 
     def arrive(self, count: int, client: str = "") -> int:
@@ -34,10 +41,10 @@ class Engine:
         return accepted
 
     def answer(self, count: int = 1, client: str = "") -> None:
-        sent = self.clock.now
-        self.clock.now += count * self.seconds
-        self.admission.answered(count, sent)
         for _ in range(count):
+            sent = self.clock.now
+            self.clock.now += self.seconds
+            self.admission.answered(sent)
             self.admission.leave(client)
 
 

@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
-import uvicorn
-from starlette.types import Receive, Scope, Send
+from http_connections import answer, ended, serving
 
 from service.http import protocol
-from service.http.protocol import CoalescingProtocol, _CoalescingTransport
+from service.http.protocol import _CoalescingTransport
+from service.observability.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 
@@ -52,65 +50,6 @@ async def test_a_head_goes_out_with_its_body_or_alone_when_none_comes() -> None:
     assert held.get_extra_info("peername") is None  # all else is the transport's own
 
 
-async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the number of bytes in the body; /early answers before it is read."""
-    size, more = 0, scope["path"] != "/early"
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        size, more = size + len(message["body"]), message["more_body"]
-    length = 50_000_000 if scope["path"] == "/large" else 0
-    content = str(size).encode().ljust(length)
-    headers = [(b"content-length", str(len(content)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": content})
-
-
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-@asynccontextmanager
-async def serving() -> AsyncIterator[Callable[[], "asyncio.Future[Connection]"]]:
-    """A server of `echo`, and a function that connects to it."""
-    config = uvicorn.Config(echo, http=CoalescingProtocol, log_config=None, lifespan="off")
-    config.load()
-    state = uvicorn.server.ServerState()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: CoalescingProtocol(config, state, {}), "127.0.0.1", 0)
-    writers: list[asyncio.StreamWriter] = []
-
-    async def connect() -> Connection:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        writers.append(writer)
-        return reader, writer
-
-    async with asyncio.timeout(60):
-        yield lambda: asyncio.ensure_future(connect())
-    for writer in writers:
-        writer.close()
-    server.close()
-
-
-async def answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and body of the next answer; (0, b"") if the connection ends instead."""
-    try:
-        head = await reader.readuntil(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return 0, b""
-    lines = head.decode().lower().split("\r\n")
-    length = next(int(line[16:]) for line in lines if line.startswith("content-length: "))
-    return int(lines[0].split()[1]), await reader.readexactly(length)
-
-
-async def ended(reader: asyncio.StreamReader) -> bool:
-    """Whether nothing more comes; waits until the server closes the connection."""
-    try:
-        return await reader.read() == b""
-    except ConnectionError:
-        return True
-
-
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Heads are late soon."""
@@ -132,7 +71,8 @@ async def test_a_client_that_sends_no_whole_head_is_ended(
     begin: bytes, status: int, before: bytes
 ) -> None:
     """The first request of a connection, or a later one."""
-    async with serving() as connect:
+    metrics = Metrics()
+    async with serving(metrics=metrics) as connect:
         reader, writer = await connect()
         if before:
             writer.write(before)
@@ -142,6 +82,10 @@ async def test_a_client_that_sends_no_whole_head_is_ended(
         assert found == status
         if status:
             assert json.loads(body)["detail"].startswith("the head of the request did not arrive")
+            labels = {"route": "other", "status": "408"}
+            assert metrics.registry.get_sample_value("recgpt_requests_total", labels) == 1
+            labels = {"reason": "LateHead"}
+            assert metrics.registry.get_sample_value("recgpt_failures_total", labels) == 1
         assert await ended(reader)
 
 

@@ -1,0 +1,90 @@
+"""The gate of a front end: it refuses what there is no room for, before a body is read.
+
+A refused client may ask again at once, and thousands of them would leave the event loop no time for
+the recalls that were accepted. So a refusal is a few bytes that no application has a part in, and
+only a few refusals are sent in a turn of the loop: accepted recalls come first, refusals get the
+time that is left. Health and metrics are never refused.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from service.batcher import Batcher
+from service.http.problems import prepared_problem
+from service.observability.metrics import QUIET_ROUTES, ROUTES, Metrics
+
+log = logging.getLogger(__name__)
+
+REFUSALS_A_TURN = 16
+"""Refusals that are sent in a turn of the event loop."""
+LOG_SECONDS = 10.0
+"""Time between two log lines that count refusals."""
+
+RECALLS = ("/recall", "/recall/batch")
+REFUSALS = {
+    "QueueFull": prepared_problem(
+        429, "more recalls arrive than can be answered in time: try again later", retry_after=1
+    ),
+    "TooManyConnections": prepared_problem(
+        429, "this process has as many connections as it may: try again later", retry_after=1
+    ),
+}
+"""The answers by the reason of a refusal; see `prepared_problem`."""
+
+
+class Gate:
+    """Decides which requests of a front end's connections are served, and which are refused."""
+
+    def __init__(self, batcher: Batcher, metrics: Metrics, max_connections: int) -> None:
+        self.max_connections = max_connections
+        self.metrics = metrics
+        self._batcher = batcher
+        self._arriving = 0  # recalls that were let in and have not reached the batcher
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._refused, self._logged_at = 0, -LOG_SECONDS  # since then
+
+    def reason_to_refuse(self, path: str, excess: bool) -> str:
+        """Returns why the request is refused, a key of `REFUSALS`; empty if it is not.
+
+        `excess` is whether its connection is one too many.
+        """
+        if path in QUIET_ROUTES:
+            return ""
+        if excess:
+            return "TooManyConnections"
+        if path not in RECALLS:
+            return ""
+        if not self._batcher.has_room(self._arriving):
+            return "QueueFull"
+        if not self._arriving:  # all that arrive in this turn of the loop reach the batcher in it
+            asyncio.get_running_loop().call_soon(self._have_arrived)
+        self._arriving += 1
+        return ""
+
+    def refuse(self, path: str, reason: str, send: Callable[[], None]) -> None:
+        """Counts a refusal, and has it sent as soon as there is time."""
+        route = path if path in ROUTES else "other"
+        self.metrics.refused(route, 429, reason)
+        self._log(reason)
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send_some)
+        self._waiting.append(send)
+
+    def _send_some(self) -> None:
+        for _ in range(min(REFUSALS_A_TURN, len(self._waiting))):
+            self._waiting.popleft()()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._send_some)
+
+    def _have_arrived(self) -> None:
+        self._arriving = 0
+
+    def _log(self, reason: str) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            log.warning("requests are refused", extra={"reason": reason, "count": self._refused})
+            self._refused, self._logged_at = 0, now
