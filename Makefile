@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types docs e2e bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types docs e2e bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -86,6 +86,9 @@ bench-quality: setup ## train one seed on a public data set and compare with the
 
 bench-scale: setup ## benchmark a synthetic catalogue of 1 M items: exact search beside the exported index
 	$(BIN)/python -m loadtest.scale.bench_scale --out docs/results $(ARGS)
+
+bench-store: setup ## benchmark the embedded store: 1,000 durable events/s at 1 M users (ARGS="--users 20000 --rate 200")
+	$(BIN)/python -m loadtest.serving.bench_store $(ARGS)
 
 bench-train: setup $(PEER)/.installed ## benchmark training beside RecBole, same network, on Beauty: 15 minutes (ARGS="--peer-epochs 1")
 	$(BIN)/python -m loadtest.training.bench_train --peer-python $(PEER)/bin/python --out docs/results $(ARGS)

@@ -158,7 +158,7 @@ class CatalogueStore:
         return await self._store.run(commands, self._following)
 
     async def _write(self, commands: Sequence[Command]) -> None:
-        replies = await self._store.run(commands, self._writing, write=True)
+        replies = await self._store.run(commands, self._writing)
         for (_, arguments, _), reply in zip(commands, replies, strict=True):
             if isinstance(reply, Exception):
                 words = words_of(reply)

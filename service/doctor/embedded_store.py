@@ -4,7 +4,7 @@ import fcntl
 from pathlib import Path
 
 from service.doctor.findings import Finding, ok, problem, warning
-from service.history.embedded import expanded, read_snapshot
+from service.history.embedded.store import check_files, expanded
 
 
 def embedded_file(url: str) -> Path | None:
@@ -32,7 +32,7 @@ def check_embedded(path: str) -> Finding:
                 f"{file} does not exist yet: `recgpt serve` starts with no histories. "
                 "Fill it with `recgpt history load`, or check the path",
             )
-        return ok(subject, f"{file}, {len(read_snapshot(file)):,} bytes, not in use")
+        return ok(subject, f"{file}, {check_files(file):,} bytes, not in use")
     except ValueError as error:
         return problem(subject, str(error))
     except OSError as error:

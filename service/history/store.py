@@ -15,7 +15,7 @@ from typing import Any, Self
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
-from service.history.embedded import EmbeddedStore
+from service.history.embedded.store import EmbeddedStore
 from service.history.entries import Entries, encode_entry, encode_item, without_old
 from service.history.events import (
     APPEND,
@@ -133,7 +133,6 @@ class HistoryStore:
         async with self._talking(self._writing):
             replies = await pipeline.execute(raise_on_error=False)
             _raise_if_all_refuse(replies)
-            await self._keep()
         problems: list[StoreProblem | None] = [None] * len(events)
         for positions, reply in zip(by_user.values(), replies, strict=True):
             for position in positions:
@@ -163,8 +162,6 @@ class HistoryStore:
                         pipeline.expire(_key(user), int(self._retention.expiry))
                     stored += 1
                 await pipeline.execute()
-        async with self._talking(self._writing):
-            await self._keep()
         return stored
 
     async def delete(self, user: str) -> bool:
@@ -175,7 +172,6 @@ class HistoryStore:
         keys = _key(user), ids_key(_key(user))
         async with self._talking(self._writing):
             deleted = await self._client.delete(*keys)
-            await self._keep()
         return bool(deleted)
 
     @property
@@ -183,10 +179,8 @@ class HistoryStore:
         """Whether no other process writes to the store."""
         return self._embedded is not None
 
-    async def run(
-        self, commands: Sequence[Command], health: Health, write: bool = False
-    ) -> list[Any]:
-        """Runs commands on other keys than histories in one round trip; `write` stores durably.
+    async def run(self, commands: Sequence[Command], health: Health) -> list[Any]:
+        """Runs commands on other keys than histories in one round trip.
 
         Returns the replies, with an error in place of each that failed. Raises StoreUnavailable if
         every command failed for a reason that concerns more than its key.
@@ -197,8 +191,6 @@ class HistoryStore:
         async with self._talking(health):
             replies: list[Any] = await pipeline.execute(raise_on_error=False)
             _raise_if_all_refuse(replies)
-            if write:
-                await self._keep()
         return replies
 
     async def ping(self) -> None:
@@ -211,21 +203,18 @@ class HistoryStore:
 
     async def close(self) -> None:
         """Closes the connections, and the file."""
+        if self._embedded:
+            await self._embedded.close()
+            return
         await self._client.aclose()
         if self._reader:
             await self._reader.close()
-        if self._embedded:
-            self._embedded.close()
 
     async def _known(self, histories: Sequence[tuple[str, Sequence[str]]]) -> list[bool]:
         pipeline = self._client.pipeline()
         for user, _ in histories:
             pipeline.exists(_key(user))
         return [bool(found) for found in await pipeline.execute()]
-
-    async def _keep(self) -> None:
-        if self._embedded:
-            await self._embedded.keep()
 
     async def _first_items(self, keys: Sequence[str], count: int) -> list[Any]:
         """Returns the first items of each list, or the error with which Redis answered.
@@ -245,7 +234,7 @@ class HistoryStore:
 
     def _pipeline(self) -> Any:
         """Returns a pipeline whose commands succeed or fail each for itself."""
-        return self._client.pipeline(**({} if self._embedded else {"transaction": False}))
+        return self._client.pipeline(transaction=False)
 
     @asynccontextmanager
     async def _talking(self, health: Health) -> AsyncIterator[None]:

@@ -1,5 +1,6 @@
 """The store as `recgpt doctor` sees it: a real Redis in each state that it tells of."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from redis_server import RedisServer
 from service.doctor import store
 from service.doctor.findings import Finding, Level
 from service.doctor.store import check_store
-from service.history.embedded import EmbeddedStore
+from service.history.embedded.store import EmbeddedStore
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_the_file_of_an_embedded_store_is_checked(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     user = EmbeddedStore(str(file))
     (found,) = check_store(url)
-    user.close()
+    asyncio.run(user.close())
     assert found.level is Level.WARNING
     assert "used by another process" in found.text
     file.write_bytes(b"nonsense")
