@@ -28,6 +28,9 @@ class Evaluate(Command):
     protocol: ProtocolConfig | None = Field(
         None, description="the events to measure with (default: those of the bundle's run)"
     )
+    repeats: Literal["never", "allow"] = Field(
+        "never", description="whether items of the history are recalled, as in the request"
+    )
     out: Path | None = Field(None, description="JSON file for the figures")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
 
@@ -49,16 +52,21 @@ class Evaluate(Command):
             protocol = self.protocol or recaller.manifest.protocol
             parts = splits(dataset, protocol)
             split, counts_V = parts.test, popularity(parts.training())
-            figures = {"popularity": evaluate(popular_recall(counts_V), dataset, split)}
+            repeats = self.repeats == "allow"
+            popular = popular_recall(counts_V, repeats)
+            figures = {"popularity": evaluate(popular, dataset, split)}
             if self.run_dir:
                 with tempfile.TemporaryDirectory() as folder:
-                    baseline = service_recall(self._pretrained(Path(folder)), dataset)
+                    pretrained = self._pretrained(Path(folder))
+                    baseline = service_recall(pretrained, dataset, repeats)
                     figures["pre-trained, one interest"] = evaluate(baseline, dataset, split)
-            figures["recgpt"] = evaluate(service_recall(recaller, dataset), dataset, split)
+            served = service_recall(recaller, dataset, repeats)
+            figures["recgpt"] = evaluate(served, dataset, split)
         print(format_figures(figures))
         if self.out:
             write_json(self.out, {"version": recaller.version, "figures": figures})
-        if recaller.manifest.metrics and protocol == recaller.manifest.protocol:
+        comparable = protocol == recaller.manifest.protocol and not repeats
+        if recaller.manifest.metrics and comparable:
             compared = check_equal(figures, recaller.manifest.metrics)
             print(f"equal to the trainer's figures to four decimals: {', '.join(compared)}")
 

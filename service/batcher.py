@@ -15,12 +15,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from service.admission import Admission, BatchSizes
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
-from service.history.entries import Entries, UserHistory, read_history
+from service.history.entries import Entries, read_history
 from service.history.event_types import DEFAULT_TYPES, EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.observability.metrics import Metrics
@@ -71,12 +71,13 @@ class Waiting:
     store_failed: bool = False
     seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
 
-    def set_history(self, history: UserHistory) -> None:
+    def set_history(self, entries: Entries, types: EventTypes, now: float) -> None:
         """Completes the query with the history that the store holds."""
-        given, exclude = self.query, self.query.exclude
-        if history.excluded:
-            exclude = [*exclude, *history.excluded]
-        self.query = Query(given.user_id, history.items, exclude, given.k, given.interests)
+        found = read_history(entries, types, now, self.query.repeat_after_days)
+        exclude = self.query.exclude
+        if found.excluded:
+            exclude = [*exclude, *found.excluded]
+        self.query = replace(self.query, history=found.items, exclude=exclude)
 
     def resolve(self, found: EncodedCandidates, computed: BatchResult) -> Answer:
         """Sets the answer, unless the caller has given up, and returns it."""
@@ -292,7 +293,7 @@ class Batcher:
                     self._metrics.unreadable_histories.inc(history.value)
                     waiting.store_failed = history is StoreProblem.UNAVAILABLE
                 else:
-                    waiting.set_history(read_history(history, self._event_types, now))
+                    waiting.set_history(history, self._event_types, now)
                 self._ready.put(waiting)
 
     async def _until_store_is_back(self) -> None:

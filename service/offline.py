@@ -137,8 +137,10 @@ def of_trained_users(dataset: Dataset, bundle: Path) -> Dataset:
     return dataset.of_users(rows)
 
 
-def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
+def service_recall(recaller: Recaller, dataset: Dataset, repeats: bool = False) -> Recall:
     """Returns the service's recall as a function from rows of the data set to rows.
+
+    Items of the history are recalled only with `repeats`.
 
     Rows become external ids, as in a request, and the ids of an answer become rows again. Items
     that were added after training, which the data set does not hold, have the row -1. Raises
@@ -162,6 +164,7 @@ def service_recall(recaller: Recaller, dataset: Dataset) -> Recall:
                 user_id=dataset.user_ids[user] if user >= 0 else "",
                 history=[dataset.item_ids[row] for row in history],
                 k=k,
+                repeat_after_days=0 if repeats else None,
             )
             for user, history in zip(users_B, histories, strict=True)
         ]

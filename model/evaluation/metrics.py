@@ -3,7 +3,7 @@
 HR@k and NDCG@k measure the next item, ranked against the whole catalogue without the user's history
 (with leave-one-out the protocol of the public data sets). recall@k is the share of a case's set of
 targets that a list of k holds, averaged over the cases; with one target it is HR@k. A target that
-is in the history already counts as missed.
+is in the history already counts as missed, unless the recall repeats items of the history.
 Shapes: N cases, B batch, K candidates, S targets of a case, V catalogue.
 """
 

@@ -24,7 +24,7 @@ from model.network.top_items import best_rows
 
 
 class InterestLists(NamedTuple):
-    """Each interest's own best items outside the history, best first."""
+    """Each interest's own best items, best first."""
 
     scores_BMK: NDArray[np.float32]
     rows_BMK: NDArray[np.int64]
@@ -33,16 +33,21 @@ class InterestLists(NamedTuple):
 
 
 def interest_lists(
-    model: GPT, histories: Sequence[IntArray], users_B: IntArray, interests: int, k: int
+    model: GPT,
+    histories: Sequence[IntArray],
+    users_B: IntArray,
+    interests: int,
+    k: int,
+    repeats: bool = False,
 ) -> InterestLists:
-    """Rolls out M interests and lists the k best items of each.
+    """Rolls out M interests and lists the k best items of each, seen ones only with `repeats`.
 
     One rollout serves lists of every length and of fewer interests: what is offered does not depend
     on how a list is shared, and the first interests of a longer rollout are those of a shorter one.
     """
     device = model.items.weight.device
     history_BL, lengths_B = pad(histories, model.config.max_history)
-    seen_BS = torch.from_numpy(_repeated(histories)).to(device)
+    seen_BS = torch.from_numpy(_repeated(histories)).to(device)[:, : 0 if repeats else None]
     depth = max(k, interests)  # an offer may be the last of as many items as interests
     with torch.no_grad():
         table_VD = model.item_vectors()
@@ -116,20 +121,23 @@ def at_positions(values_BMK: NDArray[Any], positions_BK: IntArray, missing: floa
 
 @dataclass(frozen=True)
 class DenseRecall:
-    """The reference recall: every item scored, seen items masked. The service must equal it.
+    """The reference recall: every item scored, seen items masked unless they may be repeated.
+
+    The service must equal it.
 
     Training validates with it, and its test figures are the trainer's own.
     """
 
     model: GPT
     config: RecallConfig
+    repeats: bool = False
 
     def __call__(
         self, histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
     ) -> list[IntArray]:
         """See `Recall`."""
         interests, first_share = self.config.interests, self.config.first_share
-        lists = interest_lists(self.model, histories, users_B, interests, max(ks))
+        lists = interest_lists(self.model, histories, users_B, interests, max(ks), self.repeats)
         if self.config.merge == "probability" and interests > 1:
             with torch.no_grad():
                 table_VD = self.model.item_vectors().cpu().numpy()
@@ -140,8 +148,11 @@ class DenseRecall:
         return [at_positions(rows_BMK, positions_BK, -1) for positions_BK in merged]
 
 
-def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
-    """Returns the baseline that recalls the most popular unseen items, ties by row."""
+def popular_recall(counts_V: NDArray[np.int64], repeats: bool = False) -> Recall:
+    """Returns the baseline that recalls the most popular items, ties by row.
+
+    Seen items are recalled only with `repeats`.
+    """
     order_V = np.argsort(-counts_V, kind="stable")
 
     def recall(
@@ -151,8 +162,8 @@ def popular_recall(counts_V: NDArray[np.int64]) -> Recall:
         rows_BK = np.full((len(histories), k), -1, dtype=np.int64)
         for row_K, history in zip(rows_BK, histories, strict=True):
             first = order_V[: k + len(history)]
-            unseen = first[~np.isin(first, history)][:k]
-            row_K[: len(unseen)] = unseen
+            given = first[:k] if repeats else first[~np.isin(first, history)][:k]
+            row_K[: len(given)] = given
         return [rows_BK[:, :k] for k in ks]
 
     return recall

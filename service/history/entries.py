@@ -78,12 +78,18 @@ def _split(entry: bytes) -> tuple[bytes, list[bytes]]:
     return item, fields
 
 
-def read_history(entries: Entries, types: EventTypes, now: float) -> UserHistory:
+def read_history(
+    entries: Entries, types: EventTypes, now: float, repeat_after_days: float | None = None
+) -> UserHistory:
     """Returns the items that the network reads, and those that events such as a dislike exclude.
 
     The newest event of an item decides: a dislike takes the item's earlier events out of the
-    history, too, and a later event that enters the history lifts the dislike.
+    history, too, and a later event that enters the history lifts the dislike. If items of the
+    history may be repeated after some days, those with a later event are excluded, and those whose
+    time is not known.
     """
+    if repeat_after_days:
+        return _read_each(entries, types, now, repeat_after_days)
     joined = b"\n".join(entries)
     if TAB not in joined:
         return UserHistory(entries[::-1])
@@ -91,7 +97,7 @@ def read_history(entries: Entries, types: EventTypes, now: float) -> UserHistory
         items = [entry.partition(TAB)[0] for entry in reversed(entries)]
         if all(items):
             return UserHistory(items)
-    return _read_each(entries, types, now)
+    return _read_each(entries, types, now, 0)
 
 
 def without_old(entries: Entries, since: float) -> Entries:
@@ -102,7 +108,9 @@ def without_old(entries: Entries, since: float) -> Entries:
     return entries[:left]
 
 
-def _read_each(entries: Entries, types: EventTypes, now: float) -> UserHistory:
+def _read_each(
+    entries: Entries, types: EventTypes, now: float, repeat_after_days: float
+) -> UserHistory:
     items: list[bytes] = []
     excluded: dict[bytes, None] = {}
     included: set[bytes] = set()
@@ -114,14 +122,22 @@ def _read_each(entries: Entries, types: EventTypes, now: float) -> UserHistory:
         if kind.history and item not in rejected:
             items.append(item)
             included.add(item)
-        if kind.exclude_days is not None and (kind.history or item not in included):
-            time = decode_entry(entry).time
-            if time is None or now - time < kind.exclude_days * DAY_SECONDS:
+            if repeat_after_days and _is_younger(entry, repeat_after_days, now):
                 excluded[item] = None
-                if not kind.history:
-                    rejected.add(item)
+        if not kind.exclude_days or (item in included and not kind.history):
+            continue
+        if _is_younger(entry, kind.exclude_days, now):
+            excluded[item] = None
+            if not kind.history:
+                rejected.add(item)
     items.reverse()
     return UserHistory(items, list(excluded))
+
+
+def _is_younger(entry: bytes, days: float, now: float) -> bool:
+    """Returns whether an event happened in the last days, or at a time that is not known."""
+    time = decode_entry(entry).time
+    return time is None or now - time < days * DAY_SECONDS
 
 
 def _text(number: float | None) -> str:

@@ -36,10 +36,10 @@ from service.http.problems import (
     service_error_response,
     validation_error,
 )
+from service.http.queries import query_of
 from service.http.schemas import BatchRequest, Event, EventsRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
 from service.recall.served_bundle import ServedBundle
-from service.recall.types import Query
 from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ class Routes:
         """Generates several interests from the user's history; each recalls its share."""
         body = await self._body(request, RecallRequest)
         self._check_interests([body])
-        recall = self._batcher.recall(*_query(body), patience=_patience(request))
+        recall = self._batcher.recall(*query_of(body), patience=_patience(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         return _json(_result(request, body, answer), {"server-timing": timing})
@@ -112,7 +112,7 @@ class Routes:
         """Answers up to 256 recalls at once, in the order of the requests."""
         body = await self._body(request, BatchRequest)
         self._check_interests(body.requests)
-        queries = [_query(one) for one in body.requests]
+        queries = [query_of(one) for one in body.requests]
         recalls = self._batcher.recall_all(queries, patience=_patience(request))
         answers = await _while_connected(request, recalls)
         results = [
@@ -316,13 +316,6 @@ def _result(request: Request, body: RecallRequest, answer: Answer) -> bytes:
         b'"%b"' % reason.encode() if reason else b"null",
         found.unknown_items,
     )
-
-
-def _query(body: RecallRequest) -> tuple[Query, bool]:
-    """Returns the query of a request, and whether its history is in the store."""
-    stored = body.history is None
-    query = Query(body.user_id, body.history or (), body.exclude, body.k, body.interests)
-    return query, stored
 
 
 def _patience(request: Request) -> float | None:

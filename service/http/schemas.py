@@ -46,6 +46,12 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class AfterDays(Body):
+    """A time after which an item of the history may be returned again."""
+
+    after_days: float = Field(gt=0, le=36_500, allow_inf_nan=False, description="days since then")
+
+
 class RecallRequest(Body):
     """A user, and the number of candidates wanted for them."""
 
@@ -65,6 +71,12 @@ class RecallRequest(Body):
     )
     interests: int | None = Field(
         None, ge=1, le=8, description="interests to generate; by default as many as the bundle says"
+    )
+    repeats: Literal["never", "allow"] | AfterDays = Field(
+        "never",
+        description="whether items of the history may be returned again: never, allow (at once), "
+        "or after some days since their latest event. Items in `exclude`, and those that the user "
+        "disliked, are never returned",
     )
     with_metadata: bool = Field(False, description="return title and attributes of every item, too")
 

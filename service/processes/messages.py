@@ -80,7 +80,17 @@ def decode_greeting(body: bytes) -> Greeting:
 def encode_question(queries: Sequence[Query]) -> bytes:
     """Returns the frame that asks for a batch."""
     return _frame(
-        [[q.user_id, pack_ids(q.history), pack_ids(q.exclude), q.k, q.interests] for q in queries]
+        [
+            (
+                query.user_id,
+                pack_ids(query.history),
+                pack_ids(query.exclude),
+                query.k,
+                query.interests,
+                query.repeat_after_days,
+            )
+            for query in queries
+        ]
     )
 
 

@@ -52,7 +52,9 @@ class KnownItems(NamedTuple):
     """The catalogue rows of a batch's ids."""
 
     newest: Ragged  # of each history the newest known items, oldest first
-    excluded: Ragged  # of each query all known items, of its history and of its `exclude`
+    excluded: (
+        Ragged  # of each query all known items, of `exclude` and, if not repeated, the history
+    )
     unknown_B: Ints  # items of each history that the catalogue does not hold
 
 
@@ -75,9 +77,15 @@ class ItemIds(NamedTuple):
         """Returns the ids of these rows."""
         return [self.ids.string(row).decode() for row in rows]
 
-    def look_up(self, queries: Sequence[tuple[Ids, Ids]], max_history: int) -> KnownItems:
+    def look_up(
+        self,
+        queries: Sequence[tuple[Ids, Ids]],
+        max_history: int,
+        repeats: Sequence[bool] = (),
+    ) -> KnownItems:
         """Returns the rows of the ids in each query's history and `exclude`.
 
+        The items of a history are excluded, too, unless its query `repeats` them.
         `newest` keeps at most `max_history` items of a history. Duplicates stay. If bytes are
         not a msgpack array of strings, some rows or none are found; other queries are not affected.
         """
@@ -87,8 +95,9 @@ class ItemIds(NamedTuple):
         newest = Ragged(np.empty(count * max_history, np.int64), np.zeros(count + 1, np.int64))
         excluded = Ragged(np.empty(len(packed), np.int64), np.zeros(count + 1, np.int64))
         unknown_B = np.zeros(count, dtype=np.int64)
+        repeats_B = np.array(repeats or [False] * count, dtype=np.bool_)
         packed_N = np.frombuffer(packed, np.uint8)
-        _look_up(self, packed_N, offsets_2B, max_history, newest, excluded, unknown_B)
+        _look_up(self, packed_N, offsets_2B, max_history, repeats_B, newest, excluded, unknown_B)
         return KnownItems(newest.trimmed(), excluded.trimmed(), unknown_B)
 
 
@@ -109,6 +118,7 @@ def _look_up(
     packed_N: Bytes,
     offsets_2B: Ints,
     max_history: Integer,
+    repeats_B: NDArray[np.bool_],
     newest: Ragged,
     excluded: Ragged,
     unknown_B: Ints,
@@ -139,6 +149,8 @@ def _look_up(
                     newest.rows_N[written] = excluded.rows_N[item]
                     written += 1
                 newest.offsets_B[query + 1] = written
+                if repeats_B[query]:
+                    end = begin
         excluded.offsets_B[query + 1] = end
 
 

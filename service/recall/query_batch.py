@@ -53,7 +53,7 @@ class QueryBatch(NamedTuple):
 
     users_B: Ints  # rows of the user table; -1: unknown user
     newest: Ragged  # the newest known items of each history, as many as the network reads
-    excluded: Ragged  # what a list must not hold: known items of the history and of `exclude`
+    excluded: Ragged  # known items that a list must not hold: of the history and of `exclude`
     k_B: Ints
     quotas_MB: Ints  # candidates that each interest gives, k in all
     unknown_B: Ints  # items of the history that the catalogue does not hold

@@ -100,7 +100,11 @@ class Recaller:
 
     def _look_up(self, queries: Sequence[Query]) -> QueryBatch:
         """Returns the queries with rows in place of ids and a quota for each interest."""
-        known = self._ids.look_up([(q.history, q.exclude) for q in queries], self._max_history)
+        known = self._ids.look_up(
+            [(query.history, query.exclude) for query in queries],
+            self._max_history,
+            [query.repeat_after_days is not None for query in queries],
+        )
         default, most = self.manifest.recall.interests, self.max_interests
         share = self.manifest.recall.first_share
         shares = [quotas(q.k, min(q.interests or default, most), share) for q in queries]

@@ -36,6 +36,7 @@ class Query:
     exclude: Ids = ()
     k: int = 100
     interests: int | None = None  # None: as many as the bundle says
+    repeat_after_days: float | None = None  # None: items of the history are not returned again
 
 
 @dataclass(frozen=True, slots=True)

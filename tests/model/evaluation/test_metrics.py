@@ -79,6 +79,10 @@ def test_popularity_counts_events(dataset: Dataset) -> None:
 
 
 def test_popular_recall_leaves_out_the_history() -> None:
+    repeating = popular_recall(np.array([5, 9, 9, 1]), repeats=True)
+    assert (
+        repeating([np.array([1]), np.array([2, 0])], np.zeros(2), (2,))[0].tolist() == [[1, 2]] * 2
+    )
     recall = popular_recall(np.array([5, 9, 9, 1]))
     two, three = recall([np.array([1]), np.array([0, 3])], np.array([0, 1]), (2, 3))
     assert two.tolist() == [[2, 0], [1, 2]]

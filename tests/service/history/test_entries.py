@@ -95,6 +95,16 @@ def test_a_type_may_enter_the_history_and_exclude() -> None:
     assert read(*entries, types=types) == (["b", "a", "a"], ["a"])
 
 
+def test_items_are_repeated_some_days_after_their_latest_event() -> None:
+    def ago(days: float) -> str:
+        return f"click\t{NOW - days * DAY_SECONDS}"
+
+    entries = [f"a\t{ago(1)}", f"b\t{ago(40)}", "c", f"a\t{ago(50)}", f"d\tdislike\t{ago(60)}"]
+    found = read_history([e.encode() for e in entries], DEFAULT_TYPES, NOW, repeat_after_days=30)
+    assert list(found.items) == [b"a", b"c", b"b", b"a"]
+    assert sorted(found.excluded) == [b"a", b"c", b"d"]  # nobody knows when c was
+
+
 def test_custom_types_may_be_kept_out_of_the_history() -> None:
     no_custom = EventTypes(
         by_name={**DEFAULT_TYPES.by_name, "custom": EventType(history=False, weight=0)}

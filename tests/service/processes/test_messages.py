@@ -29,7 +29,7 @@ def test_a_greeting_arrives_as_it_was_sent() -> None:
 
 
 def test_questions_arrive_as_they_were_asked() -> None:
-    queries = [Query("ann", ["a", "ü"], ["b"], 7, 2), Query("", [], [])]
+    queries = [Query("ann", ["a", "ü"], ["b"], 7, 2, 30.5), Query("", [], [])]
     (body,) = FrameReader().feed(encode_question(queries))
     assert decode_question(body) == [
         replace(query, history=pack_ids(query.history), exclude=pack_ids(query.exclude))

@@ -39,6 +39,15 @@ def test_rows_are_those_of_a_dictionary(length: int) -> None:
     assert unknown_B.tolist() == expected
 
 
+def test_the_items_of_a_repeated_history_are_not_excluded() -> None:
+    item_ids = ItemIds.of(["a", "b", "c"])
+    asked = [(["a", "b", "?"], ["c", "b"])] * 3
+    newest, excluded, unknown_B = item_ids.look_up(asked, 5, [False, True, False])
+    assert lists(newest) == [[0, 1]] * 3
+    assert lists(excluded) == [[0, 1, 2, 1], [2, 1], [0, 1, 2, 1]]
+    assert unknown_B.tolist() == [1, 1, 1]
+
+
 def test_equal_hashes_are_not_enough() -> None:
     item_ids = ItemIds.of(["a", "b"])
     _, excluded, _ = item_ids.look_up([(["b"], [])], 5)

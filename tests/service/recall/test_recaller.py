@@ -63,6 +63,35 @@ def test_equals_the_trainers_reference(
     assert served.tolist() == trained.tolist()
 
 
+@pytest.mark.parametrize("k", [5, 40])
+def test_repeats_equal_the_reference_that_masks_nothing(
+    recaller: Recaller, model: GPT, dataset: Dataset, k: int
+) -> None:
+    split = splits(dataset).test
+    histories = [
+        dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
+    ]
+    served = service_recall(recaller, dataset, repeats=True)(histories, split.users, (k,))[0]
+    trained = DenseRecall(model, RECALL, repeats=True)(histories, split.users, (k,))[0]
+    assert served.tolist() == trained.tolist()
+    repeated = [np.isin(row_K, seen).any() for row_K, seen in zip(served, histories, strict=True)]
+    assert any(repeated)
+
+
+def test_only_the_queries_that_ask_for_repeats_get_them(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    history, exclude = dataset.item_ids[:12], dataset.item_ids[10:20]
+    queries = [
+        Query("u0", history, exclude, 40, repeat_after_days=days) for days in (None, 0.0, 30.0)
+    ]
+    never, at_once, later = recaller.recall([*queries, queries[0]])[0][:3]
+    assert set(recaller.ids_of(never)) == set(dataset.item_ids[20:])
+    for answer in (at_once, later):  # whoever asks for days has excluded the younger ones
+        assert set(recaller.ids_of(answer)) == set(dataset.item_ids) - set(exclude)
+        assert not answer.cold
+
+
 def test_equals_the_trainers_figures(recaller: Recaller, model: GPT, dataset: Dataset) -> None:
     split = splits(dataset).test
     served = evaluate(service_recall(recaller, dataset), dataset, split, deep=(20,))
