@@ -55,7 +55,7 @@ MAX_DEADLINE_MS = 60_000
 PROBE_SECONDS = 0.05
 """Time for which metrics, and a probe that is not strict, wait for the store."""
 
-SEND_AGAIN = "send the same events again; none is stored twice"
+SEND_AGAIN = "send the same events again; one with a timestamp is not stored twice"
 NOT_STORED = {
     StoreProblem.WRONG_TYPE: "not stored: a key of this user in the store is not a list; delete or "
     "repair it before you send this event again",
@@ -128,8 +128,9 @@ class Routes:
         200 means that all events are stored; 207 that some are, and `errors` says of each other
         what to do with it. After a 503 send the same events again: an event that was stored
         already, with the same user, item, type, timestamp and request_id, is not stored twice.
-        Give every event a timestamp, because an event without timestamp and request_id is told
-        from a new one only by the process that it was sent to before.
+        Give every event a timestamp: an event without timestamp and request_id is told from a new
+        one only by the front end that it was sent to before, and there may be several of them
+        (`--http-workers`, replicas).
         """
         body = await self._body(request, EventsRequest)
         errors = await self._append(body.events)
