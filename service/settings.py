@@ -41,6 +41,9 @@ class ServeSettings(BaseModel, frozen=True):
         description="CPU threads of a batch's network and of Faiss's exact search; more only if "
         "cores are to spare",
     )
+    explorer: bool = Field(
+        False, description="answer POST /explorer/recall, which shows interests, offers and history"
+    )
     event_types: Path | None = Field(
         None, description="TOML file that changes what types of events do, or adds types"
     )

@@ -21,6 +21,7 @@ from service.errors import ServiceError
 from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.engine import Engine
+from service.http.explanations import ExplainedResponse
 from service.http.gate import Gate
 from service.http.middleware import Observed
 from service.http.problems import Problem, error_responses
@@ -129,6 +130,8 @@ def create_app(
     routes = Routes(settings, engine, batcher, store, metrics, event_types)
     _route(app, routes, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))
+    if settings.explorer:
+        _route_explorer(app, routes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -201,6 +204,17 @@ def _route_users(app: RecallApp, users: UserRoutes) -> None:
         summary="Deletion of a user's data",
         responses=error_responses(422, 503),
     )(users.delete)
+
+
+def _route_explorer(app: RecallApp, routes: Routes) -> None:
+    app.post(
+        "/explorer/recall",
+        openapi_extra=_request_body(RecallRequest) | DEADLINE_PARAMETER,
+        response_model=ExplainedResponse,
+        summary="Candidates for a user, and the steps behind them",
+        responses=error_responses(400, 408, 413, 415, 422, 429, 503, 504),
+    )(routes.explained_recall)
+    app.direct["POST", "/explorer/recall"] = routes.direct(routes.explained_recall)
 
 
 async def _docs() -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Query as QueryParameter
@@ -30,6 +31,7 @@ from service.errors import (
 from service.history.event_types import EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.http.engine import Engine
+from service.http.explanations import with_explanation
 from service.http.problems import (
     MAX_LISTED,
     problem_response,
@@ -101,9 +103,19 @@ class Routes:
 
     async def recall(self, request: Request) -> Response:
         """Generates several interests from the user's history; each recalls its share."""
+        return await self._recall(request)
+
+    async def explained_recall(self, request: Request) -> Response:
+        """Answers as `/recall` does, and tells the steps behind the answer: a costly operation."""
+        return await self._recall(request, explain=True)
+
+    async def _recall(self, request: Request, explain: bool = False) -> Response:
         body = await self._body(request, RecallRequest)
         self._check_interests([body])
-        recall = self._batcher.recall(*query_of(body), patience=_patience(request))
+        query, is_stored = query_of(body)
+        if explain:
+            query = replace(query, explain=True)
+        recall = self._batcher.recall(query, is_stored, patience=_patience(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         return _json(_result(request, body, answer), {"server-timing": timing})
@@ -306,7 +318,7 @@ def _result(request: Request, body: RecallRequest, answer: Answer) -> bytes:
     """Returns a `RecallResponse` in JSON. Nothing that is put between quotes needs escapes."""
     found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
     assert bundle
-    return (
+    result = (
         b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
         b'"unknown_items":%d}'
     ) % (
@@ -317,6 +329,7 @@ def _result(request: Request, body: RecallRequest, answer: Answer) -> bytes:
         b'"%b"' % reason.encode() if reason else b"null",
         found.unknown_items,
     )
+    return with_explanation(result, answer, body.with_metadata) if found.explanation else result
 
 
 def _patience(request: Request) -> float | None:

@@ -88,6 +88,7 @@ def encode_question(queries: Sequence[Query]) -> bytes:
                 query.k,
                 query.interests,
                 query.repeat_after_days,
+                query.explain,
             )
             for query in queries
         ]
@@ -102,7 +103,13 @@ def decode_question(body: bytes) -> list[Query]:
 def encode_result(result: BatchResult) -> bytes:
     """Returns the frame that answers a question. Raises ValueError if it is too large."""
     answers = [
-        (one.json, one.rows.astype(np.int32).tobytes(), one.unknown_items, one.cold)
+        (
+            one.json,
+            one.rows.astype(np.int32).tobytes(),
+            one.unknown_items,
+            one.cold,
+            one.explanation,
+        )
         for one in result.answers
     ]
     return _frame([answers, result.seconds, result.batch_size, result.queue_seconds])
@@ -123,8 +130,8 @@ def decode_result(body: bytes, bundle: ServedBundle | None = None) -> BatchResul
         raise RecallFailed("the engine's log has the details")
     answers, *about = content
     encoded = [
-        EncodedCandidates(json, np.frombuffer(rows, np.int32), unknown_items, cold)
-        for json, rows, unknown_items, cold in answers
+        EncodedCandidates(json, np.frombuffer(rows, np.int32), *others)
+        for json, rows, *others in answers
     ]
     seconds, batch_size, queue_seconds = about
     return BatchResult(encoded, seconds, batch_size, queue_seconds, bundle)

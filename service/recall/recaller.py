@@ -14,10 +14,12 @@ Shapes: B queries, S queries with a short list, V catalogue, F popular items.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
+from pydantic_core import to_json
 
 from index.exact import ExactIndex
 from index.search import IvfIndex, load_index
@@ -28,11 +30,20 @@ from model.device import choose_device
 from model.network.rollout import quotas
 from service.recall.candidate_lists import POPULAR, CandidateLists
 from service.recall.cpu.backend import CpuBackend
+from service.recall.explainer import Explainer
 from service.recall.gpu.backend import GpuBackend
 from service.recall.item_ids import ItemIds
 from service.recall.json_encoder import JsonEncoder
 from service.recall.query_batch import QueryBatch, quota_table
-from service.recall.types import Candidates, EncodedCandidates, Query, StageSeconds, StageTimes
+from service.recall.types import (
+    Candidates,
+    EncodedCandidates,
+    Explanation,
+    Ints,
+    Query,
+    StageSeconds,
+    StageTimes,
+)
 from service.settings import GpuSearch
 
 
@@ -65,6 +76,7 @@ class Recaller:
         self._max_history = artifact.manifest.model.max_history
         item_ids = artifact.items["item_id"].to_list()
         self._ids, self._encoder = ItemIds.of(item_ids), JsonEncoder(item_ids)
+        self._explainer = Explainer(artifact.model, self._ids)
         no_users: dict[str, int] = {}
         self._user_rows = artifact.user_rows or no_users
         self._popular_V = np.argsort(-artifact.popularity, kind="stable")
@@ -136,7 +148,19 @@ class Recaller:
             for one in answers
         ]
         times.lap("encode")
+        for at, query in enumerate(queries):
+            if query.explain:
+                told = to_json(self._explain(query, answers[at].rows)._asdict())
+                encoded[at] = replace(encoded[at], explanation=told)
         return encoded, seconds | times.seconds
+
+    def _explain(self, query: Query, rows_K: Ints) -> Explanation:
+        """Returns the steps that led to these candidates."""
+        batch = self._look_up([query])
+        interests = min(query.interests or self.manifest.recall.interests, self.max_interests)
+        return self._explainer.explain(
+            int(batch.users_B[0]), batch.newest.rows_N, batch.excluded.rows_N, rows_K, interests
+        )
 
     def ids_of(self, answer: Candidates) -> list[str]:
         """Returns the ids of the candidates."""

@@ -6,7 +6,7 @@ Front-end processes import this module, so it loads neither torch nor numba.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgpack
 import numpy as np
@@ -37,6 +37,7 @@ class Query:
     k: int = 100
     interests: int | None = None  # None: as many as the bundle says
     repeat_after_days: float | None = None  # None: items of the history are not returned again
+    explain: bool = False  # whether the answer tells the steps behind it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,23 @@ class Candidates:
     cold: bool  # the history has no known item: popular items only
 
 
+class ExplainedItem(NamedTuple):
+    """An item in an explanation."""
+
+    row: int  # of the catalogue
+    item_id: str
+    score: float  # inner product with the interest; 0 for an item of the history
+
+
+class Explanation(NamedTuple):
+    """The steps behind an answer."""
+
+    history: list[ExplainedItem]  # as the network reads it: its newest known items, oldest first
+    interests: list[list[ExplainedItem]]  # the best hits of each, whatever the other ones hit
+    offers: list[str]  # the item that was offered after each interest but the last
+    related: list[list[str]]  # items of the history most similar to each candidate, best first
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedCandidates:
     """The answer to one query, as the front end sends it to the client."""
@@ -58,6 +76,7 @@ class EncodedCandidates:
     rows: Ints
     unknown_items: int
     cold: bool
+    explanation: bytes | None = None  # JSON of an `Explanation`, if the query asks for one
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ def test_a_greeting_arrives_as_it_was_sent() -> None:
 
 
 def test_questions_arrive_as_they_were_asked() -> None:
-    queries = [Query("ann", ["a", "ü"], ["b"], 7, 2, 30.5), Query("", [], [])]
+    queries = [Query("ann", ["a", "ü"], ["b"], 7, 2, 30.5, True), Query("", [], [])]
     (body,) = FrameReader().feed(encode_question(queries))
     assert decode_question(body) == [
         replace(query, history=pack_ids(query.history), exclude=pack_ids(query.exclude))
@@ -38,13 +38,14 @@ def test_questions_arrive_as_they_were_asked() -> None:
 
 
 def test_results_arrive_as_they_were_sent() -> None:
-    given = [encoded(2, 0), encoded(), encoded(1)]
+    given = [encoded(2, 0), encoded(), replace(encoded(1), explanation=b"{}")]
     (body,) = FrameReader().feed(encode_result(BatchResult(given, {"model": 0.5}, 7, 0.25)))
     read = decode_result(body)
     assert (read.seconds, read.batch_size, read.queue_seconds) == ({"model": 0.5}, 7, 0.25)
     for one, two in zip(read.answers, given, strict=True):
         assert one.rows.tolist() == two.rows.tolist()
         assert (one.json, one.unknown_items, one.cold) == (two.json, two.unknown_items, two.cold)
+        assert one.explanation == two.explanation
 
 
 def test_a_failure_arrives_as_an_error() -> None:
