@@ -72,12 +72,13 @@ class Waiting:
     seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
 
     def set_history(self, entries: Entries, types: EventTypes, now: float) -> None:
-        """Completes the query with the history that the store holds."""
+        """Completes the query: the stored history goes before the items that it has."""
         found = read_history(entries, types, now, self.query.repeat_after_days)
         exclude = self.query.exclude
         if found.excluded:
             exclude = [*exclude, *found.excluded]
-        self.query = replace(self.query, history=found.items, exclude=exclude)
+        items = [*found.items, *self.query.history] if self.query.history else found.items
+        self.query = replace(self.query, history=items, exclude=exclude)
 
     def resolve(self, found: EncodedCandidates, computed: BatchResult) -> Answer:
         """Sets the answer, unless the caller has given up, and returns it."""

@@ -1,21 +1,40 @@
 """Queries of the recall room from the bodies of requests."""
 
-from service.http.schemas import AfterDays, RecallRequest
+from collections.abc import Sequence
+
+from service.http.schemas import AfterDays, RecallRequest, Seed
 from service.recall.types import Query
 
 
 def query_of(body: RecallRequest) -> tuple[Query, bool]:
-    """Returns the query of a request, and whether its history is in the store."""
-    stored = body.history is None
+    """Returns the query of a request, and whether its history is in the store.
+
+    The stored history then goes before the one of the query, which has only the seeds.
+    """
+    stored = body.history is None and body.user_id is not None
+    history: Sequence[str] = body.history or ()
+    exclude = body.exclude
+    if body.seeds:
+        seeds = _lightest_first(body.seeds)
+        history = [*history, *seeds]
+        exclude = [*exclude, *seeds]  # whatever `repeats` says
     query = Query(
-        body.user_id,
-        body.history or (),
-        body.exclude,
+        body.user_id or "",
+        history,
+        exclude,
         body.k,
         body.interests,
         _repeat_after_days(body, stored),
     )
     return query, stored
+
+
+def _lightest_first(seeds: Sequence[str | Seed]) -> list[str]:
+    """Returns the ids of seeds by rising weight, because the newest item counts most."""
+    weighed = [
+        (1.0, seed) if isinstance(seed, str) else (seed.weight, seed.item_id) for seed in seeds
+    ]
+    return [item for _, item in sorted(weighed, key=lambda pair: pair[0])]
 
 
 def _repeat_after_days(body: RecallRequest, stored: bool) -> float | None:

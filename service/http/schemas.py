@@ -1,7 +1,7 @@
 """The bodies of requests and answers. Every size is bounded; an unknown field is an error."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,6 +13,7 @@ from service.http.problems import FieldProblem
 from service.recall.types import DegradedReason
 
 MAX_ITEMS = 2000
+MAX_SEEDS = 50
 MAX_BATCH = 256
 MAX_BATCH_ITEMS = 25_600  # a full batch with the default k
 
@@ -52,19 +53,36 @@ class AfterDays(Body):
     after_days: float = Field(gt=0, le=36_500, allow_inf_nan=False, description="days since then")
 
 
+class Seed(Body):
+    """An item that candidates should be like, and how much it counts beside the others."""
+
+    item_id: Id
+    weight: float = Field(1, gt=0, allow_inf_nan=False, description="a heavier seed counts more")
+
+
 class RecallRequest(Body):
-    """A user, and the number of candidates wanted for them."""
+    """A user, a session or seeds, and the number of candidates wanted for them."""
 
     model_config = ConfigDict(
         json_schema_extra={"example": {"user_id": "196", "k": 10, "with_metadata": True}}
     )
 
-    user_id: Id = Field(description="the caller's own id of the user, a string")
+    user_id: Id | None = Field(
+        None,
+        description="the caller's own id of the user, a string; may be left out beside `history` "
+        "or `seeds`",
+    )
     k: int = Field(100, ge=1, le=MAX_ITEMS, description="number of candidates wanted")
     history: list[Id] | None = Field(
         None,
         max_length=1000,
         description="item ids, oldest first, used instead of the stored history",
+    )
+    seeds: list[Id | Seed] = Field(
+        default_factory=list,
+        max_length=MAX_SEEDS,
+        description="items that candidates should be like, as ids or as {item_id, weight}: the "
+        "network reads them as the newest events of the history, the heaviest last",
     )
     exclude: list[Id] = Field(  # a default that is a list would be copied deeply, for 2 µs
         default_factory=list, max_length=1000, description="item ids that are not to be returned"
@@ -79,6 +97,12 @@ class RecallRequest(Body):
         "disliked, are never returned",
     )
     with_metadata: bool = Field(False, description="return title and attributes of every item, too")
+
+    @model_validator(mode="after")
+    def _is_about_somebody(self) -> Self:
+        if self.user_id is None and self.history is None and not self.seeds:
+            raise PydanticCustomError("nobody", "give a user_id, a history or seeds")
+        return self
 
 
 class Candidate(BaseModel):

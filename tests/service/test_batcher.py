@@ -113,6 +113,13 @@ async def test_what_waits_becomes_one_batch_with_one_read() -> None:
     assert set(answers[0].seconds) == {"queue", "store", "model", "search", "merge"}
 
 
+async def test_a_stored_history_goes_before_the_items_of_the_query() -> None:
+    worker = Computing()
+    async with batcher(worker, Store()) as (running, _):
+        answer = await running.recall(Query("u0", ["x", "y"]), read_history=True)
+    assert answer.found.rows.tolist() == [ord(last) for last in "0xy"]
+
+
 async def test_batches_are_bounded() -> None:
     worker, store = Computing(), Store()
     async with batcher(worker, store, max_batch=4) as (running, _):

@@ -235,7 +235,7 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
             target = target[step]
     body = document["components"]["schemas"]["RecallRequest"]["properties"]
     assert set(body) == {
-        *("user_id", "k", "history", "exclude", "interests", "repeats", "with_metadata")
+        *("user_id", "k", "history", "seeds", "exclude", "interests", "repeats", "with_metadata")
     }
     assert set(document["paths"]["/recall"]["post"]["responses"]) >= {"200", "422", "429", "504"}
     (header,) = document["paths"]["/recall"]["post"]["parameters"]
