@@ -47,6 +47,10 @@ class ServeSettings(BaseModel, frozen=True):
     event_types: Path | None = Field(
         None, description="TOML file that changes what types of events do, or adds types"
     )
+    scenarios: Path | None = Field(
+        None,
+        description="TOML file of scenarios, named fields of recalls; read again if it changes",
+    )
     history_limit: int = Field(
         1000, ge=1, le=100_000, description="newest items of a user that are kept and read"
     )

@@ -1,5 +1,6 @@
 """The HTTP application: its paths, its lifespan, and the OpenAPI document."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -26,6 +27,7 @@ from service.http.gate import Gate
 from service.http.middleware import Observed
 from service.http.problems import Problem, error_responses
 from service.http.routes import DEADLINE_HEADER, MAX_DEADLINE_MS, Routes
+from service.http.scenarios import Scenarios, ScenariosResponse
 from service.http.schemas import (
     BatchRequest,
     BatchResponse,
@@ -104,6 +106,7 @@ def create_app(
     """
     metrics = metrics or Metrics()
     event_types = load_event_types(settings.event_types)
+    scenarios = Scenarios(settings.scenarios)
     batcher = Batcher(engine, store, metrics, settings, event_types)
 
     @asynccontextmanager
@@ -112,7 +115,9 @@ def create_app(
         batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
             await store.ping()
+        following = asyncio.create_task(scenarios.follow())
         yield
+        following.cancel()
         await batcher.drain()
         await store.close()
         log.info("drained")
@@ -127,9 +132,12 @@ def create_app(
         redirect_slashes=False,
     )
     app.gate = Gate(batcher, metrics, settings.max_connections)
-    routes = Routes(settings, engine, batcher, store, metrics, event_types)
+    routes = Routes(settings, engine, batcher, store, metrics, event_types, scenarios)
     _route(app, routes, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))
+    app.get("/scenarios", response_model=ScenariosResponse, summary="Named fields of recalls")(
+        scenarios.listed
+    )
     if settings.explorer:
         _route_explorer(app, routes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -39,7 +39,15 @@ from service.http.problems import (
     validation_error,
 )
 from service.http.queries import query_of
-from service.http.schemas import BatchRequest, Event, EventsRequest, Ready, RecallRequest
+from service.http.scenarios import Scenarios
+from service.http.schemas import (
+    TOO_MANY_ITEMS,
+    BatchRequest,
+    Event,
+    EventsRequest,
+    Ready,
+    RecallRequest,
+)
 from service.observability.metrics import Metrics
 from service.recall.served_bundle import ServedBundle
 from service.settings import ServeSettings
@@ -79,6 +87,7 @@ class Routes:
         store: HistoryStore,
         metrics: Metrics,
         event_types: EventTypes,
+        scenarios: Scenarios,
     ) -> None:
         self._settings = settings
         self._engine = engine
@@ -86,6 +95,7 @@ class Routes:
         self._store = store
         self._metrics = metrics
         self._types = event_types
+        self._scenarios = scenarios
         self._logged_problem = ""
 
     def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
@@ -110,7 +120,7 @@ class Routes:
         return await self._recall(request, explain=True)
 
     async def _recall(self, request: Request, explain: bool = False) -> Response:
-        body = await self._body(request, RecallRequest)
+        body = self._scenarios.applied_to(await self._body(request, RecallRequest))
         self._check_interests([body])
         query, is_stored = query_of(body)
         if explain:
@@ -123,13 +133,15 @@ class Routes:
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
         body = await self._body(request, BatchRequest)
-        self._check_interests(body.requests)
-        queries = [query_of(one) for one in body.requests]
+        requests = [self._scenarios.applied_to(one) for one in body.requests]
+        if BatchRequest.is_too_large(requests):  # by the k of a scenario
+            raise Invalid(TOO_MANY_ITEMS)
+        self._check_interests(requests)
+        queries = [query_of(one) for one in requests]
         recalls = self._batcher.recall_all(queries, patience=_patience(request))
         answers = await _while_connected(request, recalls)
         results = [
-            _result(request, one, answer)
-            for one, answer in zip(body.requests, answers, strict=True)
+            _result(request, one, answer) for one, answer in zip(requests, answers, strict=True)
         ]
         return _json(b'{"results":[%b]}' % b",".join(results))
 

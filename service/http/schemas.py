@@ -1,5 +1,6 @@
 """The bodies of requests and answers. Every size is bounded; an unknown field is an error."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -17,11 +18,14 @@ MAX_SEEDS = 50
 MAX_BATCH = 256
 MAX_BATCH_ITEMS = 25_600  # a full batch with the default k
 
+TOO_MANY_ITEMS = f"the sum of k over all requests is above {MAX_BATCH_ITEMS}"
+
 MAX_SECONDS = 1e11
 """A time in the year 5138: a larger number is not in seconds."""
 UNITS = ("milliseconds", 3), ("microseconds", 6), ("nanoseconds", 9)
 """Units of large numbers, and the power of ten that makes seconds of each."""
 
+ScenarioName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Id = Annotated[str, Field(min_length=1, max_length=MAX_ID_LENGTH)]
 
 
@@ -98,6 +102,10 @@ class RecallRequest(Body):
     )
     with_metadata: bool = Field(False, description="return title and attributes of every item, too")
 
+    scenario: ScenarioName | None = Field(
+        None, description="scenario whose fields apply where this request gives none of its own"
+    )
+
     @model_validator(mode="after")
     def _is_about_somebody(self) -> Self:
         if self.user_id is None and self.history is None and not self.seeds:
@@ -136,9 +144,14 @@ class BatchRequest(Body):
 
     @model_validator(mode="after")
     def _bounded(self) -> "BatchRequest":
-        if sum(request.k for request in self.requests) > MAX_BATCH_ITEMS:
-            raise ValueError(f"the sum of k over all requests is above {MAX_BATCH_ITEMS}")
+        if self.is_too_large(self.requests):
+            raise ValueError(TOO_MANY_ITEMS)
         return self
+
+    @staticmethod
+    def is_too_large(requests: Sequence[RecallRequest]) -> bool:
+        """Returns whether requests want more candidates than one batch can give."""
+        return sum(request.k for request in requests) > MAX_BATCH_ITEMS
 
 
 class BatchResponse(BaseModel):

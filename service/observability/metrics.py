@@ -40,6 +40,7 @@ ROUTES = (
     "/recall",
     "/recall/batch",
     "/events",
+    "/scenarios",
     "/users/{user_id}/history",
     "/users/{user_id}",
     "/healthz",

@@ -1,0 +1,133 @@
+"""Scenarios: named sets of fields of a recall, in a TOML file that is read again when it changes.
+
+    [homepage]
+    k = 50
+    repeats = {after_days = 30}
+
+A request names a scenario and may override any field of it. A file that cannot be used does not
+replace the one before: the scenarios stay, and the log and `GET /scenarios` say what is wrong.
+"""
+
+import asyncio
+import logging
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
+
+from service.errors import FieldError, Invalid
+from service.http.schemas import Body, RecallRequest, ScenarioName
+
+log = logging.getLogger(__name__)
+
+MAX_SCENARIOS = 1000
+LOOK_SECONDS = 1.0
+"""Pause between two looks at the file."""
+PER_REQUEST = {"user_id", "history", "seeds", "exclude", "scenario"}
+"""Fields that are a request's own."""
+
+_fields: dict[str, Any] = {
+    name: (field.annotation, field)
+    for name, field in RecallRequest.model_fields.items()
+    if name not in PER_REQUEST
+}
+Scenario: type[BaseModel] = create_model(
+    "Scenario", __base__=Body, __doc__="Fields of a recall that have a name together.", **_fields
+)
+_FILE = TypeAdapter(dict[ScenarioName, Scenario])  # type: ignore[valid-type]
+
+
+class ScenariosResponse(BaseModel):
+    """The scenarios that requests can name."""
+
+    scenarios: dict[str, dict[str, Any]] = Field(description="fields of a recall, by scenario")
+    problem: str | None = Field(
+        None, description="why the file, which has changed, is not used: these are the ones before"
+    )
+
+
+class Scenarios:
+    """The scenarios of a file; none without a file."""
+
+    def __init__(self, file: Path | None) -> None:
+        """Reads the file. Raises ValueError that names the file, the scenario and the field."""
+        self.problem: str | None = None
+        self._file = file
+        self._fields: Mapping[str, Mapping[str, Any]] = {}
+        self._seen: tuple[int, ...] | None = None
+        if file:
+            self._seen = _state(file)
+            self._fields = _read(file)
+
+    def applied_to(self, body: RecallRequest) -> RecallRequest:
+        """Returns the request with the fields of its scenario that it does not give itself.
+
+        Raises Invalid if there is no such scenario.
+        """
+        if body.scenario is None:
+            return body
+        fields = self._fields.get(body.scenario)
+        if fields is None:
+            known = ", ".join(self._fields) or "none: see --scenarios"
+            words = f"There is no such scenario; there are {known}"
+            raise Invalid(f"scenario: {words}", [FieldError("scenario", words)])
+        missing = fields.keys() - body.model_fields_set
+        return body.model_copy(update={name: fields[name] for name in missing})
+
+    async def listed(self) -> ScenariosResponse:
+        """Lists the scenarios that requests can name, with their fields."""
+        found = {
+            name: Scenario.model_construct(**fields).model_dump(mode="json", exclude_unset=True)
+            for name, fields in self._fields.items()
+        }
+        return ScenariosResponse(scenarios=found, problem=self.problem)
+
+    async def follow(self) -> None:
+        """Reads the file again whenever it changes."""
+        while self._file:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the file if it has changed. Keeps the scenarios if it cannot be used."""
+        if not self._file or (state := _state(self._file)) == self._seen:
+            return
+        self._seen = state
+        try:
+            self._fields = _read(self._file)
+        except ValueError as error:
+            self.problem = str(error)
+            log.error("the scenarios stay as they were: %s", error)
+        else:
+            self.problem = None
+            log.info("the scenarios were read again", extra={"scenarios": len(self._fields)})
+
+
+def _state(file: Path) -> tuple[int, ...] | None:
+    """Returns numbers that change when the file does; None if there is none."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """Returns the given fields of each scenario. Raises ValueError if the file cannot be used."""
+    try:
+        found = _FILE.validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        where = ".".join(str(step) for step in problem["loc"])
+        raise ValueError(f"--scenarios: {file}: {where}: {problem['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--scenarios: {file}: {error}") from error
+    if len(found) > MAX_SCENARIOS:
+        raise ValueError(f"--scenarios: {file}: more than {MAX_SCENARIOS} scenarios")
+    return {
+        name: {field: getattr(given, field) for field in given.model_fields_set}
+        for name, given in found.items()
+    }
