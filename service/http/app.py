@@ -22,6 +22,7 @@ from service.errors import ServiceError
 from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.engine import Engine
+from service.http.event_routes import EventRoutes
 from service.http.explanations import ExplainedResponse
 from service.http.gate import Gate
 from service.http.middleware import Observed
@@ -132,8 +133,9 @@ def create_app(
         redirect_slashes=False,
     )
     app.gate = Gate(batcher, metrics, settings.max_connections)
-    routes = Routes(settings, engine, batcher, store, metrics, event_types, scenarios)
-    _route(app, routes, VersionRoutes(settings, engine))
+    routes = Routes(settings, engine, batcher, store, metrics, scenarios)
+    events = EventRoutes(store, metrics, event_types, settings.body_limit)
+    _route(app, routes, events, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))
     app.get("/scenarios", response_model=ScenariosResponse, summary="Named fields of recalls")(
         scenarios.listed
@@ -144,7 +146,7 @@ def create_app(
     return app
 
 
-def _route(app: RecallApp, routes: Routes, versions: VersionRoutes) -> None:
+def _route(app: RecallApp, routes: Routes, events: EventRoutes, versions: VersionRoutes) -> None:
     app.add_exception_handler(ServiceError, routes.on_service_error)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, routes.on_http_error)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, routes.on_invalid_query)  # type: ignore[arg-type]
@@ -178,7 +180,7 @@ def _route(app: RecallApp, routes: Routes, versions: VersionRoutes) -> None:
     )
     post(
         "/events",
-        routes.events,
+        events.events,
         EventsRequest,
         {},
         response_model=EventsResponse,

@@ -2,60 +2,39 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Query as QueryParameter
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batcher import Answer, Batcher
 from service.errors import (
     ClientGone,
     FieldError,
-    HistoryUnusable,
     Invalid,
     NotReady,
     ServiceError,
-    StoreFailed,
-    TooLarge,
-    TooSlow,
-    UnsupportedEncoding,
 )
-from service.history.event_types import EventTypes
-from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
+from service.history.store import HistoryStore, StoreUnavailable
+from service.http.bodies import json_response, read_body
 from service.http.engine import Engine
 from service.http.explanations import with_explanation
-from service.http.problems import (
-    MAX_LISTED,
-    problem_response,
-    service_error_response,
-    validation_error,
-)
+from service.http.problems import problem_response, service_error_response
 from service.http.queries import query_of
 from service.http.scenarios import Scenarios
-from service.http.schemas import (
-    TOO_MANY_ITEMS,
-    BatchRequest,
-    Event,
-    EventsRequest,
-    Ready,
-    RecallRequest,
-)
+from service.http.schemas import TOO_MANY_ITEMS, BatchRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
 from service.recall.served_bundle import ServedBundle
 from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-BODY_SECONDS = 10.0
-"""Time within which a whole body must arrive."""
 WATCH_AFTER_SECONDS = 0.05
 """Time after which the service begins to watch whether the client leaves: most answers are sent
 earlier, and a task for each of them would cost more than it saves."""
@@ -65,14 +44,6 @@ MAX_DEADLINE_MS = 60_000
 PROBE_SECONDS = 0.05
 """Time for which metrics, and a probe that is not strict, wait for the store."""
 
-SEND_AGAIN = "send the same events again; one with a timestamp is not stored twice"
-NOT_STORED = {
-    StoreProblem.WRONG_TYPE: "not stored: a key of this user in the store is not a list; delete or "
-    "repair it before you send this event again",
-    StoreProblem.UNAVAILABLE: "not stored: the store refused it; send this event again",
-}
-
-B = TypeVar("B", bound=BaseModel)
 T = TypeVar("T")
 
 
@@ -86,15 +57,13 @@ class Routes:
         batcher: Batcher,
         store: HistoryStore,
         metrics: Metrics,
-        event_types: EventTypes,
         scenarios: Scenarios,
     ) -> None:
-        self._settings = settings
+        self._body_limit = settings.body_limit
         self._engine = engine
         self._batcher = batcher
         self._store = store
         self._metrics = metrics
-        self._types = event_types
         self._scenarios = scenarios
         self._logged_problem = ""
 
@@ -120,7 +89,7 @@ class Routes:
         return await self._recall(request, explain=True)
 
     async def _recall(self, request: Request, explain: bool = False) -> Response:
-        body = self._scenarios.applied_to(await self._body(request, RecallRequest))
+        body = self._scenarios.applied_to(await read_body(request, RecallRequest, self._body_limit))
         self._check_interests([body])
         query, is_stored = query_of(body)
         if explain:
@@ -128,11 +97,11 @@ class Routes:
         recall = self._batcher.recall(query, is_stored, patience=_patience(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
-        return _json(_result(request, body, answer), {"server-timing": timing})
+        return json_response(_result(request, body, answer), {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
-        body = await self._body(request, BatchRequest)
+        body = await read_body(request, BatchRequest, self._body_limit)
         requests = [self._scenarios.applied_to(one) for one in body.requests]
         if BatchRequest.is_too_large(requests):  # by the k of a scenario
             raise Invalid(TOO_MANY_ITEMS)
@@ -143,30 +112,7 @@ class Routes:
         results = [
             _result(request, one, answer) for one, answer in zip(requests, answers, strict=True)
         ]
-        return _json(b'{"results":[%b]}' % b",".join(results))
-
-    async def events(self, request: Request) -> Response:
-        """Appends to the users' histories, in the order of time if every event has one.
-
-        The type says what an event does: a dislike excludes its item from the next answer on.
-        200 means that all events are stored; 207 that some are, and `errors` says of each other
-        what to do with it. After a 503 send the same events again: an event that was stored
-        already, with the same user, item, type, timestamp and request_id, is not stored twice.
-        Give every event a timestamp: an event without timestamp and request_id is told from a new
-        one only by the front end that it was sent to before, and there may be several of them
-        (`--http-workers`, replicas).
-        """
-        body = await self._body(request, EventsRequest)
-        errors = await self._append(body.events)
-        for position, event in enumerate(body.events):
-            if position not in errors:
-                self._metrics.event(event.type)
-        counted = sum(not self._types.of(event.type).is_stored for event in body.events)
-        accepted = len(body.events) - len(errors)
-        answer: dict[str, Any] = {"accepted": accepted, "stored": accepted - counted}
-        if errors:
-            answer["errors"] = [errors[position]._asdict() for position in sorted(errors)]
-        return _json(to_json(answer), status=207 if errors else 200)
+        return json_response(b'{"results":[%b]}' % b",".join(results))
 
     async def healthz(self) -> Response:
         """Answers 200 while the service works; restart it if it answers anything else.
@@ -180,7 +126,7 @@ class Routes:
             raise NotReady("a task of this process has ended: restart the service")
         if not self._engine.alive():
             raise NotReady("no engine has answered for too long: restart the service")
-        return _json(b'{"alive":true}')
+        return json_response(b'{"alive":true}')
 
     async def readyz(
         self,
@@ -204,7 +150,7 @@ class Routes:
             version=bundle.version,
             store="available" if available else "unavailable",
         )
-        return _json(to_json(ready))
+        return json_response(to_json(ready))
 
     async def metrics(self) -> Response:
         """Answers with the metrics of all processes of the service, for Prometheus."""
@@ -232,32 +178,6 @@ class Routes:
         return problem_response(
             error.status_code, detail, request.state.request_id, headers=headers
         )
-
-    async def _append(self, events: Sequence[Event]) -> dict[int, FieldError]:
-        """Stores events, and returns an error for each position whose event is not stored.
-
-        Raises StoreFailed or HistoryUnusable if no event at all is acknowledged.
-        """
-        stored = [self._types.of(event.type).is_stored for event in events]
-        order = [(event, i) for i, event in enumerate(events) if stored[i]]
-        if all(event.timestamp is not None for event in events):
-            order.sort(key=lambda entry: entry[0].moment)
-        try:
-            problems = await self._store.append([event.for_history() for event, _ in order])
-        except StoreUnavailable as error:
-            self._metrics.refused_events.inc(StoreProblem.UNAVAILABLE.value, by=len(order))
-            raise StoreFailed(f"the events could not be stored: {SEND_AGAIN}") from error
-        errors = {}
-        for (_, position), problem in zip(order, problems, strict=True):
-            if problem:
-                self._metrics.refused_events.inc(problem.value)
-                errors[position] = FieldError(f"events.{position}", NOT_STORED[problem])
-        if len(errors) == len(events):
-            first = [errors[position] for position in sorted(errors)][:MAX_LISTED]
-            if StoreProblem.UNAVAILABLE in problems:
-                raise StoreFailed(f"no event was stored: {SEND_AGAIN}", first)
-            raise HistoryUnusable(f"{first[0].where}: {first[0].problem}", first)
-        return errors
 
     def _check_ready(self) -> ServedBundle:
         """Returns the served bundle. Raises NotReady if this process cannot answer recalls.
@@ -291,30 +211,6 @@ class Routes:
         except (StoreUnavailable, TimeoutError):
             return False
         return not self._batcher.skips_store()
-
-    async def _body(self, request: Request, kind: type[B]) -> B:
-        """Reads and checks a body of bounded size."""
-        _check_encoding(request)
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await self._read(request)
-        except ClientDisconnect:
-            raise ClientGone("the body ended too early: send all of it") from None
-        except TimeoutError:
-            raise TooSlow(f"the body did not arrive within {BODY_SECONDS:g} s") from None
-        try:
-            return kind.model_validate_json(body)
-        except ValidationError as error:
-            raise validation_error(error) from None
-
-    async def _read(self, request: Request) -> bytearray:
-        limit = self._settings.body_limit
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise TooLarge(f"the body has more than {limit} bytes: send less at once")
-        return body
 
     def _check_interests(self, requests: list[RecallRequest]) -> None:
         """Raises NotReady, or Invalid if the bundle cannot generate as many interests."""
@@ -359,13 +255,6 @@ def _patience(request: Request) -> float | None:
     return None
 
 
-def _check_encoding(request: Request) -> None:
-    """Raises UnsupportedEncoding if the body is compressed."""
-    for name, value in request.scope["headers"]:
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise UnsupportedEncoding("the body has a Content-Encoding: send it uncompressed")
-
-
 async def _while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Awaits the work, and cancels it when the client leaves. The body must have been read."""
     working = asyncio.current_task()
@@ -394,7 +283,3 @@ async def _on_leave(request: Request, act: Callable[[], object]) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
     act()
-
-
-def _json(body: bytes, headers: dict[str, str] | None = None, status: int = 200) -> Response:
-    return Response(body, status, headers, media_type="application/json")

@@ -37,7 +37,7 @@ _fields: dict[str, Any] = {
 Scenario: type[BaseModel] = create_model(
     "Scenario", __base__=Body, __doc__="Fields of a recall that have a name together.", **_fields
 )
-_FILE = TypeAdapter(dict[ScenarioName, Scenario])  # type: ignore[valid-type]
+_FILE = TypeAdapter(dict[ScenarioName, Scenario])
 
 
 class ScenariosResponse(BaseModel):

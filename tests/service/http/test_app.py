@@ -136,7 +136,7 @@ async def test_a_recall_whose_client_left_is_not_computed(
 async def test_a_body_that_does_not_arrive_is_answered_408(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.http.routes.BODY_SECONDS", 0.05)
+    monkeypatch.setattr("service.http.bodies.BODY_SECONDS", 0.05)
     app = client._transport.app  # type: ignore[attr-defined]
     sent = await exchange(app, "/recall", [body(b'{"user', more_body=True)])
     assert sent[0]["status"] == 408

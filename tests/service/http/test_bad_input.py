@@ -130,7 +130,7 @@ async def test_an_internal_error_is_logged_and_hidden(
     def broken(*_: object) -> None:
         raise RuntimeError("internal secret")
 
-    monkeypatch.setattr("service.http.routes._json", broken)
+    monkeypatch.setattr("service.http.routes.json_response", broken)
     answer = await client.post("/recall", json={"user_id": "u0"})
     assert answer.status_code == 500
     assert "internal secret" not in answer.text

@@ -1,0 +1,58 @@
+"""Bodies of requests, read in one pass from bytes to checked fields, and answers in JSON."""
+
+import asyncio
+from typing import TypeVar
+
+from fastapi import Request, Response
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from service.errors import ClientGone, TooLarge, TooSlow, UnsupportedEncoding
+from service.http.problems import validation_error
+
+BODY_SECONDS = 10.0
+"""Time within which a whole body must arrive."""
+
+B = TypeVar("B", bound=BaseModel)
+
+
+async def read_body(request: Request, kind: type[B], limit: int) -> B:
+    """Reads and checks a body of at most `limit` bytes.
+
+    Raises a ServiceError that says what is wrong.
+    """
+    _check_encoding(request)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await _read(request, limit)
+    except ClientDisconnect:
+        raise ClientGone("the body ended too early: send all of it") from None
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive within {BODY_SECONDS:g} s") from None
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise validation_error(error) from None
+
+
+async def _read(request: Request, limit: int) -> bytearray:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise TooLarge(f"the body has more than {limit} bytes: send less at once")
+    return body
+
+
+def json_response(
+    body: bytes, headers: dict[str, str] | None = None, status: int = 200
+) -> Response:
+    """Returns an answer whose body is JSON already."""
+    return Response(body, status, headers, media_type="application/json")
+
+
+def _check_encoding(request: Request) -> None:
+    """Raises UnsupportedEncoding if the body is compressed."""
+    for name, value in request.scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+            raise UnsupportedEncoding("the body has a Content-Encoding: send it uncompressed")
