@@ -15,6 +15,7 @@ from model.data.column_kinds import type_columns
 from model.data.id_columns import id_problem, id_text, shown_ids
 from model.data.logs import log_files
 from model.data.table import Table, open_table
+from model.data.times import date_seconds, is_near
 from model.kinds import Kind
 
 TITLE_NAMES = ("title", "movie_title", "item_title", "name", "product_title")
@@ -98,7 +99,8 @@ class MetadataFile:
         if self.genres:
             first = first.with_columns(genres=as_list(first["genres"]))
         first, dropped = _without_bytes(first, self.table.path)
-        return Metadata(first, account, found.height - first.height, hints + dropped)
+        first, far = _without_far_dates(first, self.table.path)
+        return Metadata(first, account, found.height - first.height, hints + dropped + far)
 
     def _attributes(self) -> list[pl.Expr]:
         """Returns all columns but the id, title first."""
@@ -222,6 +224,22 @@ def _without_bytes(items: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, list[
             hints.append(
                 f"{path}: the column {name!r} is left out: values of the type {kind} can't be "
                 "written as JSON"
+            )
+    return items, hints
+
+
+def _without_far_dates(items: pl.DataFrame, path: Path) -> tuple[pl.DataFrame, list[str]]:
+    """Makes dates beyond the years 1 to 9999 null, and tells of them: they have no ISO form."""
+    hints = []
+    for name, kind in items.schema.items():
+        if not isinstance(kind, pl.Date | pl.Datetime):
+            continue
+        near = is_near(date_seconds(pl.col(name), kind))
+        if far := items.select((~near).sum()).item():
+            items = items.with_columns(pl.when(near).then(pl.col(name)))
+            hints.append(
+                f"{path}: the column {name!r} has {far:,} dates beyond the years 1 to 9999: they "
+                "are missing now"
             )
     return items, hints
 

@@ -13,6 +13,7 @@ from typing import Literal
 import polars as pl
 
 from model.data import parquet
+from model.data.times import date_text
 from model.data.unquote import EXAMPLE, NOT_UTF_8, has_quotes, read_header, unquote
 
 SEPARATORS = {"csv": ",", "tsv": "\t"}
@@ -74,15 +75,17 @@ class Table:
     def _parquet_rows(self) -> pl.LazyFrame:
         rows = parquet.scan(self.path)
         names = {name: str(at) for at, name in enumerate(rows.collect_schema())}
-        plain = [str(at) for at, kind in enumerate(self.types) if not kind.is_nested()][:SHOWN]
-        text = pl.concat_str(
-            pl.col(plain).cast(pl.String, strict=False).fill_null(""), separator=","
-        )
+        shown = [
+            _shown(str(at), kind)
+            for at, kind in enumerate(self.types)
+            if not kind.is_nested() and kind != pl.Binary
+        ]
+        text = pl.concat_str(shown[:SHOWN], separator=",") if shown else pl.lit("")
         return (
             rows.select(pl.col(name).alias(at) for name, at in names.items())
             .with_row_index("line", 1)
             .with_columns(
-                text=text.str.head(EXAMPLE) if plain else pl.lit(""),
+                text=text.str.head(EXAMPLE),
                 problem=pl.lit(None, pl.String),
             )
         )
@@ -176,6 +179,13 @@ def read_text(path: Path) -> pl.LazyFrame:
         row_index_offset=1,
         glob=False,
     )
+
+
+def _shown(name: str, kind: pl.DataType) -> pl.Expr:
+    """Returns the values of a column as text for examples."""
+    value = pl.col(name)
+    dated = isinstance(kind, pl.Date | pl.Datetime)
+    return (date_text(value, kind) if dated else value.cast(pl.String)).fill_null("")
 
 
 def _unreadable() -> pl.Expr:

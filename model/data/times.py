@@ -18,6 +18,10 @@ UNITS = (
     ("nanoseconds", 10**17, 1e-9),
 )
 """Name, smallest size and length in seconds of every unit that a number may be in."""
+LARGEST = 2.0**63
+"""Times from here on have no whole seconds in 64 bits."""
+NEAR = -62_135_596_800, 253_402_300_799
+"""The first and the last second of the years 1 to 9999, which have an ISO form."""
 GAP = 100
 """Ratio between the largest time of one unit and the smallest of the next that tells a mixture."""
 
@@ -39,7 +43,10 @@ def time_key(value: pl.Expr, kind: pl.DataType, what: str) -> tuple[pl.Expr, pl.
     Raises ValueError for a column (named by `what`) of any other type.
     """
     if isinstance(kind, pl.Date | pl.Datetime):
-        return *_finite(_seconds(value), None), _problem(_seconds(value), value.is_null())
+        seconds = date_seconds(value, kind)
+        too_far = pl.when(~is_near(seconds)).then(pl.lit("time beyond the years 1 to 9999"))
+        problem = pl.coalesce(_problem(seconds, value.is_null()), too_far)
+        return *_finite(seconds, None), problem
     if isinstance(kind, pl.String):
         text = value.str.strip_chars()
         whole = text.cast(pl.Int64, strict=False)
@@ -67,26 +74,14 @@ def time_range(times: pl.LazyFrame) -> TimeRange:
             pl.col("time").max().alias("last"),
             size.min().alias("smallest"),
             size.max().alias("largest"),
+            _is_calendar_date(pl.col("time")).all().alias("dates"),
         )
         .collect(engine="streaming")
         .sort("unit")
     )
-    hints = []
-    gaps = groups["smallest"][1:].to_numpy() > GAP * groups["largest"][:-1].to_numpy()
-    if gaps.any():
-        listed = [
-            f"{rows:,} like {UNITS[number][0]} ({_moment(first)} to {_moment(last)})"
-            for number, rows, first, last in groups.select("unit", "len", "first", "last").rows()
-        ]
-        hints.append(
-            f"the times look like a mixture of units: {', '.join(listed)}. "
-            "Events are in the order of the bare numbers: write all times in one unit"
-        )
     first, last = float(groups["first"].min()), float(groups["last"].max())  # type: ignore[arg-type]
-    newest = _date(last)
-    if newest is not None and newest > datetime.now(UTC) + timedelta(days=1):
-        hints.append(f"the newest time lies in the future: {_moment(last)}")
-    return TimeRange(_moment(first), _moment(last), hints)
+    hints = [_mixture(groups), _calendar(groups), _future(last)]
+    return TimeRange(_moment(first), _moment(last), [hint for hint in hints if hint])
 
 
 def whole_seconds(events: pl.LazyFrame) -> pl.Expr:
@@ -101,6 +96,51 @@ def whole_seconds(events: pl.LazyFrame) -> pl.Expr:
     return whole // per_second
 
 
+def _mixture(groups: pl.DataFrame) -> str:
+    """Returns a hint if the groups of one unit each lie far apart."""
+    gaps = groups["smallest"][1:].to_numpy() > GAP * groups["largest"][:-1].to_numpy()
+    if not gaps.any():
+        return ""
+    listed = [
+        f"{rows:,} like {UNITS[number][0]} ({_moment(first)} to {_moment(last)})"
+        for number, rows, first, last in groups.select("unit", "len", "first", "last").rows()
+    ]
+    return (
+        f"the times look like a mixture of units: {', '.join(listed)}. "
+        "Events are in the order of the bare numbers: write all times in one unit"
+    )
+
+
+def _calendar(groups: pl.DataFrame) -> str:
+    """Returns a hint if every number reads as a date."""
+    if not groups["dates"].all():
+        return ""
+    return (
+        f"the times look like dates written as numbers, such as {groups['last'][0]:.0f}: they are "
+        "in order, but the time between them is wrong. Write them as 2026-01-31"
+    )
+
+
+def _future(last: float) -> str:
+    """Returns a hint if the newest time lies in the future."""
+    newest = _date(last)
+    if newest is None or newest <= datetime.now(UTC) + timedelta(days=1):
+        return ""
+    return f"the newest time lies in the future: {_moment(last)}"
+
+
+def _is_calendar_date(time: pl.Expr) -> pl.Expr:
+    """Returns whether a number reads as YYYYMMDD, or as that with hhmm or hhmmss behind it."""
+    whole = time.cast(pl.Int64, strict=False)
+    readings = []
+    for digits in (0, 4, 6):
+        date = whole // 10**digits
+        year, month, day = date // 10_000, date // 100 % 100, date % 100
+        limits = ((year, 1970, 2100), (month, 1, 12), (day, 1, 31))
+        readings.append(pl.all_horizontal(part.is_between(low, up) for part, low, up in limits))
+    return pl.any_horizontal(readings)
+
+
 def _date(time: float) -> datetime | None:
     """Returns the date that a number is likely to mean; None if it is likely to be no date."""
     _, _, seconds = [unit for unit in UNITS if abs(time) >= unit[1]][-1]
@@ -112,11 +152,7 @@ def _date(time: float) -> datetime | None:
 
 def _moment(time: float) -> str:
     date = _date(time)
-    return f"{time:g}" if date is None else f"{date:%Y-%m-%d %H:%M}"
-
-
-def _seconds(value: pl.Expr) -> pl.Expr:
-    return value.cast(pl.Datetime("us")).dt.epoch("us") / 1e6
+    return f"{time:.15g}" if date is None else f"{date:%Y-%m-%d %H:%M}"
 
 
 def _finite(number: pl.Expr, whole: pl.Expr | None) -> tuple[pl.Expr, pl.Expr]:
@@ -133,7 +169,27 @@ def _problem(number: pl.Expr, missing: pl.Expr) -> pl.Expr:
         .then(pl.lit("time is neither a number nor an ISO date"))
         .when(~number.is_finite())
         .then(pl.lit("time is not finite"))
+        .when(number.abs() >= LARGEST)
+        .then(pl.lit("time is too large a number"))
     )
+
+
+def date_seconds(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """Returns the seconds of dates or datetimes, of any that the type can hold."""
+    number = value.to_physical().cast(pl.Float64)
+    if isinstance(kind, pl.Datetime):
+        return number / {"ms": 1e3, "us": 1e6, "ns": 1e9}[kind.time_unit]
+    return number * 86_400
+
+
+def date_text(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """Returns dates or datetimes as text. Null for far ones, on which polars panics."""
+    return pl.when(is_near(date_seconds(value, kind))).then(value).cast(pl.String)
+
+
+def is_near(seconds: pl.Expr) -> pl.Expr:
+    """Returns whether a time lies in the years 1 to 9999."""
+    return seconds.is_between(*NEAR)
 
 
 def iso_seconds(text: pl.Expr) -> pl.Expr:

@@ -59,8 +59,8 @@ def _encodable(column: pl.Series, as_text: bool = False) -> list[Any] | None:
         values = (column.cast(pl.String) if as_text else column).to_list()
         if not _always_fits(column.dtype):
             to_json(values, inf_nan_mode="null")
-    except (ValueError, OverflowError, pl.exceptions.PolarsError):
-        return None
+    except (ValueError, OverflowError, pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return None  # polars panics at dates of a year beyond 262,142
     return values
 
 

@@ -76,3 +76,11 @@ def test_types_that_cannot_be_ids_are_refused_by_name(
     pl.DataFrame(table).write_parquet(tmp_path / "log.parquet")
     with pytest.raises(ValueError, match=rf"log\.parquet: the column '{role}' has the type"):
         run(tmp_path / "log.parquet")
+
+
+def test_bytes_in_a_column_that_is_not_read_do_no_harm(tmp_path: Path) -> None:
+    table = {"user": ["a", None], "item": ["x", "y"], "time": [1, 2], "raw": [b"\xff", b"\x00"]}
+    pl.DataFrame(table).write_parquet(tmp_path / "log.parquet")
+    report, dataset = run(tmp_path / "log.parquet")
+    assert report.malformed["no user id"].examples == ["log.parquet:2: ,y,2"]
+    assert histories(dataset) == {"a": ["x"]}

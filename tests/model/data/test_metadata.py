@@ -144,3 +144,20 @@ def test_a_table_that_describes_no_item_of_the_log_is_told(tmp_path: Path) -> No
     assert "none of the rows of" in str(report)
     assert "items.csv describes an item of the log: its ids are such as '7.0', '8.0'" in str(report)
     assert "the log's such as '007', '008'" in str(report)
+
+
+def test_dates_that_have_no_iso_form_are_missing_and_told(tmp_path: Path) -> None:
+    log = write(tmp_path / "log.txt", "a x y\n")
+    far = pl.Series([2**61, 1_700_000_000_000]).cast(pl.Datetime("ms"))
+    days = pl.Series([2**31 - 1, None], dtype=pl.Int32).cast(pl.Date)
+    table = pl.DataFrame({"item": ["x", "y"], "far": far, "days": days})
+    table.write_parquet(tmp_path / "items.parquet")
+    report, dataset = run(log, items=tmp_path / "items.parquet")
+    assert dataset.items["far"].null_count() == 1
+    assert dataset.items["days"].null_count() == 2
+    assert report.metadata
+    told = [hint.partition("the column ")[2] for hint in report.metadata.hints]
+    assert told == [
+        "'far' has 1 dates beyond the years 1 to 9999: they are missing now",
+        "'days' has 1 dates beyond the years 1 to 9999: they are missing now",
+    ]

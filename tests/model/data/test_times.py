@@ -78,6 +78,8 @@ def test_plain_times_need_no_hint(tmp_path: Path, times: list[Any]) -> None:
             [2023, 2024, SECOND * 10**9],
             "2 like numbers below 100,000,000 (2023 to 2024), 1 ",
         ),
+        ([20240131, 19991231], "dates written as numbers, such as 20240131: they are in order"),
+        ([202401312359, 199912310000], "dates written as numbers, such as 202401312359"),
         ([SECOND, 4_000_000_000], "the newest time lies in the future: 2096-10-02 07:06"),
     ],
 )
@@ -107,3 +109,25 @@ def test_a_column_in_which_no_row_has_a_time(tmp_path: Path) -> None:
     report, dataset = run(folder)
     assert malformed(report) == {"no time": 1, "no item id": 1}
     assert histories(dataset) == {"a": ["x"]}
+
+
+FAR_DATES = pl.Series([2**61, SECOND * 1000]).cast(pl.Datetime("ms"))
+
+
+@pytest.mark.parametrize(
+    ("times", "problem"),
+    [
+        (["99999999999999999999", "1"], "time is too large a number"),
+        ([-(2.0**63), 1.0], "time is too large a number"),
+        (pl.Series([2**64 - 1, 1], dtype=pl.UInt64), "time is too large a number"),
+        (pl.Series([2**63 - 1, 1]), "time is too large a number"),
+        (FAR_DATES, "time beyond the years 1 to 9999"),
+        (pl.Series([2**31 - 1, 1]).cast(pl.Int32).cast(pl.Date), "time beyond the years 1 to 9999"),
+    ],
+)
+def test_times_that_nothing_means_are_left_out(tmp_path: Path, times: Any, problem: str) -> None:
+    table = pl.DataFrame({"user": ["a", "a"], "item": ["x", "y"], "time": times})
+    table.write_parquet(tmp_path / "log.parquet")
+    report, dataset = run(tmp_path / "log.parquet")
+    assert malformed(report) == {problem: 1}
+    assert histories(dataset) == {"a": ["y"]}

@@ -91,6 +91,9 @@ NO_JSON = {
     "nested": pl.Series([{"raw": b"\xff", "n": 1}, None, None]),
     "ages": pl.Series([2**62, 0, None]).cast(pl.Duration("ms")),
     "times": pl.Series([[2**62], [], None]).cast(pl.List(pl.Datetime("us"))),
+    "later": pl.Series([2**62, 0, None]).cast(pl.Datetime("ms")),
+    "latest": pl.Series([2**31 - 1, 0, None]).cast(pl.Int32).cast(pl.Date),
+    "record": pl.Series([{"at": 2**62}, None, None]).cast(pl.Struct({"at": pl.Datetime("ms")})),
 }
 
 
