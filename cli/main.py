@@ -38,6 +38,8 @@ COMMANDS = {
     "evaluate runs": "cli.evaluate:EvaluateRuns",
     "history load": "cli.serve:LoadHistory",
     "serve": "cli.serve:Serve",
+    "experiment plan": "cli.experiment:ExperimentPlan",
+    "experiment report": "cli.experiment:ExperimentReportCommand",
     "demo": "cli.demo:Demo",
     "doctor": "cli.doctor:Doctor",
 }

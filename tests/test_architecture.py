@@ -32,6 +32,7 @@ ROOMS = (
     "service.settings",
     "service.errors",
     "service.recall",
+    "service.experiments",
     "service.history",
     "service.observability",
     "service.catalogue",

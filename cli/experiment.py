@@ -1,0 +1,130 @@
+"""Commands of experiments: `recgpt experiment plan`, `recgpt experiment report`."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from cli.config import Command
+
+
+class ExperimentPlan(Command):
+    """Tell how many users, and days, an experiment takes to find a difference.
+
+    Mean and deviation of the metric over users are measured in a log of events, or given.
+
+    examples:
+      recgpt experiment plan --events events.parquet --metric click --days 14 --effect 0.03
+      recgpt experiment plan --mean 1.8 --deviation 3.1 --effect 0.03 --users-per-day 20000
+    """
+
+    events: Path | None = Field(None, description="Parquet file: user_id, type, at, request_id")
+    metric: str = Field("click", description="type of the events that are counted")
+    days: float = Field(14, gt=0, description="length of the experiment to measure the log for")
+    mean: float | None = Field(None, gt=0, description="mean of the metric over users")
+    deviation: float | None = Field(None, gt=0, description="its standard deviation")
+    effect: float = Field(0.03, gt=0, description="relative difference to be found")
+    arms: int = Field(2, ge=2, le=20, description="number of arms, the control included")
+    power: float = Field(0.8, gt=0.5, lt=1, description="probability to find the difference")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="probability to find one by chance")
+    users_per_day: int | None = Field(
+        None, ge=1, description="new users of the experiment a day, to tell how long it takes"
+    )
+
+    def run(self) -> None:
+        """Prints the size. Raises ValueError if the metric is neither measured nor given."""
+        from service.experiments.plan import figures_of, plan
+        from service.experiments.totals import read_events
+
+        correlation = 0.0
+        if self.events:
+            events = read_events(self.events)
+            mean, deviation, correlation = figures_of(events, self.metric, self.days)
+        elif self.mean and self.deviation:
+            mean, deviation = self.mean, self.deviation
+        else:
+            raise ValueError("give --events, or both --mean and --deviation")
+        found = plan(mean, deviation, self.effect, self.arms, self.power, self.alpha, correlation)
+        print(
+            f"{self.metric}: mean {mean:.4g}, standard deviation {deviation:.4g}, correlation with "
+            f"the time before {correlation:.2f}"
+        )
+        print(
+            f"A difference of {self.effect:.1%} is found with a probability of {self.power:.0%} "
+            f"among {found.users:,} users, {found.users // self.arms:,} an arm"
+        )
+        if self.users_per_day:
+            print(f"That takes {found.users / self.users_per_day:.1f} days")
+
+
+class ExperimentReportCommand(Command):
+    """Compare the arms of an experiment: an HTML page with the verdict, and JSON beside it.
+
+    The metrics are types of events, counted for each user on items that the experiment's recalls
+    offered: click, click/exposure (for each recall), watch.value (the sum of values).
+
+    example:
+      recgpt experiment report --experiments experiments.toml --name interests \\
+        --exposures exposures.parquet --events events.parquet --days 14 --out report.html
+    """
+
+    experiments: Path = Field(description="TOML file of the experiments")
+    name: str = Field(description="name of the experiment")
+    exposures: Path = Field(
+        description="Parquet file: experiment, arm, user_id, request_id, at, degraded"
+    )
+    events: Path = Field(description="Parquet file: user_id, type, at, request_id, value")
+    out: Path = Field(description="HTML page to write; the JSON gets the same name")
+    primary: str = Field("click", description="the metric that decides")
+    secondary: list[str] = Field(["click/exposure"], description="metrics that inform")
+    guardrails: list[str] = Field([], description="metrics of which more is worse")
+    margin: float = Field(0.01, ge=0, description="accepted relative increase of a guardrail")
+    alpha: float = Field(0.05, gt=0, lt=0.5, description="probability of a difference by chance")
+    days: float | None = Field(None, gt=0, description="planned length (default: it is over)")
+    sequential: bool = Field(
+        False, description="intervals that hold at every look, which are wider"
+    )
+    within_hours: float = Field(
+        24, gt=0, description="an event counts if it came within this time after the recall"
+    )
+
+    def run(self) -> None:
+        """Writes the page and prints the verdict."""
+        from datetime import timedelta
+
+        from model.files import check_output, write_json
+        from service.experiments.analysis import Question, analyse
+        from service.experiments.config import read_experiments
+        from service.experiments.metric import Metric
+        from service.experiments.page import write_page
+        from service.experiments.totals import read_events, read_exposures, user_totals
+
+        check_output(self.out)
+        experiment = read_experiments(self.experiments).root.get(self.name)
+        if not experiment:
+            raise ValueError(f"{self.experiments} has no experiment {self.name}")
+        if self.sequential and not self.days:
+            raise ValueError("--sequential needs --days: the intervals are narrowest at that end")
+        question = Question(
+            experiment=self.name,
+            weights={arm: settings.weight for arm, settings in experiment.arms.items()},
+            primary=self.primary,
+            secondary=tuple(self.secondary),
+            guardrails=tuple(self.guardrails),
+            margin=self.margin,
+            alpha=self.alpha,
+            days=self.days,
+            sequential=self.sequential,
+        )
+        names = (self.primary, *self.secondary, *self.guardrails)
+        totals = user_totals(
+            read_exposures(self.exposures, self.name),
+            read_events(self.events),
+            [Metric.parse(name) for name in names],
+            within=timedelta(hours=self.within_hours),
+        )
+        report = analyse(question, totals)
+        write_page(report, self.out)
+        write_json(self.out.with_suffix(".json"), report.model_dump(mode="json"))
+        for arm in report.arms:
+            print(arm.verdict)
+        print(f"the report is {self.out}")

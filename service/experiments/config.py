@@ -1,0 +1,115 @@
+"""Experiments: which arms there are, and which users take part. The file is TOML:
+
+    [interests]                     # the experiment's name
+    layer = "recall"                # experiments of one layer share no user
+    slice = [0.0, 0.5]              # the part of the layer's users that takes part
+    users = { "qa-1" = "four" }     # users with a fixed arm, for tests
+
+    [interests.arms.one]            # the first arm is the control
+    interests = 1
+
+    [interests.arms.four]
+    weight = 2                      # twice as many users as an arm of weight 1
+    interests = 4
+
+Front ends load this module, so it imports no library that computes.
+"""
+
+import tomllib
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+MAX_EXPERIMENTS = 100
+MAX_ARMS = 20
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Position = Annotated[float, Field(ge=0, le=1)]
+
+
+class Checked(BaseModel):
+    """A part of the file: an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Arm(Checked):
+    """One of the settings that an experiment compares; what is not set is as without it."""
+
+    weight: float = Field(1.0, gt=0, description="its users, in proportion to the other arms'")
+    interests: int | None = Field(None, ge=1, le=8, description="interests to generate")
+
+
+class Experiment(Checked):
+    """An experiment on some of the users."""
+
+    layer: Name = Field("default", description="experiments of one layer share no user")
+    slice: tuple[Position, Position] = Field(
+        (0.0, 1.0), description="part of the layer's users that takes part: from, to"
+    )
+    salt: str = Field(
+        "", max_length=128, description="changes who gets which arm (default: the name)"
+    )
+    users: dict[str, Name] = Field(
+        default_factory=dict, max_length=10_000, description="users with a fixed arm"
+    )
+    arms: dict[Name, Arm] = Field(
+        min_length=2, max_length=MAX_ARMS, description="what is compared; the first is the control"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        begin, end = self.slice
+        if begin >= end:
+            raise ValueError(f"slice = [{begin}, {end}] holds no user: the second must be larger")
+        unknown = sorted(set(self.users.values()) - set(self.arms))
+        if unknown:
+            raise ValueError(f"users: {unknown[0]} is no arm; the arms are {', '.join(self.arms)}")
+        return self
+
+    @property
+    def control(self) -> str:
+        """The arm that the others are compared with."""
+        return next(iter(self.arms))
+
+
+class Experiments(RootModel[Annotated[dict[Name, Experiment], Field(max_length=MAX_EXPERIMENTS)]]):
+    """All experiments that run, by name."""
+
+    @model_validator(mode="after")
+    def _disjoint_in_layers(self) -> Self:
+        layers = defaultdict(list)
+        for name, experiment in self.root.items():
+            layers[experiment.layer].append((*experiment.slice, name))
+        for layer, slices in layers.items():
+            slices.sort()
+            for (_, end, name), (begin, _, following) in pairwise(slices):
+                if begin < end:
+                    raise ValueError(
+                        f"{name} and {following} share users of the layer {layer}: give them "
+                        "slices that do not overlap, or layers of their own"
+                    )
+        return self
+
+
+def read_experiments(path: Path) -> Experiments:
+    """Reads the file. Raises ValueError that names the key at fault, OSError if it is not there."""
+    try:
+        return Experiments.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise ValueError(f"{path}: {where}: {problem['msg']}".replace(": : ", ": ")) from error

@@ -1,0 +1,112 @@
+"""Per-user totals: what every user of an experiment was shown, and did.
+
+Exposures and events meet by `request_id`: an event counts if it names a recall of the experiment. A
+user who did nothing counts with zeros, and so does a user whose events came too late.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from service.experiments.metric import DEGRADED, EXPOSURES, SPECIAL, Metric
+
+Kind = pl.DataType | type[pl.DataType]
+
+EXPOSURE_COLUMNS: dict[str, Kind] = {
+    "experiment": pl.String,
+    "arm": pl.String,
+    "user_id": pl.String,
+    "request_id": pl.String,
+    "at": pl.Datetime("us", "UTC"),
+}
+EVENT_COLUMNS: dict[str, Kind] = {
+    "user_id": pl.String,
+    "type": pl.String,
+    "at": pl.Datetime("us", "UTC"),
+    "request_id": pl.String,
+}
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The totals of an experiment's users."""
+
+    users: pl.DataFrame
+    """user_id, arm, a column for each metric, and those of the time before the experiment."""
+    mixed_users: int
+    """Users who saw two arms, and are left out."""
+    since: datetime
+    until: datetime
+    """Times of the first and the last exposure."""
+
+
+def read_exposures(path: Path, experiment: str) -> pl.DataFrame:
+    """Reads the exposures of an experiment. Raises ValueError if there are none, or no column."""
+    found = _read(path, EXPOSURE_COLUMNS).filter(pl.col("experiment") == experiment).collect()
+    if not found.height:
+        raise ValueError(f"{path} has no exposure of the experiment {experiment}")
+    return found
+
+
+def read_events(path: Path) -> pl.DataFrame:
+    """Reads events. Raises ValueError if a column is missing."""
+    return _read(path, EVENT_COLUMNS).collect()
+
+
+def user_totals(
+    exposures: pl.DataFrame,
+    events: pl.DataFrame,
+    metrics: Sequence[Metric],
+    within: timedelta = timedelta(days=1),
+    before: timedelta = timedelta(days=14),
+) -> Totals:
+    """Returns the totals of all users.
+
+    An event counts if it came `within` this time after the recall that it names. The totals of the
+    time `before` the first exposure of all hold any events: they are no outcome, but tell how
+    active a user is (CUPED).
+    """
+    arms = exposures.group_by("user_id").agg(pl.col("arm").first(), seen=pl.col("arm").n_unique())
+    users = arms.filter(pl.col("seen") == 1).select("user_id", "arm")
+    exposed = exposures.join(users, on="user_id", how="semi")
+    since, until = exposures["at"].min(), exposures["at"].max()
+    assert isinstance(since, datetime)
+    assert isinstance(until, datetime)
+    shown = [pl.len().cast(pl.Float64).alias(EXPOSURES)]
+    if DEGRADED in exposed.columns:
+        shown.append(pl.col(DEGRADED).cast(pl.Float64).sum().alias(DEGRADED))
+    totals = users.join(exposed.group_by("user_id").agg(shown), on="user_id")
+    outcomes = events.join(
+        exposed.select("request_id", "user_id", shown_at="at"), on=["request_id", "user_id"]
+    ).filter(pl.col("at").is_between(pl.col("shown_at"), pl.col("shown_at") + within))
+    earlier = events.filter(pl.col("at").is_between(since - before, since, closed="left"))
+    for metric in metrics:
+        if metric.type in SPECIAL:
+            continue
+        for kept, column in (outcomes, metric.column), (earlier, metric.before):
+            if column not in totals.columns:
+                totals = totals.join(_sums(kept, metric, column), on="user_id", how="left")
+                totals = totals.with_columns(pl.col(column).fill_null(0.0))
+    return Totals(totals.sort("user_id"), arms.height - users.height, since, until)
+
+
+def _sums(events: pl.DataFrame, metric: Metric, column: str) -> pl.DataFrame:
+    if metric.of_values and "value" not in events.columns:
+        raise ValueError(f"{metric.name}: the events have no column `value`")
+    total = pl.col("value").sum() if metric.of_values else pl.len()
+    kept = events.filter(pl.col("type") == metric.type)
+    return kept.group_by("user_id").agg(total.cast(pl.Float64).alias(column))
+
+
+def _read(path: Path, columns: Mapping[str, Kind]) -> pl.LazyFrame:
+    try:
+        frame = pl.scan_parquet(path)
+        missing = sorted(columns.keys() - set(frame.collect_schema().names()))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+    if missing:
+        raise ValueError(f"{path} lacks the column {missing[0]}; it needs {', '.join(columns)}")
+    return frame.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())

@@ -1,0 +1,89 @@
+"""`recgpt experiment`: from files of exposures and events to a page with a verdict."""
+
+import json
+from pathlib import Path
+
+import pytest
+from simulated_experiment import simulated
+
+from cli.main import main
+
+EXPERIMENTS = "[e.arms.a]\n[e.arms.b]\ninterests = 4\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    exposures, events = simulated(4000, effect=0.4)
+    paths = {name: tmp_path / f"{name}.parquet" for name in ("exposures", "events")}
+    exposures.write_parquet(paths["exposures"])
+    events.write_parquet(paths["events"])
+    paths["experiments"] = tmp_path / "experiments.toml"
+    paths["experiments"].write_text(EXPERIMENTS)
+    return {name: str(path) for name, path in paths.items()}
+
+
+def words(files: dict[str, str], *more: str) -> list[str]:
+    flags = [word for name, path in files.items() for word in (f"--{name}", path)]
+    return ["experiment", "report", "--name", "e", *flags, *more]
+
+
+def test_a_report_is_a_page_and_json(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "report.html"
+    main(words(files, "--out", str(out), "--guardrails", "degraded/exposure", "--days", "14"))
+    assert "Ship b: it is better in click (+" in capsys.readouterr().out
+    page = out.read_text()
+    assert "Ship b" in page
+    assert "degraded/exposure (guardrail)" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "")
+    found = json.loads(out.with_suffix(".json").read_text())
+    assert found["users"].keys() == {"a", "b"}
+    assert found["arms"][0]["primary"]["lower"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "problem"),
+    [
+        (["--name", "other"], "has no experiment other"),
+        (["--primary", "Click"], "Click is no metric"),
+        (["--sequential"], "--sequential needs --days"),
+        (["--exposures", "nothing.parquet"], "nothing.parquet can't be read as Parquet"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(
+    files: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    problem: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*words(files, "--out", str(tmp_path / "report.html")), *more])
+    assert problem in capsys.readouterr().err
+
+
+def test_a_file_without_a_column_is_refused(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files["events"] = files["exposures"]
+    with pytest.raises(SystemExit):
+        main(words(files, "--out", str(tmp_path / "report.html")))
+    assert "lacks the column type" in capsys.readouterr().err
+
+
+def test_a_plan_tells_users_and_days(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["experiment", "plan", "--events", files["events"], "--users-per-day", "1000"])
+    measured = capsys.readouterr().out
+    assert "click: mean" in measured
+    assert "users" in measured
+    assert "That takes" in measured
+    main(["experiment", "plan", "--mean", "2", "--deviation", "2", "--effect", "0.1"])
+    # 2 · (1.96 + 0.84)² · 2² / (0.1 · 2)² = 1,570 users an arm
+    assert "1,570 an arm" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["experiment", "plan", "--mean", "2"])
+    assert "give --events, or both --mean and --deviation" in capsys.readouterr().err
