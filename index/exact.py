@@ -96,12 +96,15 @@ class Int8Scores(NamedTuple):
     slack_B: Rows  # twice the bound of the error, in units of the scores
 
     @staticmethod
-    def allocate(queries: int, catalogue: Int8Catalogue) -> "Int8Scores":
-        """Allocates memory for up to `queries` queries."""
+    def allocate(
+        queries: int, catalogue: Int8Catalogue, positions: int | None = None
+    ) -> "Int8Scores":
+        """Allocates memory for up to `queries` queries, and their scores of all positions."""
         _, groups, _ = catalogue.blocks.items_NQ64.shape
+        positions = len(catalogue.blocks.start_P) if positions is None else positions
         return Int8Scores(
             np.zeros((queries, groups * FOUR), np.uint8),
-            np.empty((queries, len(catalogue.blocks.start_P)), np.int16),
+            np.empty((queries, positions), np.int16),
             np.empty(queries, np.int64),
         )
 
@@ -157,15 +160,27 @@ def _search(
 @inlined
 def score_all(catalogue: Int8Catalogue, queries_BD: Vectors, scores: Int8Scores) -> None:
     """Writes the scores of all items for each query, and their slack."""
+    score_blocks(catalogue, catalogue.blocks, len(catalogue.vectors_VD), queries_BD, scores)
+
+
+@inlined
+def score_blocks(
+    catalogue: Int8Catalogue,
+    blocks: Int8Blocks,
+    items: Integer,
+    queries_BD: Vectors,
+    scores: Int8Scores,
+) -> None:
+    """Writes the scores of the first `items` of these blocks for each query, and their slack."""
     queries = len(queries_BD)
     for query in range(queries):
         query_D, levels_E = queries_BD[query], scores.levels_BE[query]
         scores.slack_B[query] = _quantise_query(catalogue, query_D, levels_E)
     levels_T = row_addresses(scores.levels_BE[:queries])
     scores_T = row_addresses(scores.scores_BP[:queries])
-    multiply(catalogue.blocks, levels_T, scores_T, catalogue.shift)
+    multiply(blocks, levels_T, scores_T, catalogue.shift)
     for query in range(queries):
-        scores.scores_BP[query, len(catalogue.vectors_VD) :] = LOWEST
+        scores.scores_BP[query, items:] = LOWEST
 
 
 @inlined

@@ -11,10 +11,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from index.exact import ExactIndex
+from index.exact import ExactIndex, Int8Catalogue
 from index.formats import LISTS_FILE, read_index_json
 from index.ivf.layout import read_layout
 from index.ivf.search import MISSING, IvfSearch
+from index.selection import SelectionSearch
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -27,7 +28,8 @@ class IvfIndex:
 
     def __init__(self, lists: Any, content: dict[str, Any], vectors_VD: Vectors) -> None:
         """`lists` is what `train_lists` returned for the vectors; `content` is of index.json."""
-        self._search = IvfSearch(read_layout(lists, vectors_VD))
+        self.layout = read_layout(lists, vectors_VD)
+        self._search = IvfSearch(self.layout)
         self._items = len(vectors_VD)
         self._nprobe = int(content["parameters"]["nprobe"])
         self._measured_hits = int(content["measured"]["hits"])
@@ -47,6 +49,25 @@ class IvfIndex:
             found = self._search.search(queries_BD[short_B], k, self._search.lists)
             scores_BK[short_B], rows_BK[short_B] = found
         return scores_BK, rows_BK
+
+
+def selection_search(index: ExactIndex | IvfIndex) -> SelectionSearch:
+    """Returns the search among the items that a filter allows, over the codes of the index."""
+    if isinstance(index, ExactIndex):
+        items = len(index.catalogue.vectors_VD)
+        return SelectionSearch(index.catalogue, np.arange(items, dtype=np.int32))
+    layout = index.layout
+    catalogue = Int8Catalogue(
+        layout.vectors_VD,
+        layout.rotation_DD,
+        layout.items,
+        layout.step,
+        layout.max_error,
+        layout.max_length,
+        layout.max_level,
+        layout.items_shift,
+    )
+    return SelectionSearch(catalogue, layout.rows_P)
 
 
 def load_index(folder: Path, vectors_VD: Vectors, vectors_sha256: str) -> ExactIndex | IvfIndex:

@@ -367,3 +367,5 @@ class Batcher:
                 self._metrics.fallbacks.inc(answer.degraded_reason)
             if found.unknown_items:
                 self._metrics.unknown_items.inc(by=found.unknown_items)
+            if found.filter:
+                self._metrics.filtered(found.filter)

@@ -27,6 +27,7 @@ ROOMS = (
     "index.exact",
     "index.formats",
     "index.benchmark",
+    "index.selection",
     "index.search",
     "index.build",
     "service.settings",

@@ -20,6 +20,8 @@ Shapes: V catalogue, D width, L lists (L + 1 offsets), P positions of items, N i
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import faiss
@@ -57,6 +59,9 @@ class IvfLayout(NamedTuple):
     rows_P: NDArray[np.int32]  # of the catalogue; NO_ROW for padding
     vectors_VD: NDArray[np.float32]  # in the order of the catalogue
     max_level: int  # of a component of a query
+    step: float  # the value of an integer step of an item's component
+    max_error: float  # the largest distance between an item and its code
+    max_length: float  # of a code, in steps
 
 
 def list_count(items: int) -> int:
@@ -96,9 +101,11 @@ def read_layout(index: Any, vectors_VD: NDArray[np.float32]) -> IvfLayout:
         raise ValueError(f"it holds {index.ntotal} vectors, and the bundle {vectors_VD.shape}")
     rotation: Any = faiss.downcast_VectorTransform(index.chain.at(0))
     centroids, centroids_shift = _centroids(inverted)
-    items, offsets_L, rows_P, max_length = _read_lists(inverted)
+    rotation_DD = faiss.vector_to_array(rotation.A).reshape(width, width).T.copy()
+    turned = partial(_turned, np.asarray(vectors_VD), rotation_DD)
+    items, offsets_L, rows_P, step, max_error, max_length = _read_lists(inverted, turned)
     return IvfLayout(
-        faiss.vector_to_array(rotation.A).reshape(width, width).T.copy(),
+        rotation_DD,
         centroids,
         centroids_shift,
         items,
@@ -107,7 +114,18 @@ def read_layout(index: Any, vectors_VD: NDArray[np.float32]) -> IvfLayout:
         rows_P,
         np.asarray(vectors_VD),
         max_level(),
+        step,
+        max_error,
+        max_length,
     )
+
+
+def _turned(
+    vectors_VD: NDArray[np.float32], rotation_DD: NDArray[np.float32], rows_N: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Returns the rotated vectors of some rows, N D."""
+    turned_ND: NDArray[np.float32] = vectors_VD[rows_N] @ rotation_DD
+    return turned_ND
 
 
 def _centroids(inverted: Any) -> tuple[Int8Blocks, int]:
@@ -120,10 +138,16 @@ def _centroids(inverted: Any) -> tuple[Int8Blocks, int]:
 
 
 def _read_lists(
-    inverted: Any,
-) -> tuple[Int8Blocks, NDArray[np.int32], NDArray[np.int32], float]:
-    """Returns items in blocks, list offsets, rows, and the length of the longest item in steps."""
-    lists, width, max_length = inverted.invlists, inverted.d, 0.0
+    inverted: Any, turned: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+) -> tuple[Int8Blocks, NDArray[np.int32], NDArray[np.int32], float, float, float]:
+    """Returns items in blocks, list offsets, rows, the step, the largest error and length.
+
+    The code c stands for the component `low + (c + 1/2) step`, up to the item's error.
+    """
+    lists, width, max_error, max_length = inverted.invlists, inverted.d, 0.0, 0.0
+    low, span = faiss.vector_to_array(inverted.sq.trained).tolist()
+    step = span / 255
+    middle = np.float32(low + (CODE_ZERO + 0.5) * step)
     sizes_L = np.array([lists.list_size(number) for number in range(inverted.nlist)])
     offsets_L = np.array([0, *(-(-sizes_L // BLOCK_ITEMS)).cumsum()], dtype=np.int32)
     items = Int8Blocks.allocate(int(offsets_L[-1]), width)
@@ -135,8 +159,13 @@ def _read_lists(
         steps_ND = codes_ND.view(np.int8) ^ np.int8(-CODE_ZERO)  # the code less CODE_ZERO
         fill_blocks(items, offsets_L[number], steps_ND)
         first, end = offsets_L[number] * BLOCK_ITEMS, offsets_L[number + 1] * BLOCK_ITEMS
-        rows_P[first : first + size] = faiss.rev_swig_ptr(lists.get_ids(number), size)
+        rows_N = faiss.rev_swig_ptr(lists.get_ids(number), size)
+        rows_P[first : first + size] = rows_N
         items.start_P[first + size : end] = PADDING_START
-        lengths_N = np.linalg.norm(steps_ND.astype(np.float32), axis=1)
-        max_length = max(max_length, float(lengths_N.max()))
-    return items, offsets_L, rows_P, max_length
+        values_ND = steps_ND.astype(np.float32)
+        max_length = max(max_length, float(np.linalg.norm(values_ND, axis=1).max()))
+        values_ND *= np.float32(step)
+        values_ND += middle
+        errors_N = np.linalg.norm(turned(rows_N) - values_ND, axis=1)
+        max_error = max(max_error, float(errors_N.max()))
+    return items, offsets_L, rows_P, step, max_error, max_length

@@ -1,15 +1,20 @@
 """Queries of the recall room from the bodies of requests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from service.http.filters import checked_form
 from service.http.schemas import AfterDays, RecallRequest, Seed
+from service.recall.filters.form import Kind
 from service.recall.types import Query
 
 
-def query_of(body: RecallRequest) -> tuple[Query, bool]:
+def query_of(
+    body: RecallRequest, attributes: Mapping[str, Kind], where: str = ""
+) -> tuple[Query, bool]:
     """Returns the query of a request, and whether its history is in the store.
 
-    The stored history then goes before the one of the query, which has only the seeds.
+    The stored history then goes before the one of the query, which has only the seeds. Raises
+    Invalid if the filter does not fit the attributes; `where` is the path of the request.
     """
     stored = body.history is None and body.user_id is not None
     history: Sequence[str] = body.history or ()
@@ -25,6 +30,7 @@ def query_of(body: RecallRequest) -> tuple[Query, bool]:
         body.k,
         body.interests,
         _repeat_after_days(body, stored),
+        filter=checked_form(body.filter, attributes, where) if body.filter else None,
     )
     return query, stored
 

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.batcher import Answer, Batcher
+from service.batcher import Batcher
 from service.errors import (
     ClientGone,
     FieldError,
@@ -22,9 +22,9 @@ from service.errors import (
     ServiceError,
 )
 from service.history.store import HistoryStore, StoreUnavailable
+from service.http.answers import recall_response
 from service.http.bodies import json_response, read_body
 from service.http.engine import Engine
-from service.http.explanations import with_explanation
 from service.http.problems import problem_response, service_error_response
 from service.http.queries import query_of
 from service.http.scenarios import Scenarios
@@ -90,14 +90,14 @@ class Routes:
 
     async def _recall(self, request: Request, explain: bool = False) -> Response:
         body = self._scenarios.applied_to(await read_body(request, RecallRequest, self._body_limit))
-        self._check_interests([body])
-        query, is_stored = query_of(body)
+        bundle = self._bundle_for([body])
+        query, is_stored = query_of(body, bundle.attributes)
         if explain:
             query = replace(query, explain=True)
         recall = self._batcher.recall(query, is_stored, patience=_patience(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
-        return json_response(_result(request, body, answer), {"server-timing": timing})
+        return json_response(recall_response(request, body, answer), {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
@@ -105,12 +105,16 @@ class Routes:
         requests = [self._scenarios.applied_to(one) for one in body.requests]
         if BatchRequest.is_too_large(requests):  # by the k of a scenario
             raise Invalid(TOO_MANY_ITEMS)
-        self._check_interests(requests)
-        queries = [query_of(one) for one in requests]
+        bundle = self._bundle_for(requests)
+        queries = [
+            query_of(one, bundle.attributes, f"requests.{number}.")
+            for number, one in enumerate(requests)
+        ]
         recalls = self._batcher.recall_all(queries, patience=_patience(request))
         answers = await _while_connected(request, recalls)
         results = [
-            _result(request, one, answer) for one, answer in zip(requests, answers, strict=True)
+            recall_response(request, one, answer)
+            for one, answer in zip(requests, answers, strict=True)
         ]
         return json_response(b'{"results":[%b]}' % b",".join(results))
 
@@ -212,32 +216,18 @@ class Routes:
             return False
         return not self._batcher.skips_store()
 
-    def _check_interests(self, requests: list[RecallRequest]) -> None:
-        """Raises NotReady, or Invalid if the bundle cannot generate as many interests."""
+    def _bundle_for(self, requests: list[RecallRequest]) -> ServedBundle:
+        """Returns the bundle that is served.
+
+        Raises NotReady, or Invalid if the bundle cannot generate as many interests.
+        """
         bundle = self._engine.bundle
         if not bundle:
             raise NotReady(self._engine.problem())
         limit = bundle.max_interests
         if any((request.interests or 0) > limit for request in requests):
             raise Invalid(f"interests: this bundle generates at most {limit}")
-
-
-def _result(request: Request, body: RecallRequest, answer: Answer) -> bytes:
-    """Returns a `RecallResponse` in JSON. Nothing that is put between quotes needs escapes."""
-    found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
-    assert bundle
-    result = (
-        b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
-        b'"unknown_items":%d}'
-    ) % (
-        request.scope["state"]["request_id"].encode(),
-        to_json(bundle.version),
-        bundle.metadata.added_to(found.json, found.rows) if body.with_metadata else found.json,
-        b"true" if reason else b"false",
-        b'"%b"' % reason.encode() if reason else b"null",
-        found.unknown_items,
-    )
-    return with_explanation(result, answer, body.with_metadata) if found.explanation else result
+        return bundle
 
 
 def _patience(request: Request) -> float | None:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from model.ids import MAX_ID_LENGTH
 from service.history.event_types import NAME
 from service.history.events import MAX_EVENTS, HistoryEvent
+from service.http.filters import Filter, FilterEffect
 from service.http.problems import FieldProblem
 from service.recall.types import DegradedReason
 
@@ -100,6 +101,7 @@ class RecallRequest(Body):
         "or after some days since their latest event. Items in `exclude`, and those that the user "
         "disliked, are never returned",
     )
+    filter: Filter | None = Field(None, description="conditions on the attributes of the items")
     with_metadata: bool = Field(False, description="return title and attributes of every item, too")
 
     scenario: ScenarioName | None = Field(
@@ -135,6 +137,7 @@ class RecallResponse(BaseModel):
     degraded: bool = Field(description="whether only popular items could be returned")
     degraded_reason: DegradedReason | None
     unknown_items: int = Field(description="items of the history that the bundle does not hold")
+    filter: FilterEffect | None = Field(None, description="present if a filter was given")
 
 
 class BatchRequest(Body):

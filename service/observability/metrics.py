@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 
 from service.observability.service_status import ServiceStatus
 from service.observability.shared_counters import Counter, CounterMemory, Gauge, Histogram
-from service.recall.types import DegradedReason
+from service.recall.types import DegradedReason, FilterResult
 
 SECONDS = (
     0.00025,
@@ -57,6 +57,7 @@ STATUSES = (
 )
 EVENT_TYPES = ("click", "view", "like", "purchase", "dislike", "skip", "impression", "other")
 FALLBACKS = get_args(DegradedReason)
+FILTER_EFFECTS = ("full", "exhausted", "no_match")
 STORE_PROBLEMS = ("wrong_type", "unavailable")
 FAILURES = (
     "ServiceError",
@@ -97,6 +98,8 @@ class Metrics:
         self._failures = Counter(memory, FAILURES)
         self.fallbacks = Counter(memory, FALLBACKS)
         self.unknown_items = Counter(memory)
+        self._filters = Counter(memory, FILTER_EFFECTS)
+        self._unknown_values = Counter(memory)
         self.unreadable_histories = Counter(memory, STORE_PROBLEMS)
         self._events = Counter(memory, EVENT_TYPES)
         self.refused_events = Counter(memory, STORE_PROBLEMS)
@@ -125,6 +128,13 @@ class Metrics:
         """Counts an acknowledged event."""
         self._events.inc(kind if kind in EVENT_TYPES else "other")
 
+    def filtered(self, effect: FilterResult) -> None:
+        """Counts a recall with a filter."""
+        short = "exhausted" if effect.matched else "no_match"
+        self._filters.inc(short if effect.exhausted else "full")
+        if effect.unknown_values:
+            self._unknown_values.inc(by=effect.unknown_values)
+
     def expose(self) -> bytes:
         """Returns all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)
@@ -145,6 +155,10 @@ class Metrics:
         yield _counter("recgpt_fallbacks", about, self.fallbacks, "reason")
         about = "Items of histories that the bundle does not hold"
         yield _counter("recgpt_unknown_items", about, self.unknown_items)
+        about = "Recalls with a filter; exhausted: fewer than k items, since no more are allowed"
+        yield _counter("recgpt_filtered_recalls", about, self._filters, "result")
+        about = "Values in filters that no item of the bundle has"
+        yield _counter("recgpt_filter_unknown_values", about, self._unknown_values)
         about = "Histories that could not be read; wrong_type: the user's key is not a list"
         yield _counter("recgpt_unreadable_histories", about, self.unreadable_histories, "reason")
         yield _counter("recgpt_events", "Events acknowledged", self._events, "type")

@@ -151,7 +151,11 @@ class EngineClient:
             return
         self.max_batch = greeting.max_batch
         self.bundle = await asyncio.to_thread(
-            ServedBundle.load, Path(greeting.metadata), greeting.version, greeting.max_interests
+            ServedBundle.load,
+            Path(greeting.metadata),
+            greeting.version,
+            greeting.max_interests,
+            greeting.attributes,
         )
         freeze_loaded()
         log.info("ready to serve", extra={"version": greeting.version})

@@ -227,7 +227,10 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
     log_compiled()
     read_metadata(recaller.bundle).save(folder)
     max_batch = settings.max_batch or recaller.preferred_batch
-    return recaller, Greeting(str(folder), recaller.version, recaller.max_interests, max_batch)
+    greeting = Greeting(
+        str(folder), recaller.version, recaller.max_interests, max_batch, recaller.attributes
+    )
+    return recaller, greeting
 
 
 def _load_beside(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:

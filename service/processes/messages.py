@@ -10,14 +10,15 @@ reads only where it looks them up, in compiled code.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 
+from service.recall.filters.form import NO_ATTRIBUTES, Kind
 from service.recall.served_bundle import ServedBundle
-from service.recall.types import BatchResult, EncodedCandidates, Query, pack_ids
+from service.recall.types import BatchResult, EncodedCandidates, FilterResult, Query, pack_ids
 
 LENGTH = struct.Struct("<I")
 MAX_BODY = 1 << 30
@@ -38,6 +39,8 @@ class Greeting(NamedTuple):
     """Interests that the bundle's network can generate for a user."""
     max_batch: int
     """The most queries that the engine computes at once."""
+    attributes: Mapping[str, Kind] = NO_ATTRIBUTES
+    """The attributes of items that a filter can read."""
 
 
 class FrameReader:
@@ -89,6 +92,7 @@ def encode_question(queries: Sequence[Query]) -> bytes:
                 query.interests,
                 query.repeat_after_days,
                 query.explain,
+                query.filter,
             )
             for query in queries
         ]
@@ -109,6 +113,7 @@ def encode_result(result: BatchResult) -> bytes:
             one.unknown_items,
             one.cold,
             one.explanation,
+            one.filter,
         )
         for one in result.answers
     ]
@@ -130,8 +135,15 @@ def decode_result(body: bytes, bundle: ServedBundle | None = None) -> BatchResul
         raise RecallFailed("the engine's log has the details")
     answers, *about = content
     encoded = [
-        EncodedCandidates(json, np.frombuffer(rows, np.int32), *others)
-        for json, rows, *others in answers
+        EncodedCandidates(
+            json,
+            np.frombuffer(rows, np.int32),
+            unknown_items,
+            cold,
+            explanation,
+            FilterResult(*effect) if effect else None,
+        )
+        for json, rows, unknown_items, cold, explanation, effect in answers
     ]
     seconds, batch_size, queue_seconds = about
     return BatchResult(encoded, seconds, batch_size, queue_seconds, bundle)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from index.kernels.jit import Integer, Real, compiled, inner
 from service.recall.query_batch import QueryBatch, Ragged
-from service.recall.types import Candidates, Floats, Ints
+from service.recall.types import Candidates, FilterResult, Floats, Ints
 
 POPULAR = -1  # the "interest" of a back-filled item
 NO_ITEM = -1
@@ -53,14 +53,15 @@ class CandidateLists(NamedTuple):
     ) -> None:
         """Appends to each list its query's best hits that are neither excluded nor listed yet.
 
-        Hits are ordered best first. At most `quotas_W` of them are appended.
+        Hits are ordered best first, and a negative row ends them. At most `quotas_W` are appended.
         """
         _append_best(self, queries_W, scores_WF, rows_WF, quotas_W, interest)
 
     def offer_best(self, queries_W: Ints, rows_WF: Ints, step: int) -> Ints:
         """Offers each query's best hit that is neither excluded nor offered before.
 
-        If there is none, the best hit is offered. Returns the offered items W.
+        If there is none, the best hit is offered, or any item if there is no hit: every allowed
+        item has been offered then. Returns the offered items W.
         """
         _offer_best(self, queries_W, rows_WF, step)
         offers_W: Ints = self.offered_BM[queries_W, step]
@@ -78,9 +79,18 @@ class CandidateLists(NamedTuple):
                 self.interests_BK[query, :size],
                 unknown,
                 cold,
+                _filter_result(batch, query, size),
             )
             for query, (size, unknown, cold) in enumerate(facts)
         ]
+
+
+def _filter_result(batch: QueryBatch, query: int, size: int) -> FilterResult | None:
+    """Returns the effect of a query's filter on its list of this size."""
+    allowed = batch.allowed[query] if batch.allowed else None
+    if allowed is None or not allowed.fields:
+        return None
+    return FilterResult(allowed.matched, size < int(batch.k_B[query]), allowed.unknown_values)
 
 
 @inner
@@ -120,9 +130,9 @@ def _append_best(
         _mark_excluded(lists, query, True)
         _mark_listed(lists, query, True)
         for hit in range(rows_WF.shape[1]):
-            if left == 0:
-                break
             row = rows_WF[at, hit]
+            if left == 0 or row < 0:
+                break
             if not lists.marks_V[row]:
                 append(lists, query, scores_WF[at, hit], row, interest)
                 lists.marks_V[row] = True
@@ -136,8 +146,10 @@ def _offer_best(lists: CandidateLists, queries_W: Ints, rows_WF: Ints, step: Int
     for at in range(len(queries_W)):
         query = queries_W[at]
         _mark_excluded(lists, query, True)
-        offered = rows_WF[at, 0]
+        offered = max(rows_WF[at, 0], 0)
         for row in rows_WF[at]:
+            if row < 0:
+                break
             if not lists.marks_V[row] and not was_offered(lists, query, row, step):
                 offered = row
                 break

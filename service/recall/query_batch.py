@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.recall.filters.item_filters import Allowed
 from service.recall.types import Ints
 
 
@@ -57,6 +58,7 @@ class QueryBatch(NamedTuple):
     k_B: Ints
     quotas_MB: Ints  # candidates that each interest gives, k in all
     unknown_B: Ints  # items of the history that the catalogue does not hold
+    allowed: Sequence[Allowed | None] | None = None  # of each query; None: no query has a filter
 
     @property
     def cold_B(self) -> NDArray[np.bool_]:

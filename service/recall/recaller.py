@@ -31,6 +31,9 @@ from model.network.rollout import quotas
 from service.recall.candidate_lists import POPULAR, CandidateLists
 from service.recall.cpu.backend import CpuBackend
 from service.recall.explainer import Explainer
+from service.recall.filters.columns import AttributeColumns
+from service.recall.filters.form import Kind
+from service.recall.filters.item_filters import EVERYTHING, NOTHING, ItemFilters, Selector
 from service.recall.gpu.backend import GpuBackend
 from service.recall.item_ids import ItemIds
 from service.recall.json_encoder import JsonEncoder
@@ -54,6 +57,10 @@ class Backend(Protocol):
     """The most queries in one call of `generate`."""
     preferred_batch: int
     """The batch size from which on a query gets hardly cheaper, while other queries wait longer."""
+
+    @property
+    def selector(self) -> Selector:
+        """Makes the selections of filters that `generate` searches."""
 
     def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
         """Returns the candidates of all queries with a history; the other lists are empty.
@@ -79,7 +86,9 @@ class Recaller:
         self._explainer = Explainer(artifact.model, self._ids)
         no_users: dict[str, int] = {}
         self._user_rows = artifact.user_rows or no_users
-        self._popular_V = np.argsort(-artifact.popularity, kind="stable")
+        popular_V = np.argsort(-artifact.popularity, kind="stable")
+        columns = AttributeColumns.of(artifact.items)
+        self._filters = ItemFilters(columns, backend.selector, popular_V)
 
     @classmethod
     def load(cls, artifacts: Path, device: str = "auto", gpu_search: GpuSearch = "product") -> Self:
@@ -105,7 +114,7 @@ class Recaller:
         batch = self._look_up(queries)
         times.lap("merge")
         lists = self._backend.generate(batch, times)
-        self._add_popular(lists)
+        self._add_popular(lists, batch)
         found = lists.candidates(batch)
         times.lap("merge")
         return found
@@ -127,15 +136,19 @@ class Recaller:
             k_B=np.array([query.k for query in queries]),
             quotas_MB=quota_table(shares),
             unknown_B=known.unknown_B,
+            allowed=self._filters.of([query.filter for query in queries]),
         )
 
-    def _add_popular(self, lists: CandidateLists) -> None:
+    def _add_popular(self, lists: CandidateLists, batch: QueryBatch) -> None:
         """Back-fills lists of fewer than k candidates with popular items."""
         missing_B = lists.k_B - lists.sizes_B
         short_S = np.flatnonzero(missing_B)
         if len(short_S):
             reach = int((lists.k_B + lists.excluded.lengths_B)[short_S].max())
-            rows_SF = np.tile(self._popular_V[:reach], (len(short_S), 1))
+            allowed_S = [
+                batch.allowed[query] if batch.allowed else None for query in short_S.tolist()
+            ]
+            rows_SF = np.stack([self._filters.popular(one, reach) for one in allowed_S])
             scores_SF = np.zeros(rows_SF.shape, dtype=np.float32)
             lists.append_best(short_S, scores_SF, rows_SF, missing_B[short_S], POPULAR)
 
@@ -144,7 +157,13 @@ class Recaller:
         answers, seconds = self.recall(queries)
         times = StageTimes("encode")
         encoded = [
-            EncodedCandidates(self._encoder.encode(one), one.rows, one.unknown_items, one.cold)
+            EncodedCandidates(
+                self._encoder.encode(one),
+                one.rows,
+                one.unknown_items,
+                one.cold,
+                filter=one.filter,
+            )
             for one in answers
         ]
         times.lap("encode")
@@ -158,13 +177,20 @@ class Recaller:
         """Returns the steps that led to these candidates."""
         batch = self._look_up([query])
         interests = min(query.interests or self.manifest.recall.interests, self.max_interests)
+        allowed = batch.allowed[0] if batch.allowed else None
+        excluded_N = np.concatenate([batch.excluded.rows_N, self._filters.rejected(allowed)])
         return self._explainer.explain(
-            int(batch.users_B[0]), batch.newest.rows_N, batch.excluded.rows_N, rows_K, interests
+            int(batch.users_B[0]), batch.newest.rows_N, excluded_N, rows_K, interests
         )
 
     def ids_of(self, answer: Candidates) -> list[str]:
         """Returns the ids of the candidates."""
         return self._ids.ids_of(answer.rows.tolist())
+
+    @property
+    def attributes(self) -> dict[str, Kind]:
+        """The attributes of the items that a filter can read, and their kinds."""
+        return {n: kind for n, kind in self._filters.columns.kinds.items() if kind != "text"}
 
     @property
     def item_ids(self) -> list[str]:
@@ -174,8 +200,9 @@ class Recaller:
     def warm_up(self) -> None:
         """Answers a few batches, so that everything is compiled before a user waits for it."""
         history = self._ids.ids_of(range(min(self._max_history, self.catalogue_size)))
-        for size in (1, 8):
-            self.recall_json([Query("", history), Query("", [])] * size)
+        for form in (None, EVERYTHING, NOTHING):  # a mask, and gathered items
+            for size in (1, 8):
+                self.recall_json([Query("", history, filter=form), Query("", [])] * size)
 
 
 def _load_index(artifact: Artifact) -> ExactIndex | IvfIndex:

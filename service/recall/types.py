@@ -38,6 +38,15 @@ class Query:
     interests: int | None = None  # None: as many as the bundle says
     repeat_after_days: float | None = None  # None: items of the history are not returned again
     explain: bool = False  # whether the answer tells the steps behind it
+    filter: bytes | None = None  # see `service.recall.filters.form`
+
+
+class FilterResult(NamedTuple):
+    """The effect of a query's filter."""
+
+    matched: int  # items that it allows and that are not hidden
+    exhausted: bool  # the answer has fewer than k items, because no others are left
+    unknown_values: int  # values of its conditions that no item has
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Candidates:
     interests: Ints  # the interest that recalled each item; -1: popular back-fill
     unknown_items: int  # items of the history that the catalogue does not hold
     cold: bool  # the history has no known item: popular items only
+    filter: FilterResult | None = None  # None: the query has no filter
 
 
 class ExplainedItem(NamedTuple):
@@ -77,6 +87,7 @@ class EncodedCandidates:
     unknown_items: int
     cold: bool
     explanation: bytes | None = None  # JSON of an `Explanation`, if the query asks for one
+    filter: FilterResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

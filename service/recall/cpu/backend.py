@@ -3,15 +3,17 @@
 Shapes: W queries with a history, D width, F hits.
 """
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from index.exact import ExactIndex
 from index.search import IvfIndex
+from index.selection import Selection
 from model.artifact.bundle import Artifact
 from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.exact_search import ExactSearcher
+from service.recall.cpu.filtered_search import FilteredSearcher
 from service.recall.cpu.transformer import Transformer
 from service.recall.query_batch import QueryBatch, Step
 from service.recall.types import Floats, Ints, StageTimes
@@ -46,18 +48,27 @@ class CpuBackend:
         self._searcher: Searcher = (
             ExactSearcher(index) if isinstance(index, ExactIndex) else IvfSearcher(index)
         )
+        self._filtered = FilteredSearcher(index)
+        self.selector = self._filtered.selections
 
     def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
         """See `service.recall.recaller.Backend`."""
         lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
         offers_W: Ints | None = None
+        selections_W: list[Selection | None] = []
+        if batch.allowed:
+            allowed_W = [batch.allowed[query] for query in batch.warm_W.tolist()]
+            selections_W = [one and cast(Selection, one.visible) for one in allowed_W]
         for step in batch.steps():
             if offers_W is None:
                 interests_WD = self._prefill(batch, step.queries_W)
             else:
                 interests_WD = self._network.step(offers_W)
             times.lap("model")
-            offers_W = self._searcher.search(interests_WD, step, lists, times)
+            if batch.allowed:
+                offers_W = self._filtered.search(interests_WD, step, lists, times, selections_W)
+            else:
+                offers_W = self._searcher.search(interests_WD, step, lists, times)
         return lists
 
     def _prefill(self, batch: QueryBatch, queries_W: Ints) -> Floats:

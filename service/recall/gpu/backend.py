@@ -14,7 +14,7 @@ W queries with a history.
 import logging
 from collections import Counter
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,8 @@ from torch import Tensor
 from model.artifact.bundle import Artifact
 from model.network.gpt import GPT
 from service.recall.candidate_lists import CandidateLists
-from service.recall.gpu.search import Searcher, searcher
+from service.recall.gpu.search import DeviceMasks, Searcher, searcher
+from service.recall.gpu.selection import DeviceSelection, DeviceSelector, device_masks
 from service.recall.query_batch import QueryBatch
 from service.recall.types import Floats, Ints, StageTimes
 from service.settings import GpuSearch
@@ -69,6 +70,7 @@ class GpuBackend:
         if device.type == "cuda":
             log.warning("experimental: not run on a GPU yet; compare with --device cpu")
         self._device = device
+        self.selector = DeviceSelector(device)
         model = artifact.model.to(device)
         vectors_VD = model.items.weight.detach()
         self._rollout = Rollout(model, searcher(search, vectors_VD, artifact.folder))
@@ -94,7 +96,8 @@ class GpuBackend:
         if not steps:
             return lists
         size = size_of(batch, max(len(steps), self._usual_steps))
-        scores_MBF, rows_MBF = self._hits(device_batch(batch, size, self._longest), size)
+        masks = self._masks(batch, size) if batch.allowed else None
+        scores_MBF, rows_MBF = self._hits(device_batch(batch, size, self._longest), size, masks)
         times.lap("model")
         warm = slice(len(batch.warm_W))
         for step in steps:
@@ -103,20 +106,39 @@ class GpuBackend:
         times.lap("merge")
         return lists
 
-    def _hits(self, batch: DeviceBatch, size: Size) -> tuple[Floats, Ints]:
-        """Returns the scores and rows of the hits of every step, M B F each, on the host."""
+    def _masks(self, batch: QueryBatch, size: Size) -> DeviceMasks:
+        assert batch.allowed
+        allowed_W = [batch.allowed[query] for query in batch.warm_W.tolist()]
+        selections_W = [one and cast(DeviceSelection, one.visible) for one in allowed_W]
+        return device_masks(selections_W, size.batch, self._catalogue, self._device)
+
+    def _hits(
+        self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None = None
+    ) -> tuple[Floats, Ints]:
+        """Returns the scores and rows of the hits of every step, M B F each, on the host.
+
+        With masks, a row of -1 ends the hits of a query.
+        """
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
-            scores, rows = self._run(batch, size)
+            scores, rows = self._run(batch, size, masks)
+        if masks:
+            rows = rows.masked_fill(scores == -torch.inf, -1)
         return scores.cpu().numpy(), rows.cpu().numpy()
 
-    def _run(self, batch: DeviceBatch, size: Size) -> Hits:
+    def _run(self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None) -> Hits:
+        """Runs a rollout, by its graph if there is one; graphs are without masks."""
+        if masks:
+            return self._rollout(self._on_device(batch), size, masks)
         self._seen[size] += 1
         often = self._seen[size] == RECORD_AFTER and len(self._graphs) < MAX_GRAPHS
         if self._recording and often and size not in self._graphs:
             self._record(size)
         if graph := self._graphs.get(size):
             return graph(batch)
-        return self._rollout(DeviceBatch(*(part.to(self._device) for part in batch)), size)
+        return self._rollout(self._on_device(batch), size)
+
+    def _on_device(self, batch: DeviceBatch) -> DeviceBatch:
+        return DeviceBatch(*(part.to(self._device) for part in batch))
 
     def _record(self, size: Size) -> None:
         self._graphs[size] = RolloutGraph(
@@ -133,18 +155,18 @@ class Rollout:
         self._searcher = searcher
         self.recordable = searcher.recordable
 
-    def __call__(self, batch: DeviceBatch, size: Size) -> Hits:
-        """Takes tensors on the device. No hit is an excluded item."""
+    def __call__(self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None = None) -> Hits:
+        """Takes tensors on the device. No hit is an excluded item, or one that no mask allows."""
         further = size.steps - 1
         interest_BD, cache = self._model.prefill(batch.history_BL, batch.lengths_B, batch.users_B)
         offered_BM = torch.full((size.batch, size.steps), -1, device=interest_BD.device)
-        hits = [self._searcher.search(interest_BD, batch.excluded_BC, size.hits)]
+        hits = [self._searcher.search(interest_BD, batch.excluded_BC, size.hits, masks)]
         for step in range(further):
             _, rows_BF = hits[-1]
             offer_B1 = _first_not_offered(rows_BF[:, : size.steps], offered_BM)
             offered_BM[:, step : step + 1] = offer_B1
             interest_BD = self._model.step(offer_B1[:, 0], cache)
-            hits.append(self._searcher.search(interest_BD, batch.excluded_BC, size.hits))
+            hits.append(self._searcher.search(interest_BD, batch.excluded_BC, size.hits, masks))
         scores, rows = zip(*hits, strict=True)
         return torch.stack(scores), torch.stack(rows)
 
@@ -152,7 +174,8 @@ class Rollout:
 def _first_not_offered(rows_BM: Tensor, offered_BM: Tensor) -> Tensor:
     """Returns the first row that was not offered before, B 1.
 
-    There is one, because there are as many rows as steps, and a step offers one item.
+    There is one, because there are as many rows as steps, and a step offers one item. If a filter
+    allows fewer items than that, a row without a meaning is offered once all of them have been.
     """
     old_BM = (rows_BM[..., None] == offered_BM[:, None]).any(dim=2)
     return rows_BM.gather(1, old_BM.to(torch.uint8).argmin(dim=1, keepdim=True))

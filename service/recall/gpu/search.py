@@ -9,14 +9,15 @@ faiss    the format that the bundle's index.json names, as Faiss has it on a GPU
 
 Faiss's GPU indexes ignore selectors without an error, so excluded items are never given to it as
 one: a search fetches as many more hits as there are excluded items, and drops those afterwards.
+Queries with filters are searched by the product, whatever was chosen.
 
 Shapes: B queries, V catalogue, P catalogue with padding, D width, C excluded rows (-1: none),
-F fetched or wanted hits.
+F fetched or wanted hits, U different filters.
 """
 
 import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import faiss
 import torch
@@ -36,14 +37,29 @@ NPROBE_FACTOR = 1.125  # `index.ivf.search` probes up to an eighth more lists th
 _faiss_gpu: Any = faiss  # the stubs know only the CPU's part
 
 
+class DeviceMasks(NamedTuple):
+    """The items that queries may find, on the device."""
+
+    allowed_UV: Tensor  # booleans
+    of_query_B: Tensor  # the filter of each query
+
+
 class Searcher(Protocol):
     """A search of the whole catalogue on one device."""
 
     recordable: bool
     """Whether a CUDA graph can hold the search."""
 
-    def search(self, interests_BD: Tensor, excluded_BC: Tensor, hits: int) -> tuple[Tensor, Tensor]:
-        """Returns scores and rows of the best items that are not excluded, B F each, best first.
+    def search(
+        self,
+        interests_BD: Tensor,
+        excluded_BC: Tensor,
+        hits: int,
+        masks: DeviceMasks | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns scores and rows of the best items that may be found, B F each, best first.
+
+        Those are the items that are not excluded and, with masks, that the query's filter allows.
 
         F is `hits`, or the catalogue's size if that is less. If fewer items are left, the remaining
         places have the score -inf and rows without a meaning, which are rows of the catalogue.
@@ -87,19 +103,31 @@ class ProductSearcher:
         self._coarse_PD = F.pad(coarse_VD, (0, 0, 0, padding))
         self._queries_at_once = max(1, SCORE_BYTES // (4 * len(self._coarse_PD)))
 
-    def search(self, interests_BD: Tensor, excluded_BC: Tensor, hits: int) -> tuple[Tensor, Tensor]:
+    def search(
+        self,
+        interests_BD: Tensor,
+        excluded_BC: Tensor,
+        hits: int,
+        masks: DeviceMasks | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """See `Searcher`."""
         chunks = -(-len(interests_BD) // self._queries_at_once)
         parts = zip(interests_BD.chunk(chunks), excluded_BC.chunk(chunks), strict=True)
-        found = [self._search(part_BD, part_BC, hits) for part_BD, part_BC in parts]
+        of_parts = masks.of_query_B.chunk(chunks) if masks else ()
+        found = []
+        for part, (part_BD, part_BC) in enumerate(parts):
+            allowed_BV = masks.allowed_UV[of_parts[part]] if masks else None
+            found.append(self._search(part_BD, part_BC, hits, allowed_BV))
         scores, rows = zip(*found, strict=True)
         return torch.cat(scores), torch.cat(rows)
 
     def _search(
-        self, interests_BD: Tensor, excluded_BC: Tensor, hits: int
+        self, interests_BD: Tensor, excluded_BC: Tensor, hits: int, allowed_BV: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         scores_BP = self._product(interests_BD)
         scores_BP[:, self.items :] = -torch.inf
+        if allowed_BV is not None:
+            scores_BP[:, : self.items].masked_fill_(~allowed_BV, -torch.inf)
         inside = (excluded_BC >= 0) & (excluded_BC < self.items)
         scores_BP.scatter_(1, torch.where(inside, excluded_BC, self.items), -torch.inf)
         coarse_BF, rows_BF = _top(scores_BP, min(hits + MARGIN, self.items))
@@ -121,15 +149,21 @@ class _FaissSearcher:
     recordable = False
 
     def __init__(self, index: Any, vectors_VD: Tensor, fallback: Searcher) -> None:
-        """The fallback searches if more hits are needed than Faiss can fetch on a GPU."""
+        """The fallback searches for queries with filters, and for more hits than Faiss fetches."""
         self._vectors_VD, self._items, self._fallback = vectors_VD, len(vectors_VD), fallback
         self._index, self._resources = _on_device(index, vectors_VD.device)
 
-    def search(self, interests_BD: Tensor, excluded_BC: Tensor, hits: int) -> tuple[Tensor, Tensor]:
+    def search(
+        self,
+        interests_BD: Tensor,
+        excluded_BC: Tensor,
+        hits: int,
+        masks: DeviceMasks | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """See `Searcher`."""
         fetched = min(hits + excluded_BC.shape[1], self._items)
-        if fetched > FAISS_MAX_HITS:
-            return self._fallback.search(interests_BD, excluded_BC, hits)
+        if fetched > FAISS_MAX_HITS or masks:
+            return self._fallback.search(interests_BD, excluded_BC, hits, masks)
         scores_BF, rows_BF = self._fetch(interests_BD.contiguous(), fetched)
         dropped_BF = (rows_BF[..., None] == excluded_BC[:, None]).any(dim=2) | (rows_BF < 0)
         scores_BF = scores_BF.masked_fill(dropped_BF, -torch.inf)

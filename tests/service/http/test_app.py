@@ -236,8 +236,8 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
             target = target[step]
     body = document["components"]["schemas"]["RecallRequest"]["properties"]
     assert set(body) == {
-        *("user_id", "k", "history", "seeds", "exclude", "interests", "repeats", "with_metadata"),
-        "scenario",
+        *("user_id", "k", "history", "seeds", "exclude", "interests", "repeats", "filter"),
+        *("with_metadata", "scenario"),
     }
     assert set(document["paths"]["/recall"]["post"]["responses"]) >= {"200", "422", "429", "504"}
     (header,) = document["paths"]["/recall"]["post"]["parameters"]

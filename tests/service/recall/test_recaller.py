@@ -6,6 +6,7 @@ import tiny
 import torch
 from tiny import RECALL
 
+from index import selection
 from index.build import build_index
 from index.ivf import search as ivf_search
 from index.kernels import int8_gemm, topk
@@ -20,6 +21,7 @@ from service.offline import export_bundle, service_recall
 from service.recall import candidate_lists, item_ids, json_encoder
 from service.recall.candidate_lists import POPULAR
 from service.recall.cpu import exact_search, gemm_chunking, layer_kernels, transformer
+from service.recall.filters.item_filters import EVERYTHING, NOTHING
 from service.recall.gpu.backend import GpuBackend
 from service.recall.recaller import Recaller
 from service.recall.types import Candidates, Query
@@ -258,7 +260,7 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
         modules = (
             *(int8_gemm, topk, ivf_search),
             *(item_ids, json_encoder, candidate_lists),
-            *(exact_search, gemm_chunking, layer_kernels, transformer),
+            *(exact_search, gemm_chunking, layer_kernels, selection, transformer),
         )
         functions = [one for module in modules for one in vars(module).values()]
         return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))
@@ -272,6 +274,8 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
         Query("nobody", history_of(dataset, 2), k=1, interests=1),
         Query("u2", []),
         Query("u5", ["unheard-of"], exclude=["neither"]),
+        Query("u6", history_of(dataset, 6), filter=EVERYTHING),
+        Query("u7", history_of(dataset, 7), filter=NOTHING),
     ]
     for batch in (queries, queries[:1], queries[3:4], queries * 30):
         recaller.recall_json(batch)

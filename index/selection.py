@@ -1,0 +1,260 @@
+"""Exact search among the items that a filter allows.
+
+A filter becomes a selection, in one of two forms:
+
+Gathered  few allowed items: their 8-bit vectors are copied side by side, and all of them are
+          scored. The cost is that of a catalogue of this size.
+mask      many allowed items: a bit for each position of the catalogue. Everything is scored, once
+          for all queries of a batch, and the scores of positions without their bit are set to the
+          lowest value before the best are looked for.
+
+So the score that an item must reach is that of the best allowed items, and the hits are those of
+sorting the inner products of all allowed items (`index.exact`). Items can also be taken out of a
+selection after it was made (`Selection.without`), which is cheap, so that an item can be hidden at
+any time.
+
+Shapes: V catalogue, P positions of items (a multiple of 16), N blocks of 16 positions, B queries, D
+width, K hits, S selected items, H hidden items, F filters.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.exact import Int8Catalogue, Int8Scores, Rows, Vectors, score_blocks
+from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, LOWEST, Int8Blocks, Int16s
+from index.kernels.jit import compiled, inner
+from index.kernels.topk import TopKWorkspace, find_candidates, key_row, key_score, rescore
+
+Bools = NDArray[np.bool_]
+Words = NDArray[np.uint16]
+Int32s = NDArray[np.int32]
+
+MISSING = -1
+"""The row of a hit that is not there, because the selection has too few items."""
+NO_MASK = -1
+GATHERED_SHARE = 0.25
+"""The share of a catalogue up to which a selection is gathered, unless it was measured."""
+NONE_HIDDEN = np.zeros(0, dtype=np.int32)
+
+
+class Gathered(NamedTuple):
+    """Some items of a catalogue side by side, or all of them."""
+
+    blocks: Int8Blocks
+    rows_S: Int32s  # of the catalogue
+    hidden_H: Int32s  # positions among them that must not be found
+
+
+class Selection(NamedTuple):
+    """The items that a filter allows, in one form; the other one is None."""
+
+    items: int
+    words_N: Words | None
+    gathered: Gathered | None
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        if self.gathered:
+            blocks, rows_S, _ = self.gathered
+            return blocks.items_NQ64.nbytes + blocks.start_P.nbytes + rows_S.nbytes
+        assert self.words_N is not None
+        return self.words_N.nbytes
+
+    def without(self, hidden_V: Bools, visible_N: Words) -> "Selection":
+        """Returns the selection without hidden items.
+
+        They are given twice, the second time by the bits of the positions of all other items.
+        """
+        if self.words_N is not None:
+            words_N = self.words_N & visible_N
+            return Selection(int(np.bitwise_count(words_N).sum()), words_N, None)
+        assert self.gathered is not None
+        rows_S = self.gathered.rows_S
+        positions_H = np.flatnonzero(hidden_V[rows_S])
+        gathered = self.gathered._replace(hidden_H=positions_H.astype(np.int32))
+        return Selection(len(rows_S) - len(positions_H), None, gathered)
+
+
+class Masks(NamedTuple):
+    """The masks of a batch."""
+
+    words_FN: Words
+    of_query_B: Int32s  # the number of each query's mask, or NO_MASK
+
+    @staticmethod
+    def of(words: Sequence[Words | None]) -> "Masks":
+        """Returns the masks of queries, some of which may share theirs or have none."""
+        different = {id(one): one for one in words if one is not None}
+        if not different:
+            return NO_MASKS
+        numbers = {key: number for number, key in enumerate(different)}
+        of_query_B = [numbers.get(id(one), NO_MASK) for one in words]
+        return Masks(np.stack(list(different.values())), np.array(of_query_B, dtype=np.int32))
+
+
+NO_MASKS = Masks(np.zeros((0, 0), dtype=np.uint16), np.zeros(0, dtype=np.int32))
+
+
+def pack(allowed_P: Bools) -> Words:
+    """Returns a bit for each position: the lowest bit of a word is the first item of its block."""
+    bits_P = np.zeros(-(-len(allowed_P) // BLOCK_ITEMS) * BLOCK_ITEMS, dtype=np.bool_)
+    bits_P[: len(allowed_P)] = allowed_P
+    words_N: Words = np.packbits(bits_P, bitorder="little").view(np.uint16)
+    return words_N
+
+
+def gather(catalogue: Int8Catalogue, positions_S: Int32s, rows_S: Int32s) -> Gathered:
+    """Copies the items at these positions of the catalogue's blocks, which are of these rows."""
+    groups = catalogue.blocks.items_NQ64.shape[1]
+    blocks = Int8Blocks.allocate(-(-len(rows_S) // BLOCK_ITEMS), groups * FOUR)
+    _copy_items(catalogue.blocks, positions_S, blocks)
+    return Gathered(blocks, rows_S, NONE_HIDDEN)
+
+
+class SelectionSearch:
+    """Makes and searches selections of a catalogue in one thread, in memory that is used again."""
+
+    def __init__(
+        self, catalogue: Int8Catalogue, rows_P: Int32s, gathered_share: float = GATHERED_SHARE
+    ) -> None:
+        """Takes the row at each position of the catalogue's blocks, negative for padding.
+
+        A selection of up to `gathered_share` of the items is gathered, a larger one is a mask.
+        """
+        self._catalogue = catalogue
+        self._everything = Gathered(catalogue.blocks, rows_P, NONE_HIDDEN)
+        inside_P = rows_P >= 0
+        self._positions_V = np.empty(np.count_nonzero(inside_P), dtype=np.int32)
+        self._positions_V[rows_P[inside_P]] = np.flatnonzero(inside_P)
+        # Padding between items must not be found either.
+        self._all_N = None if inside_P.all() else self.mask(np.ones(len(self._positions_V), bool))
+        self._max_gathered = int(gathered_share * len(self._positions_V))
+        self._hidden: tuple[Bools, Words] | None = None
+        self._scores = np.empty(0, dtype=np.int16)
+        self._of_queries = Int8Scores.allocate(0, catalogue)
+        self._workspace = TopKWorkspace.allocate(0)
+
+    def select(self, allowed_V: Bools) -> Selection:
+        """Returns the selection of these rows."""
+        rows_S = np.flatnonzero(allowed_V).astype(np.int32)
+        if len(rows_S) > self._max_gathered:
+            return Selection(len(rows_S), self.mask(allowed_V), None)
+        gathered = gather(self._catalogue, self._positions_V[rows_S], rows_S)
+        return Selection(len(rows_S), None, gathered)
+
+    def set_hidden(self, hidden_V: Bools) -> None:
+        """Changes which items `visible` takes out."""
+        self._hidden = (hidden_V, self.mask(~hidden_V)) if hidden_V.any() else None
+
+    def visible(self, selection: Selection) -> Selection:
+        """Returns the selection without hidden items."""
+        return selection.without(*self._hidden) if self._hidden else selection
+
+    def mask(self, allowed_V: Bools) -> Words:
+        """Returns a bit for each position of the catalogue's blocks, 0 for padding."""
+        allowed_P = np.zeros(len(self._everything.blocks.start_P), dtype=np.bool_)
+        allowed_P[self._positions_V] = allowed_V
+        return pack(allowed_P)
+
+    def search_gathered(
+        self, gathered: Gathered, queries_BD: Vectors, k: int
+    ) -> tuple[Vectors, Rows]:
+        """Returns the k highest inner products of each query, best first, and their rows: B K.
+
+        If there are less than k items, the remaining rows are `MISSING`.
+        """
+        return self._hits(gathered, queries_BD, k, NO_MASKS)
+
+    def search_masked(
+        self, words: Sequence[Words | None], queries_BD: Vectors, k: int
+    ) -> tuple[Vectors, Rows]:
+        """Does the same for queries with a mask each; None allows all items."""
+        masks = Masks.of([self._all_N if one is None else one for one in words])
+        return self._hits(self._everything, queries_BD, k, masks)
+
+    def _hits(
+        self, items: Gathered, queries_BD: Vectors, k: int, masks: Masks
+    ) -> tuple[Vectors, Rows]:
+        scores_BK = np.zeros((len(queries_BD), k), dtype=np.float32)
+        rows_BK = np.empty((len(queries_BD), k), dtype=np.int64)
+        memory = self._reserve(len(queries_BD), len(items.blocks.start_P)), self._workspace
+        _search(self._catalogue, items, masks, queries_BD, *memory, scores_BK, rows_BK)
+        return scores_BK, rows_BK
+
+    def _reserve(self, queries: int, positions: int) -> Int8Scores:
+        """Returns memory for the scores of the queries, or of as many as are scored at once."""
+        queries = min(queries, self._catalogue.max_queries)
+        if len(self._of_queries.slack_B) < queries:
+            self._of_queries = Int8Scores.allocate(queries, self._catalogue, positions=0)
+        if len(self._scores) < queries * positions:
+            self._scores = np.empty(queries * positions, dtype=np.int16)
+        if len(self._workspace.positions_P) < positions:
+            self._workspace = TopKWorkspace.allocate(positions)
+        levels_BE, _, slack_B = self._of_queries
+        scores_BP = self._scores[: queries * positions].reshape(queries, positions)
+        return Int8Scores(levels_BE[:queries], scores_BP, slack_B[:queries])
+
+
+@inner
+def apply_mask(scores_P: Int16s, words_N: Words) -> None:
+    """Sets the scores of positions without their bit to the lowest value."""
+    for block in range(len(words_N)):
+        word, first = np.int32(words_N[block]), block * BLOCK_ITEMS
+        for item in range(BLOCK_ITEMS):
+            score = scores_P[first + item]
+            scores_P[first + item] = score if (word >> np.int32(item)) & 1 else LOWEST
+
+
+@compiled
+def _copy_items(source: Int8Blocks, positions_S: Int32s, target: Int8Blocks) -> None:
+    """Copies items into blocks; the padding behind the last one is zero."""
+    source_NQ16 = source.items_NQ64.view(np.int32)  # the four components of a group are one number
+    target_NQ16 = target.items_NQ64.view(np.int32)
+    groups = source_NQ16.shape[1]
+    for at in range(len(target.start_P)):
+        block, item = at // BLOCK_ITEMS, at % BLOCK_ITEMS
+        if at >= len(positions_S):
+            target_NQ16[block, :, item] = 0
+            target.start_P[at] = 0
+            continue
+        position = positions_S[at]
+        from_block, from_item = position // BLOCK_ITEMS, position % BLOCK_ITEMS
+        for group in range(groups):
+            target_NQ16[block, group, item] = source_NQ16[from_block, group, from_item]
+        target.start_P[at] = source.start_P[position]
+
+
+@compiled
+def _search(
+    catalogue: Int8Catalogue,
+    items: Gathered,
+    masks: Masks,
+    queries_BD: Vectors,
+    scores: Int8Scores,
+    workspace: TopKWorkspace,
+    scores_BK: Vectors,
+    rows_BK: Rows,
+) -> None:
+    """Writes the best hits of each query; scores as many at once as `scores` has memory for."""
+    at_once, rows_S, k = len(scores.slack_B), items.rows_S, rows_BK.shape[1]
+    for first in range(0, len(queries_BD), at_once):
+        part_BD = queries_BD[first : first + at_once]
+        score_blocks(catalogue, items.blocks, len(rows_S), part_BD, scores)
+        for at in range(len(part_BD)):
+            scores_P, query = scores.scores_BP[at], first + at
+            if len(masks.words_FN) and masks.of_query_B[query] >= 0:
+                apply_mask(scores_P, masks.words_FN[masks.of_query_B[query]])
+            for hidden in items.hidden_H:
+                scores_P[hidden] = LOWEST
+            positions_N = find_candidates(scores_P, k, scores.slack_B[at], workspace)
+            for found in range(len(positions_N)):  # a row takes the place of its position
+                positions_N[found] = rows_S[positions_N[found]]
+            keys_K = rescore(part_BD[at], catalogue.vectors_VD, positions_N, k, workspace)
+            for rank in range(len(keys_K)):
+                key = keys_K[rank]
+                scores_BK[query, rank], rows_BK[query, rank] = key_score(key), key_row(key)
+            rows_BK[query, len(keys_K) :] = MISSING

@@ -1,0 +1,72 @@
+"""Search for the steps of a rollout in which queries have filters, on a CPU.
+
+Queries that share gathered items are searched together, and so are all queries with masks: every
+query has its own, so that no query is answered with items of another one's filter.
+
+Shapes: W queries of a step, D width, F hits.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from index.exact import ExactIndex
+from index.search import IvfIndex, selection_search
+from index.selection import Selection
+from service.recall.candidate_lists import CandidateLists
+from service.recall.query_batch import Step
+from service.recall.types import Floats, Ints, StageTimes
+
+
+class FilteredSearcher:
+    """Searches selections of the catalogue for more hits than are needed (over-fetch)."""
+
+    def __init__(self, index: ExactIndex | IvfIndex) -> None:
+        """Uses the 8-bit codes of the index."""
+        self.selections = selection_search(index)
+        self._index = index
+
+    def search(
+        self,
+        interests_WD: Floats,
+        step: Step,
+        lists: CandidateLists,
+        times: StageTimes,
+        selections_W: Sequence[Selection | None],
+    ) -> Ints:
+        """Does what `service.recall.cpu.backend.Searcher` does, within each query's selection."""
+        # At worst all excluded, listed and offered items rank first.
+        skipped_B = lists.excluded.lengths_B + step.interest
+        hits = int((lists.k_B + skipped_B)[step.queries_W].max()) + 1
+        shape = len(interests_WD), min(hits, len(lists.marks_V))
+        scores_WF, rows_WF = np.empty(shape, np.float32), np.empty(shape, np.int64)
+        for queries, selections in _groups(selections_W):
+            part_WD = interests_WD[queries]
+            scores_WF[queries], rows_WF[queries] = self._hits(selections, part_WD, shape[1])
+        times.lap("search")
+        lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+        offers_W = lists.offer_best(step.queries_W, rows_WF, step.interest)
+        times.lap("merge")
+        return offers_W
+
+    def _hits(
+        self, selections_W: Sequence[Selection | None], interests_WD: Floats, hits: int
+    ) -> tuple[Floats, Ints]:
+        """Returns the hits of one group of queries."""
+        first = selections_W[0]
+        if first and first.gathered:
+            return self.selections.search_gathered(first.gathered, interests_WD, hits)
+        if not any(selections_W):
+            return self._index.search(interests_WD, hits)
+        words_W = [one.words_N if one else None for one in selections_W]
+        return self.selections.search_masked(words_W, interests_WD, hits)
+
+
+def _groups(
+    selections_W: Sequence[Selection | None],
+) -> list[tuple[list[int], list[Selection | None]]]:
+    """Divides queries into groups that are searched together; returns indices and selections."""
+    groups: dict[int, list[int]] = {}
+    for query, one in enumerate(selections_W):
+        groups.setdefault(id(one) if one and one.gathered else 0, []).append(query)
+    return [(queries, [selections_W[query] for query in queries]) for queries in groups.values()]

@@ -1,0 +1,156 @@
+"""Filtered recalls against the oracle: the answer of a query that excludes all other items."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.artifact.bundle import load_artifact
+from model.data.dataset import Dataset
+from model.network.gpt import GPT
+from service.offline import export_bundle
+from service.recall.candidate_lists import POPULAR
+from service.recall.filters.form import canonical_form
+from service.recall.gpu.backend import GpuBackend
+from service.recall.recaller import Recaller
+from service.recall.types import Candidates, FilterResult, Query
+
+ITEMS = 40
+
+
+@pytest.fixture(scope="module")
+def filterable(dataset: Dataset) -> Dataset:
+    """Items with their number, and a letter of which there are five."""
+    numbers = pl.Series("number", range(ITEMS))
+    letters = pl.Series("letter", ["abcde"[row % 5] for row in range(ITEMS)])
+    return replace(dataset, items=dataset.items.with_columns(numbers, letters))
+
+
+@pytest.fixture(scope="module", params=["exact", "ivf", "gpu"])
+def recaller(
+    filterable: Dataset,
+    model: GPT,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Recaller:
+    artifacts = tmp_path_factory.mktemp(request.param)
+    if request.param == "gpu":  # its code on CPU tensors
+        artifact = load_artifact(export_bundle(artifacts, filterable, model, tiny.RECALL, {}))
+        return Recaller(artifact, GpuBackend(artifact, torch.device("cpu")))
+    export_bundle(artifacts, filterable, model, tiny.RECALL, {}, request.param)
+    return Recaller.load(artifacts, "cpu")
+
+
+def between(low: int, high: int) -> bytes:
+    """The filter of the items from number `low` to before `high`."""
+    return canonical_form({"all": [{"field": "number", "gte": float(low), "lt": float(high)}]})
+
+
+def letters(of: str) -> bytes:
+    return canonical_form({"all": [{"field": "letter", "in": list(of)}]})
+
+
+def history_of(dataset: Dataset, user: int, length: int = 1000) -> list[str]:
+    return [dataset.item_ids[row] for row in dataset.history(user)[:length]]
+
+
+def one(recaller: Recaller, query: Query) -> Candidates:
+    answers, _ = recaller.recall([query])
+    return answers[0]
+
+
+def oracle(recaller: Recaller, query: Query, allowed: list[int]) -> Candidates:
+    """The answer to the query if all other items are excluded."""
+    item_ids = recaller.item_ids
+    others = [item_ids[row] for row in range(ITEMS) if row not in allowed]
+    excluded = [*query.exclude, *others]  # type: ignore[misc]
+    return one(recaller, replace(query, exclude=excluded, filter=None))
+
+
+def assert_equal(found: Candidates, expected: Candidates) -> None:
+    assert found.rows.tolist() == expected.rows.tolist()
+    assert found.interests.tolist() == expected.interests.tolist()
+    assert found.scores == pytest.approx(expected.scores, abs=1e-5)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_answers_are_those_of_the_oracle(
+    recaller: Recaller, filterable: Dataset, data: st.DataObject
+) -> None:
+    """In one batch: queries with unlike filters, with an equal one, without, and cold ones."""
+    low, high = sorted(data.draw(st.tuples(st.integers(0, ITEMS), st.integers(0, ITEMS))))
+    some = "".join(sorted(data.draw(st.sets(st.sampled_from("abcdez"), min_size=1))))
+    filters = {
+        between(low, high): list(range(low, high)),
+        letters(some): [row for row in range(ITEMS) if "abcde"[row % 5] in some],
+        None: list(range(ITEMS)),
+    }
+    users = st.integers(0, filterable.users - 1)
+    queries = [
+        Query(
+            f"u{(user := data.draw(users))}",
+            history_of(filterable, user, data.draw(st.sampled_from([0, 2, 1000]))),
+            exclude=data.draw(st.lists(st.sampled_from(filterable.item_ids), max_size=4)),
+            k=data.draw(st.sampled_from([1, 5, 12, 60])),
+            interests=data.draw(st.sampled_from([None, 1, 4])),
+            filter=data.draw(st.sampled_from(list(filters))),
+        )
+        for _ in range(data.draw(st.integers(1, 6)))
+    ]
+    answers, _ = recaller.recall(queries)
+    for query, answer in zip(queries, answers, strict=True):
+        allowed = filters[query.filter]
+        assert_equal(answer, oracle(recaller, query, allowed))
+        gone = set(query.history) | set(query.exclude)
+        left = [row for row in allowed if filterable.item_ids[row] not in gone]
+        assert len(answer.rows) == min(query.k, len(left))
+        if query.filter is None:
+            assert answer.filter is None
+        else:
+            assert answer.filter
+            assert answer.filter.matched == len(allowed)
+            assert answer.filter.exhausted == (query.k > len(left))
+
+
+def test_unknown_values_match_nothing_and_are_counted(
+    recaller: Recaller, filterable: Dataset
+) -> None:
+    answer = one(recaller, Query("u0", history_of(filterable, 0), k=5, filter=letters("xyz")))
+    assert answer.rows.tolist() == []
+    assert answer.filter == FilterResult(matched=0, exhausted=True, unknown_values=3)
+    assert not answer.cold
+
+
+def test_popular_items_of_the_filter_complete_a_list(
+    recaller: Recaller, filterable: Dataset
+) -> None:
+    everything = one(recaller, Query("nobody", [], k=ITEMS)).rows.tolist()
+    answer = one(recaller, Query("nobody", [], k=3, filter=between(10, 30)))
+    assert answer.cold
+    assert set(answer.interests) == {POPULAR}
+    assert answer.rows.tolist() == [row for row in everything if 10 <= row < 30][:3]
+
+
+def test_a_large_batch_of_unlike_filters(recaller: Recaller, filterable: Dataset) -> None:
+    queries = [
+        Query("u0", history_of(filterable, number), k=4, filter=between(number % 30, ITEMS))
+        for number in range(filterable.users)
+    ]
+    for query, answer in zip(queries, recaller.recall(queries)[0], strict=True):
+        assert_equal(answer, one(recaller, query))
+        assert np.min(answer.rows) >= 0
+
+
+def test_a_filter_of_another_bundle_matches_nothing(
+    recaller: Recaller, filterable: Dataset
+) -> None:
+    """A front end may know the attributes of the bundle before a change of bundles."""
+    form = canonical_form({"all": [{"field": "unheard-of", "in": ["x"]}]})
+    answer = one(recaller, Query("u0", history_of(filterable, 0), k=5, filter=form))
+    assert answer.filter == FilterResult(matched=0, exhausted=True, unknown_values=0)
