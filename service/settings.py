@@ -84,7 +84,15 @@ class ServeSettings(BaseModel, frozen=True):
     body_limit: int = Field(4 << 20, ge=1024, description="largest request body in bytes")
     store_connections: int = Field(8, ge=1, le=1000, description="connections to Redis")
     store_timeout_ms: int = Field(200, ge=1, description="longest wait for Redis")
-    drain_seconds: int = Field(20, ge=0, description="after SIGTERM, for requests under way")
+    grace_seconds: int = Field(
+        5,
+        ge=0,
+        description="after SIGTERM, during which the service is unready and still serves, until "
+        "balancers send nothing more; longer than they take to notice",
+    )
+    drain_seconds: int = Field(
+        20, ge=0, description="after that, for requests under way; nothing new is accepted"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="ids of users appear at debug only"
     )

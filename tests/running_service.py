@@ -14,6 +14,7 @@ import httpx
 import psutil
 from redis_server import free_port
 
+AT_ONCE = {"RECGPT_GRACE_SECONDS": "0"}  # without a balancer nobody must be waited for
 START_SECONDS = 300.0  # a start compiles for 15 s on an idle core, longer beside other work
 
 
@@ -26,7 +27,8 @@ class Service:
         command = [sys.executable, "-m", "cli", "serve", "--artifacts", str(artifacts)]
         command += ["--store", store, "--port", str(self.port), "--device", "cpu"]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env=os.environ | environment)
+            settings = os.environ | AT_ONCE | environment
+            self.process = subprocess.Popen(command, stderr=log, env=settings)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
 
     def wait_until_ready(self) -> None:

@@ -50,7 +50,7 @@ def python_server(
 def recgpt_serve(artifacts: Path, store: str, *options: str) -> list[str]:
     """Returns the arguments of `python_server` that serve these bundles quietly."""
     command = ["-m", "cli", "serve", "--artifacts", str(artifacts), "--store", store]
-    return [*command, "--log-level", "warning", *options]
+    return [*command, "--log-level", "warning", "--grace-seconds", "0", *options]
 
 
 def free_port() -> int:

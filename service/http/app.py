@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -99,8 +99,11 @@ def create_app(
     engine: Engine,
     store: HistoryStore,
     metrics: Metrics | None = None,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> RecallApp:
     """Returns the application around an engine and an opened store.
+
+    `leaving` is whether the service is about to end.
 
     The application closes the store when it ends. Raises ValueError if a file that the settings
     name cannot be used.
@@ -132,8 +135,8 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.gate = Gate(batcher, metrics, settings.max_connections)
-    routes = Routes(settings, engine, batcher, store, metrics, scenarios)
+    app.gate = Gate(batcher, metrics, settings.max_connections, leaving)
+    routes = Routes(settings, engine, batcher, store, metrics, scenarios, leaving)
     events = EventRoutes(store, metrics, event_types, settings.body_limit)
     _route(app, routes, events, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))

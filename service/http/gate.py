@@ -38,8 +38,16 @@ REFUSALS = {
 class Gate:
     """Decides which requests of a front end's connections are served, and which are refused."""
 
-    def __init__(self, batcher: Batcher, metrics: Metrics, max_connections: int) -> None:
+    def __init__(
+        self,
+        batcher: Batcher,
+        metrics: Metrics,
+        max_connections: int,
+        leaving: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Takes what the connections share; `leaving` is whether clients should go elsewhere."""
         self.max_connections = max_connections
+        self.leaving = leaving
         self.metrics = metrics
         self._batcher = batcher
         self._arriving = 0  # recalls that were let in and have not reached the batcher

@@ -111,7 +111,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._is_refused():
             return
         super().on_headers_complete()
-        if self._excess:
+        if self._excess or self._gate.leaving():
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -144,6 +144,14 @@ class BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._unread.stop()
 
+    def shutdown(self) -> None:
+        """Closes the connection of a server that drains, behind the request that is under way.
+
+        A request whose head is on the way is served, too.
+        """
+        if not self._in_head():
+            super().shutdown()
+
     def timeout_keep_alive_handler(self) -> None:
         """Closes a connection on which no request has come."""
         self._close()
@@ -166,7 +174,7 @@ class BoundedProtocol(HttpToolsProtocol):
         elif not self.cycle or self.cycle.response_complete:
             path = self.url.partition(b"?")[0].decode("ascii", "replace")
             if reason := self._gate.reason_to_refuse(path, self._excess):
-                keep_alive = not (self._excess or self.expect_100_continue)
+                keep_alive = not (self._excess or self.expect_100_continue or self._gate.leaving())
                 keep_alive &= self.parser.get_http_version() != "1.0"
                 keep_alive &= self.parser.should_keep_alive()
                 self._refusal = Refusal(reason, request_id_of(self.headers), keep_alive)

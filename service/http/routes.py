@@ -58,6 +58,7 @@ class Routes:
         store: HistoryStore,
         metrics: Metrics,
         scenarios: Scenarios,
+        leaving: Callable[[], bool],
     ) -> None:
         self._body_limit = settings.body_limit
         self._engine = engine
@@ -65,6 +66,7 @@ class Routes:
         self._store = store
         self._metrics = metrics
         self._scenarios = scenarios
+        self._leaving = leaving
         self._logged_problem = ""
 
     def direct(self, operation: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
@@ -136,7 +138,7 @@ class Routes:
         self,
         strict: Annotated[bool, QueryParameter(description="whether the store counts")] = False,
     ) -> Response:
-        """Answers 200 if this process can answer recalls: it has loaded and is not draining.
+        """Answers 200 if this process can answer recalls: it has loaded and is not going down.
 
         The body tells whether the store of histories is available. With `strict=1` an unavailable
         store is answered 503. A load balancer should ask without it: recalls are answered without
@@ -198,8 +200,8 @@ class Routes:
 
     def _process_problem(self) -> str:
         """Returns why this process cannot answer recalls; empty if it can."""
-        if self._batcher.draining:
-            return "the service is draining: ask another instance"
+        if self._leaving() or self._batcher.draining:
+            return "the service is going down: ask another instance"
         if not self._batcher.alive():
             return "a task of this process has not started, or has ended"
         return self._engine.problem()

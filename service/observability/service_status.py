@@ -12,7 +12,7 @@ import time
 
 LANES = 2
 """Versions that can have an engine at the same time."""
-STARTED, RESTARTS, CHANGES, FAILED_CHANGES, SHARED = range(5)
+STARTED, LEAVING, RESTARTS, CHANGES, FAILED_CHANGES, SHARED = range(6)
 BEAT, LOAD_SECONDS, LANE = range(3)
 STATUS_BYTES = (SHARED + LANES * LANE) * 8
 
@@ -30,6 +30,11 @@ class ServiceStatus:
     def started(self) -> bool:
         """Whether the engine and all front ends have been ready once."""
         return bool(self._slots[STARTED])
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the service is about to end, so that clients should go to another instance."""
+        return bool(self._slots[LEAVING])
 
     @property
     def beat_age(self) -> float:
@@ -64,6 +69,10 @@ class ServiceStatus:
     def set_started(self) -> None:
         """Notes that all processes are ready."""
         self._slots[STARTED] = 1
+
+    def set_leaving(self) -> None:
+        """Notes that the service is about to end."""
+        self._slots[LEAVING] = 1
 
     def beat(self) -> None:
         """Notes that the loop of the engine has turned."""

@@ -94,7 +94,7 @@ def main() -> None:
     supervision.on_message(engine.tell)
     try:
         store = open_store(settings)
-        app = create_app(settings, engine, store, Metrics(counters, status))
+        app = create_app(settings, engine, store, Metrics(counters, status), lambda: status.leaving)
     except ValueError as error:
         supervision.fail(error)
     server = http_server(settings, app)

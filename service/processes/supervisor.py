@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from service.observability.service_status import STATUS_BYTES, ServiceStatus
@@ -51,12 +51,20 @@ class Supervisor:
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, and until the front ends have drained.
 
+        After SIGTERM it serves for some time of grace, which SIGINT or another SIGTERM ends.
+
         Raises ChildProcessError, with the reason, if the engine or a front end cannot start.
         """
-        stop = asyncio.Event()
+        stop, at_once = asyncio.Event(), asyncio.Event()
+
+        def leave(signal_name: int) -> None:
+            if stop.is_set() or signal_name == signal.SIGINT:
+                at_once.set()
+            stop.set()
+
         loop = asyncio.get_running_loop()
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stop.set)
+            loop.add_signal_handler(name, leave, name)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up, stop)
         front_ends = self._front_ends.keepers
         stopping = asyncio.create_task(stop.wait())
@@ -69,6 +77,7 @@ class Supervisor:
             )
             for task in done:
                 await task  # raises the error of a child that could not start
+            await self._leave(at_once)
             await self._drain(keeping)
         finally:
             tasks = stopping, starting, serving, *keeping
@@ -85,6 +94,15 @@ class Supervisor:
             await keeper.ready.wait()
         self._status.set_started()
         log.info("the service is ready", extra={"seconds": round(time.monotonic() - started, 1)})
+
+    async def _leave(self, at_once: asyncio.Event) -> None:
+        """Tells balancers that this instance is going, and serves until they have noticed."""
+        if not self._status.started:
+            return
+        self._status.set_leaving()
+        log.info("going down", extra={"grace_s": self._settings.grace_seconds})
+        with suppress(TimeoutError):
+            await asyncio.wait_for(at_once.wait(), self._settings.grace_seconds)
 
     async def _drain(self, keeping: Sequence[asyncio.Task[None]]) -> None:
         """Lets the front ends answer what they have accepted. The engine is kept until then."""

@@ -80,6 +80,49 @@ def test_sigterm_drains_and_ends_well(
         assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
 
 
+def test_nothing_is_lost_when_a_balancer_is_slow_to_notice(
+    artifacts: Path, tmp_path: Path, redis_server: RedisServer, http_workers: str
+) -> None:
+    """Clients go on for a second after SIGTERM, on connections that they keep and on new ones."""
+    more = {"RECGPT_GRACE_SECONDS": "4", "RECGPT_HTTP_WORKERS": http_workers}
+    with service(artifacts, redis_server.url, tmp_path, **PATIENT | more) as running:
+
+        async def ended() -> set[int]:
+            load = Load(running, clients=32, body={"user_id": "ann"})
+            load.marked = True
+            await load.answers(100)
+            assert set(load.kept) == {True}
+            load.marked = False
+            running.process.terminate()
+            async with httpx.AsyncClient(base_url=load.url) as client:
+                while (refused := await client.get("/readyz")).status_code == 200:
+                    await asyncio.sleep(0.001)
+                assert "going down" in refused.json()["detail"]
+                assert refused.headers["connection"] == "close"
+            load.kept.clear()
+            load.marked = True
+            await asyncio.sleep(1)  # the balancer's lag
+            await load.stop()
+            assert load.kept
+            assert set(load.kept) == {False}
+            return set(load.statuses)
+
+        assert asyncio.run(ended()) == {200}
+        assert running.process.wait(timeout=60) == 0
+        assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+def test_the_time_of_grace_can_be_ended(
+    artifacts: Path, tmp_path: Path, redis_server: RedisServer, signals: list[signal.Signals]
+) -> None:
+    with service(artifacts, redis_server.url, tmp_path, RECGPT_GRACE_SECONDS="86400") as running:
+        for name in signals:
+            running.process.send_signal(name)
+            running.wait_until(lambda: running.log.read_text().count("going down") == 1)
+        assert running.process.wait(timeout=60) == 0
+
+
 def test_an_acknowledged_event_survives_kill_9(
     artifacts: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -187,16 +230,21 @@ class Load:
 
     def __init__(self, running: Service, clients: int, body: dict[str, object]) -> None:
         self.statuses: list[int] = []
-        self._url = f"http://127.0.0.1:{running.port}"
+        self.marked = False
+        self.kept: list[bool] = []  # for each request sent while marked: its connection was kept
+        self.url = f"http://127.0.0.1:{running.port}"
         self._body = body
         self._stopping = False
         self._clients = [asyncio.create_task(self._ask()) for _ in range(clients)]
 
     async def _ask(self) -> None:
-        async with httpx.AsyncClient(base_url=self._url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=self.url, timeout=120) as client:
             while not self._stopping:
+                marked = self.marked
                 answer = await client.post("/recall", json=self._body)
                 self.statuses.append(answer.status_code)
+                if marked:
+                    self.kept.append(answer.headers.get("connection") != "close")
 
     async def answers(self, count: int) -> None:
         """Returns after `count` further answers."""
