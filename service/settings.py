@@ -81,6 +81,11 @@ class ServeSettings(BaseModel, frozen=True):
         description="connections of a front end from which on further clients get 429, except "
         "for health and metrics",
     )
+    standby: bool = Field(
+        False,
+        description="keep a second engine loaded, which takes over at once if the first ends or "
+        "hangs; it needs an engine's memory once more",
+    )
     body_limit: int = Field(4 << 20, ge=1024, description="largest request body in bytes")
     store_connections: int = Field(8, ge=1, le=1000, description="connections to Redis")
     store_timeout_ms: int = Field(200, ge=1, description="longest wait for Redis")

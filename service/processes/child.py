@@ -51,6 +51,12 @@ class EngineConfig(BaseModel, frozen=True):
     """The lane of the file that is its own."""
     beside_another: bool = False
     """Whether another engine answers while this one loads."""
+    standby: bool = False
+    """Whether it waits, once it has loaded, until it is told to `TakeOver`."""
+
+
+class TakeOver(BaseModel, frozen=True):
+    """The message that has an engine on standby answer."""
 
 
 class EngineAddress(BaseModel, frozen=True):
@@ -140,22 +146,27 @@ class Child:
         return Report.model_validate_json(line) if line else None
 
     def tell(self, message: BaseModel) -> None:
-        """Sends a message to a child that is ready, unless it has ended."""
-        if self._process.returncode is None and self._process.stdin:
+        """Sends a message to a child, unless it has ended."""
+        if not self.has_ended and self._process.stdin:
             self._process.stdin.write(message.model_dump_json().encode() + b"\n")
 
     async def ended(self) -> int:
         """Waits for the end of the process, and returns its status."""
         return await self._process.wait()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.returncode is not None
+
     def terminate(self) -> None:
         """Sends SIGTERM, unless the process has ended."""
-        if self._process.returncode is None:
+        if not self.has_ended:
             self._process.terminate()
 
     def kill(self) -> None:
         """Sends SIGKILL, unless the process has ended."""
-        if self._process.returncode is None:
+        if not self.has_ended:
             self._process.kill()
 
     async def end(self) -> None:

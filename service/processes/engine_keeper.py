@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from service.observability.service_status import ServiceStatus
-from service.processes.child import Child, EngineAddress, EngineConfig, Report
+from service.processes.child import Child, EngineAddress, EngineConfig, Report, TakeOver
 from service.processes.keeper import Keeper
 from service.settings import ServeSettings
 
@@ -15,6 +15,8 @@ ENGINE = "service.processes.engine_process"
 
 LOOKS = 8
 """Looks at the heartbeat within the time in which an engine must beat."""
+STANDBY_PAUSE_SECONDS = 10.0
+"""Time after the start of an engine before another is put on standby."""
 
 
 class EngineKeeper:
@@ -39,6 +41,8 @@ class EngineKeeper:
         self._folder = folder
         self._listener = _listen(folder)
         self._started = 0.0
+        self._standby: Child | None = None
+        self._standby_started = 0.0
         self.bundle = bundle
         """The bundle, or until the first engine has loaded it the store that it is looked up in."""
         self.address = EngineAddress(path=self._listener.getsockname(), lane=lane)
@@ -48,6 +52,8 @@ class EngineKeeper:
         """Ends the engine, closes its socket, and removes the folder."""
         self.keeper.drain()
         await self.keeper.end()
+        if self._standby:
+            await self._standby.end()
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -55,15 +61,32 @@ class EngineKeeper:
         if self._started:
             self._status.count_restart()
         self._started = time.monotonic()
+        standby, self._standby = self._standby, None
+        if standby and not standby.has_ended:
+            standby.tell(TakeOver())
+            return standby
+        return await self._launch()
+
+    async def _launch(self, standby: bool = False) -> Child:
         config = EngineConfig(
             settings=self._settings,
             artifacts=self.bundle if self.bundle.exists() else self._settings.artifacts,
             listener=self._listener.fileno(),
             status=self._status_file,
             lane=self._lane,
-            beside_another=self._status.started and not self.keeper.ready.is_set(),
+            beside_another=standby or (self._status.started and not self.keeper.ready.is_set()),
+            standby=standby,
         )
         return await Child.start(ENGINE, config, (config.listener, config.status))
+
+    async def _keep_standby(self) -> None:
+        """Puts an engine on standby if there is to be one, some time after the last start."""
+        if not self._settings.standby or (self._standby and not self._standby.has_ended):
+            return
+        now = time.monotonic()
+        if now - max(self._started, self._standby_started) > STANDBY_PAUSE_SECONDS:
+            self._standby_started = now
+            self._standby = await self._launch(standby=True)
 
     async def _watch(self, engine: Child, report: Report) -> str:
         """Waits until the engine ends, or kills it if its loop has not turned for the patience.
@@ -83,6 +106,7 @@ class EngineKeeper:
             except TimeoutError:
                 beat = self._status.last_beat
                 looks, seen = (looks + 1 if beat == seen else 0), beat
+                await self._keep_standby()
         engine.kill()
         await engine.ended()
         return f"it hung for {patience_seconds:g} s and was killed"

@@ -260,6 +260,11 @@ def main() -> None:
     except (ValueError, OSError) as error:
         supervision.fail(error)
     freeze_loaded()
+    if config.standby:
+        told = threading.Event()
+        supervision.on_message(lambda message: told.set())
+        log.info("on standby", extra={"version": recaller.version})
+        told.wait()
     with closing(EngineLoop(recaller, greeting, listener, status)) as loop:
         supervision.report(Report(bundle=recaller.bundle.absolute()))
         loop.run()
