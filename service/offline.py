@@ -54,10 +54,16 @@ def export_bundle(
             f"the {model.config.network} network is a peer to compare with and cannot be served: "
             "export a run that was trained without --model.network"
         )
+    not_served = []
     if recall.merge != "quotas" and recall.interests > 1:
+        not_served.append(f"recall.merge = {recall.merge}")
+    if recall.outcome is not None:
+        not_served.append(f"recall.outcome = {recall.outcome}")
+    if model.config.feedback != "none":
+        not_served.append(f"model.feedback = {model.config.feedback}")
+    if not_served:
         raise ValueError(
-            f"recall.merge = {recall.merge} can be measured, but not served yet: train with "
-            "recall.merge = quotas"
+            f"{' and '.join(not_served)} can be measured, but not served yet: train without"
         )
     code = package_version("recgpt")
     writing = new_bundle(artifacts, dataset, model, recall, figures, code, protocol)

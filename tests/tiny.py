@@ -37,10 +37,16 @@ def walks(folder: Path, users: int = 60, items: int = 40, seed: int = 0) -> Data
     return Dataset.load(data)
 
 
-def gpt(config: GPTConfig = CONFIG, catalogue: int = 40, users: int = 60, seed: int = 0) -> GPT:
+def gpt(
+    config: GPTConfig = CONFIG,
+    catalogue: int = 40,
+    users: int = 60,
+    seed: int = 0,
+    actions: int = 0,
+) -> GPT:
     """A network in evaluation mode whose every weight, the user module's too, matters."""
     torch.manual_seed(seed)
-    model = GPT(config, catalogue, users)
+    model = GPT(config, catalogue, users, actions)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()

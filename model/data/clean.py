@@ -10,6 +10,7 @@ import polars as pl
 
 from model.data import parquet
 from model.data.account import Account
+from model.data.actions import action_key
 from model.data.config import Format
 from model.data.id_columns import id_problem, id_text
 from model.data.table import Table, open_table, read_gaps, read_lines
@@ -31,6 +32,10 @@ class Columns:
     time: str | None
     in_order: bool
     """There is no time: the rows stand in order."""
+    action: str | None = None
+    """Not read if None."""
+    like_from: float | None = None
+    """Actions are ratings, of which those from here on are likes."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class CleanLog:
     """user, item (String), time (Float64), rest (Int64), order (UInt32).
 
     Sorting by time, rest, order gives the order of time with ties in the order of the log; `rest`
-    is what a large integer time loses as a float.
+    is what a large integer time loses as a float. With an action column also action (String),
+    null if the row has none.
     """
     account: Account
     times: TimeRange | None
@@ -120,7 +126,10 @@ def _reader(path: Path, kind: Format, columns: Columns) -> Reader:
 
 
 def _expressions(table: Table, columns: Columns) -> dict[str, pl.Expr]:
-    """Returns user, item, time, rest, time_problem, spaces as expressions of the file's columns."""
+    """Returns user, item, time, rest, time_problem, spaces and, if it is to be read, action.
+
+    They are expressions of the file's columns.
+    """
     ids = {}
     raw = {
         "user": table.find("the user's id", columns.user, USER_NAMES),
@@ -136,9 +145,13 @@ def _expressions(table: Table, columns: Columns) -> dict[str, pl.Expr]:
         if at is None:
             raise ValueError(_which(table, "time", " (or, with rows in order of time, --in-order)"))
         key, rest, problem = time_key(pl.col(str(at)), table.types[at], table.name_of(at))
+    action = {}
+    if columns.action is not None:
+        at = table.find("the action", columns.action, ())
+        action["action"] = action_key(pl.col(str(at)), columns.like_from)
     bare = {purpose: table.bare(value) for purpose, value in ids.items()}
     spaces = pl.any_horizontal(bare[purpose] != ids[purpose] for purpose in ids)
-    return bare | {"time": key, "rest": rest, "time_problem": problem, "spaces": spaces}
+    return bare | action | {"time": key, "rest": rest, "time_problem": problem, "spaces": spaces}
 
 
 def _which(table: Table, purpose: str, hint: str = "") -> str:
@@ -151,7 +164,8 @@ def _which(table: Table, purpose: str, hint: str = "") -> str:
 def _with_problem(rows: pl.LazyFrame, *more: pl.Expr) -> pl.LazyFrame:
     """Adds the first problem of every row; keeps line and text of malformed rows only."""
     found = [pl.col("problem"), *(id_problem(name) for name in ("user", "item"))]
-    kept = ("user", "item", "time", "rest", "spaces", "problem")
+    kept = ["user", "item", "time", "rest", "spaces", "problem"]
+    kept += ["action"] if "action" in rows.collect_schema() else []
     malformed = pl.when(pl.col("problem").is_not_null())
     return rows.with_columns(problem=pl.coalesce(*found, *more)).select(
         *kept, malformed.then(pl.col("line")).alias("line"), malformed.then(pl.col("text"))

@@ -26,6 +26,16 @@ class PrepareConfig(BaseModel, frozen=True):
     time_column: str | None = Field(
         None, description="column of times: numbers or ISO dates (default: a usual name)"
     )
+    action_column: str | None = Field(
+        None,
+        description="column of what the user did, a type or with --like-from a rating; training "
+        "may read it as feedback (default: not read)",
+    )
+    like_from: float | None = Field(
+        None,
+        description="the actions are ratings: from here on they count as `like`, below as "
+        "`dislike`",
+    )
     in_order: bool = Field(False, description="the rows stand in order of time: read no time")
     items: Path | None = Field(None, description="item metadata: CSV, TSV or Parquet file")
     item_id_column: str | None = Field(None, description="metadata: column of item ids")

@@ -9,8 +9,11 @@ DIRECTORY/users.parquet    user_id; U rows, in row order
 DIRECTORY/events.npy       int32 [N]: item rows, user after user, oldest first
 DIRECTORY/offsets.npy      int64 [U + 1]: the events of user u are events[offsets[u]:offsets[u + 1]]
 DIRECTORY/times.npy        int64 [N]: seconds of each event; missing if "times" is null
+DIRECTORY/actions.npy      int8 [N]: what the user did, a number of "actions", -1: not known;
+                           missing if "actions" is null
 
-Format 1 is read as well: it has no times. Where "kinds" is missing, all attributes are text.
+"actions" names what users did, such as like and dislike. Format 1 is read as well: it has no times.
+Where "kinds" is missing, all attributes are text.
 """
 
 import json
@@ -51,6 +54,9 @@ class Dataset:
     """Seconds of every event: N. Memory-mapped, read-only."""
     clock: bool = False
     """Whether the times of different users can be compared."""
+    actions: NDArray[np.int8] | None = None
+    """The action of every event, a number of `action_names`; -1: not known: N."""
+    action_names: tuple[str, ...] = ()
     kinds: dict[str, Kind] = field(default_factory=dict)
     """The kind of each attribute; one that is missing here is text."""
 
@@ -81,6 +87,12 @@ class Dataset:
             if len(times) != len(events):
                 problem = f"has {len(times)} rows where dataset.json says {len(events)}"
                 raise _unusable(directory / "times.npy", problem)
+        actions = None
+        if about.get("actions"):
+            actions = _read_array(directory / "actions.npy", np.int8)
+            if len(actions) != len(events):
+                problem = f"has {len(actions)} rows where dataset.json says {len(events)}"
+                raise _unusable(directory / "actions.npy", problem)
         return cls(
             name=about["name"],
             item_ids=items["item_id"].to_list(),
@@ -90,6 +102,8 @@ class Dataset:
             items=items,
             times=times,
             clock=about.get("times") == "clock",
+            actions=actions,
+            action_names=tuple(about.get("actions") or ()),
             kinds=about.get("kinds", {}),
         )
 
@@ -106,6 +120,13 @@ class Dataset:
     def history(self, user: int) -> NDArray[np.int32]:
         """Returns the item rows of user row `user`, oldest first: a view of `events`."""
         return self.events[self.offsets[user] : self.offsets[user + 1]]
+
+    def action_code(self, name: str) -> int:
+        """Returns the number of an action. Raises ValueError if no event has it."""
+        if name not in self.action_names:
+            known = ", ".join(self.action_names) or "no actions at all"
+            raise ValueError(f"{self.name} has {known}, not {name!r}")
+        return self.action_names.index(name)
 
     def of_users(self, rows: NDArray[np.int64]) -> "Dataset":
         """Returns the whole catalogue with these users only: `rows` become rows 0, 1, …
@@ -124,7 +145,9 @@ class Dataset:
         offsets = np.concatenate(([0], np.cumsum(lengths_U)))
         from_N = np.repeat(starts_U - offsets[:-1], lengths_U) + np.arange(offsets[-1])
         times = None if self.times is None else self.times[from_N]
-        return replace(self, events=self.events[from_N], offsets=offsets, times=times)
+        actions = None if self.actions is None else self.actions[from_N]
+        events = self.events[from_N]
+        return replace(self, events=events, offsets=offsets, times=times, actions=actions)
 
 
 def popularity(dataset: Dataset) -> NDArray[np.int64]:

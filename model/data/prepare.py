@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from model.data import parquet
 from model.data.account import Malformed, count_lines, example_lines
+from model.data.actions import action_codes, action_names
 from model.data.clean import CleanLog, Columns, clean_logs
 from model.data.column_kinds import describe
 from model.data.config import Format, PrepareConfig
@@ -94,7 +95,14 @@ def prepare(config: PrepareConfig) -> Report:
     fit the files, logs without a usable row, and a k-core that leaves nothing.
     """
     files, metadata = _check(config)
-    columns = Columns(config.user_column, config.item_column, config.time_column, config.in_order)
+    columns = Columns(
+        config.user_column,
+        config.item_column,
+        config.time_column,
+        config.in_order,
+        config.action_column,
+        config.like_from,
+    )
     with new_folder(config.out, config.overwrite) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
@@ -111,8 +119,11 @@ def prepare(config: PrepareConfig) -> Report:
             )
         kept.sink_parquet(scratch / "kept.parquet", compression="lz4")
         timed = clean.times is not None or files[0][1] == "gaps"
+        actions = None
+        if config.action_column is not None:
+            actions = action_names(parquet.scan(scratch / "kept.parquet"))
         lengths_U, counts_V = write_events(
-            scratch / "kept.parquet", folder, len(users), len(items), timed
+            scratch / "kept.parquet", folder, len(users), len(items), timed, actions
         )
         catalogue = pl.DataFrame({"item_id": item_ids.gather(items), "count": counts_V})
         about = None
@@ -123,7 +134,8 @@ def prepare(config: PrepareConfig) -> Report:
         shutil.rmtree(scratch)
         report = _report(clean, hints, lengths_U, counts_V, about)
         times = ("clock" if clean.times else "relative") if timed else None
-        write_json(folder / "dataset.json", _description(config, report, times))
+        about_events = {"times": times, "actions": actions}
+        write_json(folder / "dataset.json", _description(config, report) | about_events)
     return report
 
 
@@ -132,11 +144,13 @@ def _check(config: PrepareConfig) -> tuple[list[tuple[Path, Format]], MetadataFi
     files = log_files(config.input, config.format)
     if config.in_order and config.time_column is not None:
         raise ValueError("--in-order reads no time: leave out --time-column, or --in-order")
-    named = (config.user_column, config.item_column, config.time_column)
+    if config.like_from is not None and config.action_column is None:
+        raise ValueError("--like-from reads ratings: name their column with --action-column")
+    named = (config.user_column, config.item_column, config.time_column, config.action_column)
     if files[0][1] in ("lines", "gaps") and any(named):
         raise ValueError(
             f"{config.input} is read as lines, which have no columns: leave out --user-column, "
-            "--item-column and --time-column, or name another --format"
+            "--item-column, --time-column and --action-column, or name another --format"
         )
     _check_output(config)
     names = MetadataColumns(
@@ -184,8 +198,8 @@ def _report(
     )
 
 
-def _description(config: PrepareConfig, report: Report, times: str | None) -> dict[str, Any]:
-    """Returns the content of dataset.json."""
+def _description(config: PrepareConfig, report: Report) -> dict[str, Any]:
+    """Returns the content of dataset.json, but for what is known of the events."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", config.input.resolve().stem).strip(".-_")
     return {
         "format": FORMAT,
@@ -193,16 +207,20 @@ def _description(config: PrepareConfig, report: Report, times: str | None) -> di
         "users": report.users,
         "items": report.items,
         "events": report.events,
-        "times": times,
         "kinds": report.metadata.kinds if report.metadata else {},
         "report": report.model_dump(),
     }
 
 
 def write_events(
-    kept: Path, folder: Path, users: int, items: int, timed: bool
+    kept: Path,
+    folder: Path,
+    users: int,
+    items: int,
+    timed: bool,
+    actions: list[str] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.uint32]]:
-    """Writes events.npy, offsets.npy and, if the events are `timed`, times.npy.
+    """Writes events.npy, offsets.npy and, if the events have them, times.npy and actions.npy.
 
     Returns the number of events of users U and of items V.
     """
@@ -213,8 +231,13 @@ def write_events(
     np.save(folder / "offsets.npy", offsets)
     counts_V = np.zeros(items, dtype=np.int64)
     out = _new_array(folder / "events.npy", np.int32, int(offsets[-1]))
-    times = _new_array(folder / "times.npy", np.int64, len(out)) if timed else None
-    seconds = whole_seconds(events) if timed else None
+    arrays = [(out, pl.col("item"))]
+    if timed:
+        times = _new_array(folder / "times.npy", np.int64, len(out))
+        arrays.append((times, whole_seconds(events)))
+    if actions is not None:
+        codes = _new_array(folder / "actions.npy", np.int8, len(out))
+        arrays.append((codes, action_codes(actions)))
     with tqdm(total=len(out), desc="order", unit=" events", leave=False, disable=None) as bar:
         first = 0
         while first < users:
@@ -223,16 +246,13 @@ def write_events(
             last = max(last, first + 1)
             part = events.filter(pl.col("user").is_between(first, last, closed="left"))
             ordered = part.collect(engine="streaming").sort("user", "time", "rest", "order")
-            rows = ordered["item"].to_numpy()
-            out[offsets[first] : offsets[last]] = rows
-            if times is not None and seconds is not None:
-                times[offsets[first] : offsets[last]] = ordered.select(seconds).to_series()
-            counts_V += np.bincount(rows, minlength=items)
-            bar.update(len(rows))
+            for array, values in arrays:
+                array[offsets[first] : offsets[last]] = ordered.select(values).to_series()
+            counts_V += np.bincount(out[offsets[first] : offsets[last]], minlength=items)
+            bar.update(len(ordered))
             first = last
-    for array in (out, times):
-        if array is not None:
-            array.flush()
+    for array, _ in arrays:
+        array.flush()
     return lengths_U, counts_V.astype(np.uint32)
 
 

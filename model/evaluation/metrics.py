@@ -22,6 +22,13 @@ Recall = Callable[[Sequence[IntArray], IntArray, Sequence[int]], list[IntArray]]
 each length K the item rows B K, best first, -1: no item. The lists of a user are those of separate
 recalls: a shorter one need not be the start of a longer one."""
 
+
+class Histories(list[IntArray]):
+    """Histories as item rows, with the actions of their events where the data set has them."""
+
+    actions: list[IntArray] | None = None
+
+
 Figures = dict[str, dict[str, float]]
 """Metrics by the name of their model."""
 
@@ -98,7 +105,7 @@ def case_batches(
     batch: int,
     known_users: bool = True,
     newest: int | None = None,
-) -> Iterator[tuple[slice, list[IntArray], IntArray]]:
+) -> Iterator[tuple[slice, Histories, IntArray]]:
     """Yields for each batch the cases that it is made of, their histories and their user rows B.
 
     Without `known_users` the user rows are -1. With `newest`, a history is cut to that
@@ -107,10 +114,14 @@ def case_batches(
     for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
         part = slice(start, start + batch)
         users_B = split.users[part]
-        histories: list[IntArray] = [
-            np.asarray(dataset.history(int(u))[max(0, n - (newest or n)) : n])
-            for u, n in zip(users_B, split.lengths[part], strict=True)
+        starts_B = np.asarray(dataset.offsets)[users_B]
+        cuts = [
+            slice(start + max(0, n - (newest or n)), start + n)
+            for start, n in zip(starts_B, split.lengths[part], strict=True)
         ]
+        histories = Histories(np.asarray(dataset.events[cut]) for cut in cuts)
+        if dataset.actions is not None:
+            histories.actions = [np.asarray(dataset.actions[cut]) for cut in cuts]
         yield part, histories, users_B if known_users else np.full_like(users_B, -1)
 
 

@@ -76,6 +76,20 @@ def target_sets(dataset: Dataset, split: Split) -> NDArray[np.int64]:
     return distinct(np.where(real_nS, rows_nS, -1))
 
 
+def by_outcome(dataset: Dataset, split: Split, action: str) -> tuple[Split, Split]:
+    """Returns the cases whose first target got this action, and those that got another one.
+
+    Raises ValueError if the data set does not know the action.
+    """
+    code = dataset.action_code(action)
+    assert dataset.actions is not None
+    found_n = dataset.actions[np.asarray(dataset.offsets)[split.users] + split.lengths]
+    return (
+        split.at(np.flatnonzero(found_n == code)),
+        split.at(np.flatnonzero((found_n != code) & (found_n >= 0))),
+    )
+
+
 def distinct(rows_nS: NDArray[np.int64]) -> NDArray[np.int64]:
     """Returns the rows of each set with -1 in place of those that stand before in the set."""
     if rows_nS.shape[1] == 1:

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from model.data.dataset import IntArray
-from model.evaluation.metrics import Recall
+from model.evaluation.metrics import Histories, Recall
 from model.evaluation.protocols import distinct
 from model.network.config import RecallConfig
-from model.network.gpt import GPT, evaluating
+from model.network.gpt import GPT, Feedback, evaluating
 from model.network.rollout import quotas, rollout
 from model.network.top_items import best_rows
 
@@ -38,16 +38,21 @@ def interest_lists(
     users_B: IntArray,
     interests: int,
     k: int,
+    wanted: int = -1,
     repeats: bool = False,
 ) -> InterestLists:
     """Rolls out M interests and lists the k best items of each, seen ones only with `repeats`.
 
+    `wanted` is the action that the next item shall get, for networks that read outcomes.
     One rollout serves lists of every length and of fewer interests: what is offered does not depend
     on how a list is shared, and the first interests of a longer rollout are those of a shorter one.
     """
     device = model.items.weight.device
     history_BL, lengths_B = pad(histories, model.config.max_history)
     seen_BS = torch.from_numpy(_repeated(histories)).to(device)[:, : 0 if repeats else None]
+    feedback = None
+    if model.config.feedback != "none" and isinstance(histories, Histories):
+        feedback = feedback_of(histories, model.config.max_history, wanted)
     depth = max(k, interests)  # an offer may be the last of as many items as interests
     with torch.no_grad():
         table_VD = model.item_vectors()
@@ -59,11 +64,25 @@ def interest_lists(
             torch.from_numpy(users_B.astype(np.int64)).to(device),
             interests,
             lambda interest_BD: best_rows(interest_BD, table_VD, seen_BS, depth),
+            feedback if feedback is None else feedback.to(device),
         )
     scores_BMK, rows_BMK = found.scores_BMK[..., :k], found.rows_BMK[..., :k]
     rows_BMK = rows_BMK.masked_fill(scores_BMK == -torch.inf, -1)
     found_on_host = (part.cpu().numpy() for part in (scores_BMK, rows_BMK, found.interests_BMD))
     return InterestLists(*found_on_host)
+
+
+def feedback_of(histories: Histories, max_history: int, wanted: int) -> Feedback | None:
+    """Returns the feedback in the newest items of histories, None if they have no actions.
+
+    The outcome at an item is the action that the item after it got, and `wanted` at the last.
+    """
+    if histories.actions is None:
+        return None
+    actions_BL, lengths_B = pad(histories.actions, max_history)
+    outcomes_BL = np.roll(actions_BL, -1, axis=1)
+    outcomes_BL[np.arange(len(lengths_B)), lengths_B - 1] = wanted
+    return Feedback(torch.from_numpy(actions_BL), torch.from_numpy(outcomes_BL))
 
 
 def merge_by_quotas(rows_BMK: IntArray, quotas_M: Sequence[int]) -> IntArray:
@@ -130,6 +149,8 @@ class DenseRecall:
 
     model: GPT
     config: RecallConfig
+    wanted: int = -1
+    """See `interest_lists`."""
     repeats: bool = False
 
     def __call__(
@@ -137,7 +158,9 @@ class DenseRecall:
     ) -> list[IntArray]:
         """See `Recall`."""
         interests, first_share = self.config.interests, self.config.first_share
-        lists = interest_lists(self.model, histories, users_B, interests, max(ks), self.repeats)
+        lists = interest_lists(
+            self.model, histories, users_B, interests, max(ks), self.wanted, self.repeats
+        )
         if self.config.merge == "probability" and interests > 1:
             with torch.no_grad():
                 table_VD = self.model.item_vectors().cpu().numpy()

@@ -42,6 +42,11 @@ class GPTConfig(BaseModel, frozen=True):
         description="rank of the adapters that offers pass behind every layer and histories do "
         "not; prompt-tuning then trains them alone, and the first interest stays; 0: none",
     )
+    feedback: Literal["none", "actions", "outcome"] = Field(
+        "none",
+        description="actions: the network reads what the user did with each item; outcome: it also "
+        "reads the action wanted of the next item, which in training is the true one",
+    )
     user_rank: int = Field(0, ge=0, description="rank of the user table; 0: no user module")
     user_dropout: float = Field(
         0.9, ge=0, lt=1, description="share of the samples that train the unknown user"
@@ -69,4 +74,9 @@ class RecallConfig(BaseModel, frozen=True):
         le=1,
         description="the first interest's share of the list, or its weight in the mean; the others "
         "share the rest equally",
+    )
+    outcome: str | None = Field(
+        None,
+        description="the action that users shall take, such as like: figures are of the items that "
+        "got it, and a network that reads outcomes is asked for it",
     )

@@ -49,17 +49,34 @@ class Tokens(NamedTuple):
     positions_BL: Tensor
     lengths_B: Tensor
     """Tokens of each sequence, padding not counted."""
+    feedback: "Feedback | None" = None
 
     def to(self, device: torch.device) -> "Tokens":
         """Returns the same sequences on `device`."""
-        return Tokens(*(part.to(device) for part in self))
+        parts = {name: part.to(device) for name, part in self._asdict().items() if part is not None}
+        return self._replace(**parts)
 
 
-def history_tokens(history_BL: Tensor, lengths_B: Tensor, max_history: int) -> Tokens:
+class Feedback(NamedTuple):
+    """The actions that the items of histories got; -1: not known."""
+
+    actions_BL: Tensor
+    outcomes_BL: Tensor
+    """The action that the next item got or, at the last slot of a recall, shall get."""
+
+    def to(self, device: torch.device) -> "Feedback":
+        """Returns the same on `device`."""
+        return Feedback(*(part.to(device) for part in self))
+
+
+def history_tokens(
+    history_BL: Tensor, lengths_B: Tensor, max_history: int, feedback: Feedback | None = None
+) -> Tokens:
     """Returns plain histories (right-padded, 1 ≤ length ≤ L ≤ max_history) as tokens."""
     slots_L = torch.arange(history_BL.shape[1], device=history_BL.device)
     positions_BL = max_history - lengths_B[:, None] + slots_L
-    return Tokens(history_BL, torch.full_like(history_BL, HISTORY), positions_BL, lengths_B)
+    segments_BL = torch.full_like(history_BL, HISTORY)
+    return Tokens(history_BL, segments_BL, positions_BL, lengths_B, feedback)
 
 
 @dataclass
@@ -109,15 +126,22 @@ def causal(positions_BL: Tensor) -> Sight:
 
 
 class GPT(nn.Module):
-    """Personalised GPT over `catalogue` items, with a row for each of `users` users."""
+    """Personalised GPT over `catalogue` items, with a row for each of `users` users.
 
-    def __init__(self, config: GPTConfig, catalogue: int, users: int) -> None:
+    A network that reads feedback knows this number of `actions`.
+    """
+
+    def __init__(self, config: GPTConfig, catalogue: int, users: int, actions: int = 0) -> None:
         super().__init__()
         self.config = config
         self.items = nn.Embedding(catalogue, config.dim)
         if config.positions == "absolute":
             self.positions = nn.Embedding(config.max_history + config.max_interests, config.dim)
         self.segments = nn.Embedding(2, config.dim)
+        if config.feedback != "none":
+            self.actions = nn.Embedding(actions + 1, config.dim)  # row 0: not known
+        if config.feedback == "outcome":
+            self.outcomes = nn.Embedding(actions + 1, config.dim)
         if config.user_rank:
             self.users = nn.Embedding(users + 1, config.user_rank)  # row 0: the unknown user
             self.user_up = nn.Linear(config.user_rank, config.dim, bias=False)
@@ -173,6 +197,10 @@ class GPT(nn.Module):
         x_BLD = self._unit(self.items(tokens.items_BL)) + self.segments(tokens.segments_BL)
         if self.config.user_rank:
             x_BLD = x_BLD + self.user(users_B)[:, None]
+        if tokens.feedback is not None and self.config.feedback != "none":
+            x_BLD = x_BLD + self.actions(tokens.feedback.actions_BL + 1)
+            if self.config.feedback == "outcome":
+                x_BLD = x_BLD + self.outcomes(tokens.feedback.outcomes_BL + 1)
         if self.config.positions == "absolute":
             last = len(self.positions.weight) - 1
             x_BLD = x_BLD + self.positions(tokens.positions_BL.clamp(max=last))
@@ -205,10 +233,14 @@ class GPT(nn.Module):
         return self._interest(x_BLD)
 
     def prefill(
-        self, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor
+        self,
+        history_BL: Tensor,
+        lengths_B: Tensor,
+        users_B: Tensor,
+        feedback: Feedback | None = None,
     ) -> tuple[Tensor, Cache]:
         """Runs plain histories; returns the first interest B D, and the cache for `step`."""
-        tokens = history_tokens(history_BL, lengths_B, self.config.max_history)
+        tokens = history_tokens(history_BL, lengths_B, self.config.max_history, feedback)
         cache = Cache.empty(self.config, users_B)
         return self(tokens, users_B, lengths_B[:, None] - 1, cache)[:, 0], cache
 

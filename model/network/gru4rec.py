@@ -46,6 +46,16 @@ class GRU(GPT):
         """Does nothing: this network has no segments."""
 
 
-def new_network(config: GPTConfig, catalogue: int, users: int) -> GPT:
-    """Returns the network that the configuration names, with random weights."""
-    return GRU(config, catalogue) if config.network == "gru" else GPT(config, catalogue, users)
+def new_network(config: GPTConfig, catalogue: int, users: int, actions: int = 0) -> GPT:
+    """Returns the network that the configuration names, with random weights.
+
+    Raises ValueError if it reads feedback and there are no `actions`.
+    """
+    if config.network == "gru":
+        return GRU(config, catalogue)
+    if config.feedback != "none" and not actions:
+        raise ValueError(
+            f"model.feedback = {config.feedback} needs the actions of events, and the data set has "
+            "none: write it anew with --action-column"
+        )
+    return GPT(config, catalogue, users, actions)

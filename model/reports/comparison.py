@@ -10,9 +10,9 @@ from model.data.dataset import Dataset
 from model.evaluation.bootstrap import paired_difference
 from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import CaseFigures, gains, measure_cases
-from model.evaluation.protocols import Split, splits
+from model.evaluation.protocols import Split, by_outcome, splits
 from model.evaluation.reference import DenseRecall
-from model.training.run import load_run
+from model.training.run import load_run, wanted_action
 
 NEXT_AT = (10, 20)
 SETS_AT = (20, 50, 100, 200, 500)
@@ -26,7 +26,9 @@ def compare_runs(
     Without `protocol`, the cases are those of the new run; both must have been trained without
     them. Without `interests`, each run generates as many as it serves. Returns {"new", "old",
     "cases", "figures": {metric: {"new", "old", "relative", "low", "high"}}}: `relative` is the
-    difference as a share of the old figure, between `low` and `high` with 95 % confidence.
+    difference as a share of the old figure, between `low` and `high` with 95 % confidence. If the
+    new run asks for an outcome, the cases are those whose target got it, and "others" has "cases"
+    and "figures" of the other cases.
 
     Raises ValueError if the runs are not of the same data, or if one may have seen test events.
     """
@@ -43,15 +45,22 @@ def compare_runs(
                 f"{config.out} was trained on test events of this protocol: train both runs with "
                 "one --protocol"
             )
-    by_run = [_figures(_cases(run, dataset, parts.test, interests)) for run in (new, old)]
-    return {
-        "new": str(new),
-        "old": str(old),
-        "cases": len(parts.test.users),
-        "figures": {
-            name: _difference(by_run[0][name], by_run[1][name], parts.test) for name in by_run[0]
-        },
-    }
+    split, outcome = parts.test, new_config.recall.outcome
+    found = {"new": str(new), "old": str(old)}
+    if outcome is None:
+        return found | _compared(new, old, dataset, split, interests)
+    split, others = by_outcome(dataset, split, outcome)
+    not_wanted = _compared(new, old, dataset, others, interests)
+    wanted = _compared(new, old, dataset, split, interests)
+    return found | wanted | {"outcome": outcome, "others": not_wanted}
+
+
+def _compared(
+    new: Path, old: Path, dataset: Dataset, split: Split, interests: int | None
+) -> dict[str, Any]:
+    by_run = [_figures(_cases(run, dataset, split, interests)) for run in (new, old)]
+    figures = {name: _difference(by_run[0][name], by_run[1][name], split) for name in by_run[0]}
+    return {"cases": len(split.users), "figures": figures}
 
 
 def _cases(run: Path, dataset: Dataset, split: Split, interests: int | None) -> CaseFigures:
@@ -59,7 +68,8 @@ def _cases(run: Path, dataset: Dataset, split: Split, interests: int | None) -> 
     recall = config.recall
     if interests is not None:
         recall = recall.model_copy(update={"interests": interests})
-    return measure_cases(DenseRecall(model, recall), dataset, split, SETS_AT)
+    recaller = DenseRecall(model, recall, wanted_action(config, dataset))
+    return measure_cases(recaller, dataset, split, SETS_AT)
 
 
 def _figures(found: CaseFigures) -> dict[str, NDArray[np.float64]]:
@@ -81,10 +91,21 @@ def _difference(
 
 def format_comparison(found: dict[str, Any]) -> str:
     """Returns a table as text: a line per metric."""
-    lines = [f"{found['cases']:,} test cases of both runs; relative difference [95 % interval]"]
+    cases = f"{found['cases']:,} test cases of both runs"
+    if "outcome" in found:
+        cases += f" with the outcome {found['outcome']}"
+    lines = [f"{cases}; relative difference [95 % interval]", *_rows(found)]
+    if "outcome" in found:
+        lines += [f"{found['others']['cases']:,} test cases with another outcome"]
+        lines += _rows(found["others"])
+    return "\n".join(lines)
+
+
+def _rows(found: dict[str, Any]) -> list[str]:
+    lines = []
     for name, row in found["figures"].items():
         line = f"{name:<12}{row['old']:>9.4f} → {row['new']:.4f}"
         if "relative" in row:
             line += f"  {row['relative']:+7.1%} [{row['low']:+.1%}, {row['high']:+.1%}]"
         lines.append(line)
-    return "\n".join(lines)
+    return lines

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray
 from model.evaluation.protocols import distinct
-from model.network.gpt import Tokens, history_tokens
+from model.network.gpt import Feedback, Tokens, history_tokens
 from model.training.config import Sampling
 
 
@@ -42,6 +42,7 @@ class SampleBatch:
     """-1: padding."""
     sets_BQS: Tensor | None = None
     """Set targets, each item once, -1: none; of every slot, or of the last slots only (Q = 1)."""
+    feedback: Feedback | None = None
 
     def to(self, device: torch.device) -> Self:
         """Returns the same samples on `device`."""
@@ -119,6 +120,8 @@ class SetTargets:
     """The end of the set that begins with each event of the data set."""
     last_only: bool
     """Whether only the last slot of a sample has targets."""
+    one_action: bool = False
+    """Whether a set holds the events of its first one's action only."""
 
 
 def read_samples(
@@ -137,25 +140,34 @@ def read_samples(
             at_BQ = np.where(real_BL, flat_BL + 1, -1)
             if sets.last_only:
                 at_BQ = at_BQ[np.arange(len(at_BQ)), lengths_B - 1][:, None]
-            found = torch.from_numpy(set_targets(dataset, sets.ends_N, at_BQ))
+            found = torch.from_numpy(set_targets(dataset, sets, at_BQ))
+        feedback = None
+        if dataset.actions is not None:
+            at = (flat_BL, flat_BL + real_BL)  # of an item, and of the one that follows it
+            parts = (np.where(real_BL, dataset.actions[at_BL], -1) for at_BL in at)
+            feedback = Feedback(*(torch.from_numpy(part.astype(np.int64)) for part in parts))
         yield SampleBatch(
             torch.from_numpy(history_BL.astype(np.int64)),
             torch.from_numpy(lengths_B.astype(np.int64)),
             torch.from_numpy(samples.users_N[chosen_B].astype(np.int64)),
             torch.from_numpy(next_BL.astype(np.int64)),
             found,
+            feedback,
         )
 
 
-def set_targets(dataset: Dataset, ends_N: NDArray[np.int64], at_BQ: IntArray) -> NDArray[np.int64]:
+def set_targets(dataset: Dataset, sets: SetTargets, at_BQ: IntArray) -> NDArray[np.int64]:
     """Returns the distinct items of the sets that begin with the events `at_BQ`, B Q S; -1: none.
 
     An event of -1 has no set.
     """
-    sizes_BQ = np.where(at_BQ >= 0, ends_N[at_BQ] - at_BQ, 0)
+    sizes_BQ = np.where(at_BQ >= 0, sets.ends_N[at_BQ] - at_BQ, 0)
     slots_S = np.arange(sizes_BQ.max(initial=1))
     real_BQS = slots_S < sizes_BQ[..., None]
     events_BQS = np.where(real_BQS, at_BQ[..., None] + slots_S, 0)
+    if sets.one_action and dataset.actions is not None:
+        actions_BQS = dataset.actions[events_BQS]
+        real_BQS &= actions_BQS == actions_BQS[..., :1]
     rows_BQS = np.where(real_BQS, dataset.events[events_BQS], -1).astype(np.int64)
     return distinct(rows_BQS.reshape(-1, len(slots_S))).reshape(rows_BQS.shape)
 
@@ -165,7 +177,7 @@ def plain(samples: SampleBatch, max_history: int, last_only: bool) -> TrainingBa
 
     The targets are the sets of the samples, or the next items if there are none.
     """
-    tokens = history_tokens(samples.history_BL, samples.lengths_B, max_history)
+    tokens = history_tokens(samples.history_BL, samples.lengths_B, max_history, samples.feedback)
     if last_only:
         at_B1 = samples.lengths_B[:, None] - 1
         return TrainingBatch(tokens, samples.users_B, at_B1, last_targets(samples)[:, None])

@@ -153,6 +153,11 @@ class TrainConfig(BaseModel, frozen=True):
                 f"tune.offers = {tune.offers} makes more interests than model.max_interests = "
                 f"{self.model.max_interests}: ask for fewer offers"
             )
+        if self.stages != "pretrain" and self.model.feedback != "none" and tune.form != "plain":
+            raise ValueError(
+                f"offers get no feedback yet: with model.feedback = {self.model.feedback} say "
+                "stages = pretrain, or tune.form = plain"
+            )
         if tune.cross_fit and tune.form != "append":
             raise ValueError(f"tune.cross_fit needs the form append, not {tune.form}")
         return self

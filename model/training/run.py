@@ -21,8 +21,15 @@ from matplotlib.figure import Figure
 
 from model.data.dataset import Dataset, popularity, training_view
 from model.device import choose_device
-from model.evaluation.metrics import Figures, evaluate
-from model.evaluation.protocols import Split, Splits, cold_share, popularity_before, splits
+from model.evaluation.metrics import Figures, Recall, evaluate
+from model.evaluation.protocols import (
+    Split,
+    Splits,
+    by_outcome,
+    cold_share,
+    popularity_before,
+    splits,
+)
 from model.evaluation.reference import DenseRecall, popular_recall
 from model.files import new_file, write_json
 from model.network.config import RecallConfig
@@ -67,17 +74,22 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         _claim_folder(config, dataset)
     started = time.perf_counter()
     torch.manual_seed(config.seed)
-    model = new_network(config.model, dataset.catalogue, dataset.users).to(device)
+    model = network_of(config, dataset).to(device)
     parts = splits(dataset, config.protocol)
-    training, cases = parts.training(), _some_cases(parts.validation, config)
+    wanted = wanted_action(config, dataset)
+    split = parts.validation
+    if config.recall.outcome is not None:
+        split, _ = by_outcome(dataset, split, config.recall.outcome)
+    training, cases = parts.training(), _some_cases(split, config)
 
     def validator(recall: RecallConfig, metric: str) -> Callable[[GPT], Metrics]:
-        return lambda model: _validation(DenseRecall(model, recall), dataset, cases, metric)
+        return lambda model: _validation(DenseRecall(model, recall, wanted), dataset, cases, metric)
 
     progress: dict[str, Progress] = {}
     if config.stages != "tune":
         judge = validator(ONE_INTEREST, config.pretrain.choose_by)
-        first = pretraining(config.pretrain, training, judge)
+        by_action = config.model.feedback == "outcome"
+        first = pretraining(config.pretrain, training, judge, by_outcome=by_action)
         progress["pretrain"] = fit(model, training, first, config.out, config.seed, config.resume)
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     if config.stages != "pretrain":
@@ -104,7 +116,7 @@ def _train_halves(
     judge = validator(ONE_INTEREST, config.pretrain.choose_by)
     networks = []
     for half in range(HALVES):
-        network = new_network(config.model, training.catalogue, training.users).to(device)
+        network = network_of(config, training).to(device)
         part = of_half(training, half_U, half)
         stage = pretraining(config.pretrain, part, judge, f"half-{half}")
         # Halves that an earlier tuning of this run trained are complete: they are not trained anew.
@@ -125,11 +137,26 @@ def load_run(
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
     config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
     dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
-    model = new_network(config.model, dataset.catalogue, dataset.users)
+    model = network_of(config, dataset)
     if stage is None:
         stage = "tune" if (run / "tune" / "best.safetensors").exists() else "pretrain"
     load_weights(run / stage / "best.safetensors", model)
     return config, dataset, model.eval()
+
+
+def network_of(config: TrainConfig, dataset: Dataset) -> GPT:
+    """Returns the network of a run with random weights.
+
+    Raises ValueError if it reads feedback that the data set lacks.
+    """
+    actions = len(dataset.action_names)
+    return new_network(config.model, dataset.catalogue, dataset.users, actions)
+
+
+def wanted_action(config: TrainConfig, dataset: Dataset) -> int:
+    """Returns the number of the action that a recall asks for; -1: of none in particular."""
+    outcome = config.recall.outcome
+    return -1 if outcome is None else dataset.action_code(outcome)
 
 
 def read_figures(run: Path) -> Figures:
@@ -188,25 +215,32 @@ def _validation(recall: DenseRecall, dataset: Dataset, cases: Split, metric: str
 
 
 def _test(config: TrainConfig, parts: Splits, training: Dataset, model: GPT) -> Figures:
-    """Writes the run's test figures and its baselines to metrics.json, and returns them."""
-    dataset, split = parts.dataset, parts.test
-    figures = {"popularity": evaluate(popular_recall(popularity(training)), dataset, split)}
+    """Writes the run's test figures and its baselines to metrics.json, and returns them.
+
+    If the run asks for an outcome, they are of the items that got it; the figures of a recall of
+    the other items stand beside them.
+    """
+    dataset, wanted = parts.dataset, wanted_action(config, parts.dataset)
+    recalls: dict[str, Recall] = {"popularity": popular_recall(popularity(training))}
     if parts.test_start is not None:
         counts_V = popularity_before(dataset, parts.test_start)
-        figures["popularity, last week"] = evaluate(popular_recall(counts_V), dataset, split)
+        recalls["popularity, last week"] = popular_recall(counts_V)
         log.info("%.1f %% of the test targets have no training event", 100 * cold_share(parts))
     if config.peer or config.model.network != "gpt":
-        name = config.peer or config.model.network
-        figures[name] = evaluate(DenseRecall(model, ONE_INTEREST), dataset, split)
-        write_json(config.out / "metrics.json", figures)
-        return figures
-    tuned = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    load_weights(config.out / "pretrain" / "best.safetensors", model)
-    figures["pre-trained, one interest"] = evaluate(
-        DenseRecall(model, ONE_INTEREST), dataset, split
-    )
-    model.load_state_dict(tuned)
-    figures["recgpt"] = evaluate(DenseRecall(model, config.recall), dataset, split)
+        recalls[config.peer or config.model.network] = DenseRecall(model, ONE_INTEREST, wanted)
+    else:
+        first = network_of(config, dataset).to(model.items.weight.device)
+        load_weights(config.out / "pretrain" / "best.safetensors", first)
+        recalls["pre-trained, one interest"] = DenseRecall(first.eval(), ONE_INTEREST, wanted)
+        recalls["recgpt"] = DenseRecall(model, config.recall, wanted)
+    split, outcome = parts.test, config.recall.outcome
+    others = None
+    if outcome is not None:
+        split, others = by_outcome(dataset, split, outcome)
+    figures = {name: evaluate(recall, dataset, split) for name, recall in recalls.items()}
+    if others is not None:
+        for name, recall in recalls.items():
+            figures[f"{name}, not {outcome}"] = evaluate(recall, dataset, others)
     write_json(config.out / "metrics.json", figures)
     return figures
 

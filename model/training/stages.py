@@ -26,13 +26,15 @@ def pretraining(
     dataset: Dataset,
     validate: Callable[[GPT], Metrics],
     name: str = "pretrain",
+    by_outcome: bool = False,
 ) -> Stage:
     """Returns the stage that predicts the next item, or the next set of items, of a plain history.
 
-    Raises ValueError if the sets need times that the data set lacks.
+    With `by_outcome`, all items of a set got the same action. Raises ValueError if the sets need
+    times that the data set lacks.
     """
     last_only = config.sampling == "prefixes"
-    sets = _set_targets(dataset, config.targets, last_only)
+    sets = _set_targets(dataset, config.targets, last_only, by_outcome)
 
     def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
         return plain(samples, model.config.max_history, last_only)
@@ -96,5 +98,9 @@ def train_adapters_only(model: GPT) -> None:
         adapter.requires_grad_(True)
 
 
-def _set_targets(dataset: Dataset, targets: EventSet, last_only: bool) -> SetTargets | None:
-    return None if targets == "next" else SetTargets(set_ends(dataset, targets), last_only)
+def _set_targets(
+    dataset: Dataset, targets: EventSet, last_only: bool, by_outcome: bool = False
+) -> SetTargets | None:
+    if targets == "next":
+        return None
+    return SetTargets(set_ends(dataset, targets), last_only, by_outcome)

@@ -1,0 +1,184 @@
+"""Feedback as an input: what users did with items, and the outcome that a recall asks for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from preparing import run as prepared
+
+from model.data.dataset import Dataset
+from model.data.event_sets import set_ends
+from model.evaluation.metrics import Histories, case_batches
+from model.evaluation.protocols import by_outcome, splits
+from model.evaluation.reference import feedback_of
+from model.reports.comparison import compare_runs, format_comparison
+from model.training.batches import SetTargets, by_length, prefixes, read_samples
+from model.training.config import TrainConfig
+from model.training.run import load_run, read_figures, train
+from service.offline import export_bundle
+
+ITEMS = 101
+LIKED, DISLIKED = 1, 37
+"""Steps to the next item. Few of them never lead back to an item."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Walks whose next item depends on the action that it is going to get, and on nothing else."""
+    folder = tmp_path_factory.mktemp("feedback")
+    rng = np.random.default_rng(0)
+    lines = ["user,item,time,action"]
+    for user in range(200):
+        item = int(rng.integers(ITEMS))
+        for time in range(12):
+            liked = rng.random() < 0.5
+            item = (item + (LIKED if liked else DISLIKED)) % ITEMS
+            lines.append(f"{user},{item},{time},{'like' if liked else 'dislike'}")
+    (folder / "log").mkdir()
+    (folder / "log" / "log.csv").write_text("\n".join(lines))
+    _, dataset = prepared(folder / "log" / "log.csv", out=folder / "data", action_column="action")
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def data(world: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return next(tmp_path_factory.getbasetemp().glob("feedback*/data"))
+
+
+def config(data: Path, out: Path, feedback: str, outcome: str | None) -> TrainConfig:
+    model = tiny.CONFIG.model_dump() | {"feedback": feedback, "user_rank": 0}
+    return TrainConfig.model_validate(
+        {
+            "data": data,
+            "out": out,
+            "device": "cpu",
+            "stages": "pretrain",
+            "model": model,
+            "recall": {"interests": 1, "outcome": outcome},
+            "pretrain": {"epochs": 12, "batch_size": 32, "learning_rate": 1e-2},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that ask for likes, for dislikes, and for likes without reading any feedback."""
+    folder = tmp_path_factory.mktemp("runs")
+    wanted = (("like", "outcome"), ("dislike", "outcome"), ("none", "none"))
+    for name, feedback in wanted:
+        outcome = "like" if name == "none" else name
+        train(config(data, folder / name, feedback, outcome))
+    return {name: folder / name for name, _ in wanted}
+
+
+@pytest.mark.parametrize("outcome", ["like", "dislike"])
+def test_a_recall_finds_the_items_that_get_the_wanted_outcome(
+    runs: dict[str, Path], outcome: str
+) -> None:
+    # A network that cannot tell the two next items apart has NDCG@5 = (1 + 0.63) / 2 at best.
+    figures = read_figures(runs[outcome])
+    assert figures["recgpt"]["NDCG@5"] > 0.85
+    assert figures[f"recgpt, not {outcome}"]["NDCG@5"] < 0.7
+    assert read_figures(runs["none"])["recgpt"]["NDCG@5"] < 0.85
+
+
+def test_a_comparison_tells_wanted_outcomes_from_others(runs: dict[str, Path]) -> None:
+    found = compare_runs(runs["like"], runs["none"])
+    figures = read_figures(runs["like"])
+    assert found["figures"]["HR@10"]["new"] == pytest.approx(figures["recgpt"]["HR@10"])
+    others = found["others"]["figures"]["HR@10"]["new"]
+    assert others == pytest.approx(figures["recgpt, not like"]["HR@10"])
+    assert found["cases"] + found["others"]["cases"] == 200
+    assert "with the outcome like" in format_comparison(found)
+    assert "with another outcome" in format_comparison(found)
+
+
+def test_an_item_carries_its_own_action_and_the_outcome_of_the_next(world: Dataset) -> None:
+    samples = prefixes(world, max_history=5)
+    batches = by_length(samples, 64, np.random.default_rng(0))
+    assert world.actions is not None
+    for numbers, batch in zip(batches, read_samples(world, samples, batches), strict=True):
+        assert batch.feedback is not None
+        for row, number in enumerate(numbers):
+            start, length = samples.starts_N[number], samples.lengths_N[number]
+            actions, outcomes = (part[row, :length].tolist() for part in batch.feedback)
+            assert actions == world.actions[start : start + length].tolist()
+            assert outcomes == world.actions[start + 1 : start + length + 1].tolist()
+
+
+def test_a_set_of_targets_has_one_outcome(world: Dataset) -> None:
+    samples = prefixes(world, max_history=5)
+    batches = by_length(samples, 64, np.random.default_rng(0))
+    sets = SetTargets(set_ends(world, "4"), last_only=True, one_action=True)
+    assert world.actions is not None
+    for numbers, batch in zip(batches, read_samples(world, samples, batches, sets), strict=True):
+        assert batch.sets_BQS is not None
+        for row, number in enumerate(numbers):
+            first = samples.starts_N[number] + samples.lengths_N[number]
+            events = range(first, min(first + 4, world.offsets[samples.users_N[number] + 1]))
+            same = [world.events[at] for at in events if world.actions[at] == world.actions[first]]
+            found = batch.sets_BQS[row, 0]
+            assert set(found[found >= 0].tolist()) == set(same)
+
+
+def test_evaluation_reads_the_feedback_that_training_reads(world: Dataset) -> None:
+    """The outcome at an item of the history is known; at its end it is the wanted one."""
+    split = splits(world).test
+    assert world.actions is not None
+    for part, histories, users_B in case_batches(world, split, 50):
+        found = feedback_of(histories, 5, wanted=1)
+        assert found is not None
+        for row, user in enumerate(users_B):
+            actions = world.actions[world.offsets[user] : world.offsets[user + 1]][:-1]
+            assert found.actions_BL[row].tolist() == actions[-5:].tolist()
+            assert found.outcomes_BL[row].tolist() == [*actions[-4:].tolist(), 1]
+        assert part.stop
+    assert feedback_of(Histories([np.arange(3)]), 5, wanted=1) is None
+
+
+def test_cases_are_divided_by_the_outcome_of_the_first_target(world: Dataset) -> None:
+    split = splits(world).test
+    liked, others = by_outcome(world, split, "like")
+    assert world.actions is not None
+    last_U = world.actions[world.offsets[1:] - 1]
+    assert liked.users.tolist() == np.flatnonzero(last_U == world.action_code("like")).tolist()
+    assert sorted([*liked.users, *others.users]) == list(range(world.users))
+    with pytest.raises(ValueError, match="dislike, like, not 'buy'"):
+        by_outcome(world, split, "buy")
+
+
+def test_each_input_matters_to_a_network_that_reads_it(world: Dataset) -> None:
+    samples = prefixes(world, max_history=8)
+    (batch,) = read_samples(world, samples, [np.arange(20)])
+    assert batch.feedback is not None
+    for feedback, reads in (("none", 0), ("actions", 1), ("outcome", 2)):
+        model = tiny.gpt(tiny.CONFIG.model_copy(update={"feedback": feedback}), actions=2)
+        with torch.no_grad():
+            known, _ = model.prefill(
+                batch.history_BL, batch.lengths_B, batch.users_B, batch.feedback
+            )
+            for number in (0, 1):
+                parts = [*batch.feedback]
+                parts[number] = torch.full_like(parts[number], -1)
+                changed = type(batch.feedback)(*parts)
+                found, _ = model.prefill(batch.history_BL, batch.lengths_B, batch.users_B, changed)
+                assert torch.equal(found, known) == (number >= reads)
+
+
+def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
+    tiny.walks(tmp_path)
+    with pytest.raises(ValueError, match="needs the actions of events"):
+        train(config(tmp_path / "data", tmp_path / "run", "actions", None))
+    with pytest.raises(ValueError, match="no actions at all, not 'like'"):
+        train(config(tmp_path / "data", tmp_path / "other", "none", "like"))
+    settings = config(data, tmp_path, "outcome", "like").model_dump()
+    with pytest.raises(ValueError, match="offers get no feedback yet"):
+        TrainConfig.model_validate(settings | {"stages": "both"})
+
+
+def test_a_network_with_feedback_is_not_exported_yet(runs: dict[str, Path], tmp_path: Path) -> None:
+    trained, dataset, model = load_run(runs["like"])
+    with pytest.raises(ValueError, match=r"recall.outcome = like and model.feedback = outcome"):
+        export_bundle(tmp_path, dataset, model, trained.recall, {})
