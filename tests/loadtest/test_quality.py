@@ -92,7 +92,10 @@ def test_the_table_marks_what_is_above_the_published_figures(
     assert "| SASRec | 1 | 0.0500 |" in text
     assert "above BSARec's published means in 7 of 12 cells" in text
     assert "Toys HR@5 (-0.0023)" in text
-    assert "above the best single published figures in 5 of 12 cells" in text
+    assert "above the best single figures published before KERec in 4 of 12 cells" in text
+    assert "above KERec's single published runs in 4 of 12 cells" in text
+    assert "| *KERec, one published run, width 64* | | 0.0845 |" in text
+    assert text.count("| *FICLRec, one published run, width 64* |") == 1  # Yelp's
     commands = (out / "quality-commands.md").read_text()
     assert "--model.dim 16" in commands
     assert "seed 1, 2: `recgpt train --data Toys --out runs/toys-recgpt-s$SEED" in commands

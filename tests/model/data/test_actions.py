@@ -1,4 +1,4 @@
-"""What users did, from a column of types or of ratings."""
+"""Actions of events, from a column of types or of ratings."""
 
 from pathlib import Path
 
