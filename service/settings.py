@@ -42,7 +42,7 @@ class ServeSettings(BaseModel, frozen=True):
         "cores are to spare",
     )
     explorer: bool = Field(
-        False, description="answer POST /explorer/recall, which shows interests, offers and history"
+        False, description="serve /explorer, a page that shows histories, interests and offers"
     )
     event_types: Path | None = Field(
         None, description="TOML file that changes what types of events do, or adds types"

@@ -41,6 +41,7 @@ ROOMS = (
     "service.precompile",
     "service.admission",
     "service.batcher",
+    "service.explorer",
     "service.http",
     "service.processes",
     "service.server",

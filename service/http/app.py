@@ -24,6 +24,7 @@ from service.history.store import HistoryStore, StoreUnavailable
 from service.http.engine import Engine
 from service.http.event_routes import EventRoutes
 from service.http.explanations import ExplainedResponse
+from service.http.explorer import explorer_file, explorer_page
 from service.http.gate import Gate
 from service.http.middleware import Observed
 from service.http.problems import Problem, error_responses
@@ -228,6 +229,8 @@ def _route_explorer(app: RecallApp, routes: Routes) -> None:
         responses=error_responses(400, 408, 413, 415, 422, 429, 503, 504),
     )(routes.explained_recall)
     app.direct["POST", "/explorer/recall"] = routes.direct(routes.explained_recall)
+    app.get("/explorer", include_in_schema=False)(explorer_page)
+    app.get("/explorer/{name:path}", include_in_schema=False)(explorer_file)
 
 
 async def _docs() -> Response:

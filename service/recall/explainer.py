@@ -18,7 +18,7 @@ from model.network.top_items import best_rows
 from service.recall.item_ids import ItemIds
 from service.recall.types import ExplainedItem, Explanation, Floats, Ints
 
-SHOWN = 12
+SHOWN = 10
 """Hits that are listed for each interest."""
 RELATED = 3
 """Items of the history that are named for each candidate."""

@@ -72,6 +72,15 @@ async def test_a_wrong_body_is_explained(client: httpx.AsyncClient) -> None:
     assert answer.json()["errors"][0]["where"] == "k"
 
 
+async def test_the_page_and_its_files(client: httpx.AsyncClient) -> None:
+    page = await client.get("/explorer")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    assert page.headers["content-security-policy"].startswith("default-src 'self'")
+    for name in ("static_files.py", "../http/app.py", "%2e%2e/settings.py", "nothing.js", ""):
+        assert (await client.get(f"/explorer/{name}")).status_code == 404
+
+
 async def test_there_is_no_explorer_unless_it_is_switched_on(
     recaller: Recaller, bundle: ServedBundle, tmp_path: Path
 ) -> None:
@@ -83,5 +92,6 @@ async def test_there_is_no_explorer_unless_it_is_switched_on(
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
+        assert (await client.get("/explorer")).status_code == 404
         assert (await client.post("/explorer/recall", json={})).status_code == 404
         assert "/explorer/recall" not in (await client.get("/openapi.json")).json()["paths"]

@@ -1,0 +1,57 @@
+/** Requests to the service, whose paths are relative to the page's address. */
+
+/** An answer that is not a success; its message is the problem document's own words. */
+export class Refused extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+/** Sends a request; returns the JSON of the answer and its headers. Throws `Refused`. */
+export async function ask(method, path, body, headers = {}) {
+  const request = { method, headers: { ...headers } };
+  if (body !== undefined) {
+    request.body = JSON.stringify(body);
+    request.headers["content-type"] = "application/json";
+  }
+  let response;
+  try {
+    response = await fetch(path, request);
+  } catch {
+    throw new Refused(0, "The service does not answer.");
+  }
+  const text = await response.text();
+  const json = text && (response.headers.get("content-type") ?? "").includes("json") ? JSON.parse(text) : {};
+  if (!response.ok) throw new Refused(response.status, `${response.status}: ${json.detail ?? json.title ?? text}`);
+  return { json, headers: response.headers };
+}
+
+/** The fields that a recall may have, and the header that carries a key, from the OpenAPI document. */
+export function describe(openapi) {
+  const request = openapi.components?.schemas?.RecallRequest ?? {};
+  const schemes = Object.values(openapi.components?.securitySchemes ?? {});
+  return { fields: Object.keys(request.properties ?? {}), example: request.example ?? {}, scheme: schemes[0] };
+}
+
+/** The header that carries a key, as the service's security scheme says. */
+export function keyHeader(scheme, key) {
+  if (!key) return {};
+  return scheme?.type === "apiKey" ? { [scheme.name]: key } : { authorization: `Bearer ${key}` };
+}
+
+/** A command for a shell that sends this recall. */
+export function curlOf(body, hasKey) {
+  const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
+  const lines = [`curl -s ${new URL("recall", document.baseURI).href}`, "-H 'content-type: application/json'"];
+  if (hasKey) lines.push("-H \"authorization: Bearer $RECGPT_KEY\"");
+  return [...lines, `-d '${quoted}'`].join(" \\\n  ");
+}
+
+/** The stages of a `Server-Timing` header: [{name, ms}, …]. */
+export function stagesOf(headers) {
+  return (headers.get("server-timing") ?? "").split(",").filter(Boolean).map((part) => {
+    const [name, duration] = part.trim().split(";dur=");
+    return { name, ms: Number(duration) };
+  });
+}

@@ -1,0 +1,251 @@
+/** The explorer: it asks the service for recalls, and shows the steps behind the answers. */
+
+import Alpine from "./vendor/alpine-csp.esm.min.js";
+import { factsOf, viewOf } from "./answer.js";
+import { ask, curlOf, describe, keyHeader, stagesOf } from "./api.js";
+
+const EVENT_TYPES = ["click", "view", "purchase", "like", "dislike", "skip"];
+const BOXES = ["user_id", "k", "interests", "history", "with_metadata", "filter", "scenario", "seeds"];
+const KEY = "recgpt-explorer-key";
+const STARTING = 503;
+const RETRY_MS = 2000;
+
+/** A pane: the settings of one recall, and its answer. */
+function newPane(name, settings = {}) {
+  return {
+    name, title: `Setting ${name}`, style: `setting-${name.toLowerCase()}`,
+    k: 20, interests: "", filter: "", scenario: "", seeds: "", other: "", ...settings,
+    answer: null, error: "", busy: false, copied: false, curl: "", overlap: "",
+    history: [], interestLists: [], merged: [], stages: [], listNote: "", interestsNote: "", timeNote: "",
+  };
+}
+
+/** The value of a box that holds JSON. Throws an Error that names the box. */
+function jsonOf(text, box) {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new Error(`${box} is not JSON: ${error.message}`);
+  }
+}
+
+/** The body of a pane's recall; `history` only if it was edited. */
+function bodyOf(pane, user, edited) {
+  const body = { user_id: user, k: Number(pane.k) };
+  if (pane.interests !== "" && pane.interests !== null) body.interests = Number(pane.interests);
+  if (pane.filter.trim()) body.filter = jsonOf(pane.filter, "Filter");
+  if (pane.scenario.trim()) body.scenario = pane.scenario.trim();
+  if (pane.seeds.trim()) body.seeds = pane.seeds.split(",").map((seed) => seed.trim()).filter(Boolean);
+  if (edited) body.history = edited;
+  return { ...body, ...(pane.other.trim() ? jsonOf(pane.other, "Other fields") : {}), with_metadata: true };
+}
+
+Alpine.data("explorer", () => ({
+  view: "recall",
+  user: "",
+  panes: [newPane("A")],
+  edited: null, // ids of a history that was edited by hand; null: the stored one
+  history: [],
+  added: "",
+  status: "",
+  version: "",
+  fields: [],
+  scheme: undefined,
+  key: sessionStorage.getItem(KEY) ?? "",
+  needsKey: false,
+  chosen: { title: "", facts: [] },
+  eventType: EVENT_TYPES[0],
+  eventTypes: EVENT_TYPES,
+  eventError: "",
+  versions: [],
+  versionProblem: "",
+  versionsError: "",
+
+  async init() {
+    let example = {};
+    try {
+      const { json } = await ask("GET", "openapi.json", undefined, keyHeader(undefined, this.key));
+      const described = describe(json);
+      this.fields = described.fields;
+      this.scheme = described.scheme;
+      this.needsKey = Boolean(described.scheme);
+      example = described.example;
+    } catch (error) {
+      this.needsKey = error.status === 401 || error.status === 403;
+      this.status = error.message;
+    }
+    this.readAddress(example);
+    if (this.user) await this.recall();
+  },
+
+  get comparing() { return this.panes.length > 1; },
+  get historyNote() { return this.edited ? "edited here, not stored" : this.history.length ? "newest first" : ""; },
+  get otherFields() {
+    const others = this.fields.filter((field) => !BOXES.includes(field));
+    return others.length ? others.join(", ") : "none";
+  },
+  has(field) { return this.fields.includes(field); },
+  headers() { return keyHeader(this.scheme, this.key); },
+  keepKey() { sessionStorage.setItem(KEY, this.key); },
+
+  /** Takes user and settings from the address, so that a view can be bookmarked and sent. */
+  readAddress(example) {
+    const address = new URLSearchParams(location.hash.slice(1));
+    this.user = address.get("user") ?? example.user_id ?? "";
+    for (const name of ["k", "interests", "filter", "scenario", "seeds", "other"]) {
+      if (address.has(name)) this.panes[0][name] = address.get(name);
+    }
+    if (address.has("compare")) this.panes.push(newPane("B", { ...settingsOf(this.panes[0]), ...jsonOf(address.get("compare"), "compare") }));
+  },
+
+  writeAddress() {
+    const [first, second] = this.panes;
+    const address = new URLSearchParams({ user: this.user });
+    for (const [name, value] of Object.entries(settingsOf(first))) if (value !== "" && value !== null) address.set(name, value);
+    if (second) address.set("compare", JSON.stringify(settingsOf(second)));
+    history.replaceState(null, "", `#${address}`);
+  },
+
+  /** Asks for the answers of all panes. What is new against the answers before is marked if asked. */
+  async recall(markNew = false) {
+    this.writeAddress();
+    await Promise.all(this.panes.map((pane) => this.fill(pane, markNew)));
+    this.markOverlap();
+    const [first] = this.panes;
+    if (first.answer) {
+      this.version = first.answer.version;
+      this.showHistory(first);
+      if (!markNew) this.status = `${first.merged.length} candidates for user ${this.user}`;
+    }
+  },
+
+  async fill(pane, markNew) {
+    pane.busy = true;
+    try {
+      const body = bodyOf(pane, this.user, this.edited);
+      const { json, headers } = await ask("POST", "explorer/recall", body, this.headers());
+      const before = markNew && pane.answer ? { interestLists: pane.interestLists, merged: pane.merged } : undefined;
+      Object.assign(pane, viewOf(json, stagesOf(headers), before), { error: "", copied: false, curl: curlOf(body, this.needsKey) });
+    } catch (error) {
+      if (error.status === 401 || error.status === 403) this.needsKey = true;
+      if (error.status === STARTING) setTimeout(() => this.recall(), RETRY_MS);
+      pane.answer = null;
+      pane.error = error.message;
+    }
+    pane.busy = false;
+  },
+
+  showHistory(pane) {
+    this.history = pane.history.map((item, at) => ({
+      ...item, at, key: `${at} ${item.item_id}`, removeLabel: `Remove ${item.title} from the history`,
+    })).reverse();
+  },
+
+  markOverlap() {
+    const [first, second] = this.panes;
+    if (!second?.answer || !first.answer) return;
+    const ids = this.panes.map((pane) => new Set(pane.merged.map((hit) => hit.item_id)));
+    this.panes.forEach((pane, at) => {
+      const shared = pane.merged.filter((hit) => (hit.inBoth = ids[1 - at].has(hit.item_id))).length;
+      pane.overlap = `${shared} of ${pane.merged.length} items are in both lists`;
+    });
+  },
+
+  async compare() {
+    if (this.comparing) {
+      this.panes.pop();
+      this.panes[0].merged.forEach((hit) => (hit.inBoth = false));
+    } else {
+      this.panes.push(newPane("B", settingsOf(this.panes[0])));
+    }
+    if (this.user) await this.recall();
+  },
+
+  /** The ids of the history as it is shown, oldest first. */
+  ids() { return this.history.map((item) => item.item_id).reverse(); },
+  async edit(ids) {
+    this.edited = ids;
+    await this.recall(true);
+    this.status = `The history was edited: ${ids.length} items`;
+  },
+  async add() {
+    if (!this.added.trim()) return;
+    const ids = [...this.ids(), this.added.trim()];
+    this.added = "";
+    await this.edit(ids);
+  },
+  async remove(item) { await this.edit(this.ids().filter((_, at) => at !== item.at)); },
+  async restore() {
+    this.edited = null;
+    await this.recall(true);
+    this.status = "Back to the stored history";
+  },
+
+  open(item, pane) {
+    const related = item.related ?? pane?.merged.find((hit) => hit.item_id === item.item_id)?.related;
+    this.chosen = { ...item, facts: factsOf(item, related), requestId: pane?.answer.request_id };
+    this.eventError = "";
+    this.$refs.dialog.showModal();
+  },
+  close() { this.$refs.dialog.close(); },
+
+  /** Sends an event of the chosen item, and recalls again. */
+  async send() {
+    const { item_id, title, requestId } = this.chosen;
+    const event = { user_id: this.user, item_id, type: this.eventType, timestamp: Date.now() / 1000 };
+    try {
+      await ask("POST", "events", { events: [requestId ? { ...event, request_id: requestId } : event] }, this.headers());
+    } catch (error) {
+      this.eventError = error.message;
+      return;
+    }
+    this.close();
+    this.edited = null;
+    await this.recall(true);
+    const moved = this.panes[0].merged.filter((hit) => hit.isNew).length;
+    this.status = `${this.eventType} of ${title}: ${moved} of ${this.panes[0].merged.length} candidates are new`;
+  },
+  async addChosen() {
+    this.close();
+    await this.edit([...this.ids(), this.chosen.item_id]);
+  },
+  async seedChosen() {
+    this.close();
+    for (const pane of this.panes) pane.seeds = [pane.seeds, this.chosen.item_id].filter(Boolean).join(", ");
+    await this.recall(true);
+  },
+
+  async copy(pane) {
+    try {
+      await navigator.clipboard.writeText(pane.curl);
+      pane.copied = true;
+    } catch {
+      this.status = "The browser refuses to copy: select the command by hand.";
+    }
+  },
+
+  async showVersions() {
+    this.view = "versions";
+    try {
+      const { json } = await ask("GET", "versions", undefined, this.headers());
+      this.versionsError = "";
+      this.versionProblem = json.problem ?? "";
+      this.versions = [...json.versions].reverse().map((one) => ({
+        ...one,
+        state: one.version === json.serving ? "served" : one.problem ?? "",
+        items: one.items.toLocaleString("en"),
+        size: `${(one.bytes / 1e6).toFixed(1)} MB`,
+        published: one.published ?? "never",
+      }));
+    } catch (error) {
+      this.versionsError = error.message;
+    }
+  },
+}));
+
+/** The settings of a pane, as the address and a second pane take them. */
+function settingsOf({ k, interests, filter, scenario, seeds, other }) {
+  return { k, interests, filter, scenario, seeds, other };
+}
+
+Alpine.start();
