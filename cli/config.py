@@ -7,6 +7,7 @@ Its values come from flags, the environment (RECGPT_STORE=…, RECGPT_MODEL__DIM
 import inspect
 import logging
 import os
+import re
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -23,6 +24,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from cli.sources import (
@@ -138,6 +140,12 @@ def parse(given: type[Command], name: str, words: Sequence[str]) -> Command:
     except ValidationError as error:
         problems = [_explain(problem, words, file, values) for problem in error.errors()]
         raise UsageError("\n  ".join(problems)) from error
+    except SettingsError as error:
+        # the library's own words name a field of its class; a group of options is a JSON object
+        name = re.sub(r'.*field "(\w+)".*', r"\1", str(error))
+        variable = f"{PREFIX}{name.upper()}"
+        origin = variable if "Env" in str(error) else f"--{name.replace('_', '-')}"
+        raise UsageError(f"{origin}: Input should be a JSON object") from error
     return command
 
 

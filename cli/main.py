@@ -96,11 +96,14 @@ def _call(words: Sequence[str]) -> None:
     """Finds the command that the words name and runs it."""
     matching = [name for name in COMMANDS if words[: len(name.split())] == name.split()]
     name = max(matching, key=len, default=None)
-    if name is None:
+    if words == ["--version"]:
+        print(f"recgpt {package_version('recgpt')}")
+    elif name is None:
         asked = words in (["--help"], ["-h"])
         print(overview(), file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
-    _run(name, words[len(name.split()) :])
+    else:
+        _run(name, words[len(name.split()) :])
 
 
 def _run(name: str, words: Sequence[str]) -> None:

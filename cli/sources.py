@@ -50,14 +50,18 @@ def read_file(file: Path, told_by: str) -> dict[str, Any]:
     """Returns the values of a TOML file; a key may have dashes, as flags have.
 
     Raises ValueError, naming `told_by` (the flag or variable that names the file), if it can't be
-    read.
+    read; UsageError for a key that stands twice.
     """
     if not file.is_file():
         raise ValueError(f"{told_by}: there is no file {file}")
     try:
-        return _underscored(tomllib.loads(file.read_text(encoding="utf-8")))
+        values = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{told_by}: {file} is no TOML file: {error}") from error
+    try:
+        return _underscored(values)
+    except ValueError as error:
+        raise UsageError(f"{file}: {error}") from None
 
 
 def check_file(values: Mapping[str, Any], file: Path, known: Options) -> None:
@@ -76,8 +80,14 @@ def unknown(
         if name not in known:
             near = get_close_matches(name, known, n=1)
             yield f"{above}{name}", [f"{above}{one}" for one in near]
-        elif (nested := known[name]) is not None and isinstance(value, Mapping):
+        elif not isinstance(value, Mapping) or name in NAMED_BY_DATA:
+            continue
+        elif (nested := known[name]) is not None:
             yield from unknown(value, nested, f"{above}{name}.")
+        else:
+            for inner in value:  # a table named like an option that is a value
+                near = get_close_matches(inner, known, n=1)
+                yield f"{above}{name}.{inner}", [f"{above}{one}" for one in near]
 
 
 def unknown_variables(variables: Mapping[str, str], known: Options) -> list[str]:
@@ -119,6 +129,11 @@ def _meant(near: list[str]) -> str:
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {name.replace("-", "_"): value for name, value in values.items()}
+    """Returns the values by names without dashes. Raises ValueError if a name stands twice."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        if (bare := name.replace("-", "_")) in plain:
+            raise ValueError(f"{bare} stands twice, with dashes and without")
+        plain[bare] = value
     nested = [n for n, v in plain.items() if isinstance(v, Mapping) and n not in NAMED_BY_DATA]
     return plain | {name: _underscored(plain[name]) for name in nested}

@@ -1,6 +1,7 @@
 """`recgpt serve`: it takes the port and becomes the supervisor of the service's processes."""
 
 import asyncio
+import errno
 import logging
 import socket
 from contextlib import ExitStack
@@ -49,6 +50,7 @@ def _listen(host: str, port: int, count: int) -> list[socket.socket]:
             for _ in range(count)
         ]
     except OSError as error:
+        option = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
         raise ValueError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another --port"
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}"
         ) from error

@@ -15,7 +15,7 @@ class PrepareConfig(BaseModel, frozen=True):
 
     input: Path = Field(description="log file, or folder of log files (read in order of name)")
     out: Path = Field(description="folder to write the data set to")
-    format: Literal["auto"] | Format = Field(
+    format: Literal["auto", Format] = Field(
         "auto",
         description="csv, tsv, parquet, lines (`user item item …` in order of time), or gaps "
         "(lines, a tab, and for each event the seconds since the one before); auto goes by the "

@@ -30,6 +30,15 @@ from model.kinds import KINDS, Kind
 
 FORMAT = 2
 """Version of the directory's layout."""
+FILES = (
+    "dataset.json",
+    "events.npy",
+    "offsets.npy",
+    "times.npy",
+    "items.parquet",
+    "users.parquet",
+)
+"""Names of all files in the directory."""
 
 IntArray = NDArray[np.integer[Any]]
 """Rows, lengths or ranks: integers of any width."""

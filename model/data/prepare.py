@@ -7,6 +7,7 @@ memory. Memory must hold the ids of users and items, and `EVENTS_A_PASS` events 
 """
 
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -24,7 +25,7 @@ from model.data.actions import action_codes, action_names
 from model.data.clean import CleanLog, Columns, clean_logs
 from model.data.column_kinds import describe
 from model.data.config import Format, PrepareConfig
-from model.data.dataset import FORMAT
+from model.data.dataset import FILES, FORMAT
 from model.data.id_columns import odd_ids
 from model.data.k_core import k_core, number_ids
 from model.data.logs import log_files
@@ -36,7 +37,7 @@ from model.data.metadata import (
     open_metadata,
 )
 from model.data.times import whole_seconds
-from model.files import is_empty, new_folder, write_json
+from model.files import OF_THE_FILE_SYSTEM, new_folder, write_json
 
 log = logging.getLogger(__name__)
 
@@ -171,8 +172,12 @@ def _check_output(config: PrepareConfig) -> None:
     for source in (config.input, config.items):
         if source is not None and source.resolve().is_relative_to(out):
             raise ValueError(f"{source} lies in {config.out}: choose another folder to write to")
-    if out.is_dir() and not is_empty(out) and not (out / "dataset.json").exists():
-        raise ValueError(f"{config.out} holds other files than a data set: choose another folder")
+    foreign = set(os.listdir(out)) - {*FILES, *OF_THE_FILE_SYSTEM} if out.is_dir() else set()
+    if foreign:
+        raise ValueError(
+            f"{config.out} holds other files than a data set, such as {min(foreign)}: choose "
+            "another folder"
+        )
 
 
 def _report(

@@ -116,7 +116,7 @@ class TrainConfig(BaseModel, frozen=True):
         "which then holds its one-interest recall only",
     )
     resume: bool = Field(False, description="continue after the last complete epoch")
-    seed: int = Field(1, ge=0, description="seed of all random numbers")
+    seed: int = Field(1, ge=0, lt=2**63, description="seed of all random numbers")
     hold_out_users: float = Field(
         0.0,
         ge=0,

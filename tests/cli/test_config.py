@@ -69,6 +69,9 @@ def test_kinds_of_attributes_come_from_flags_and_files(tmp_path: Path) -> None:
         ),
         ("[pretrain]\nepoch = 5", r"pretrain\.epoch is no option: did you mean pretrain\.epochs"),
         ("zzz = 5", r"options\.toml: zzz is no option$"),
+        ("[data.prepare]\nname = 'a'", r"options\.toml: data\.prepare is no option$"),
+        ("[data]\nmin_user_event = 5", r"data\.min_user_event is no option: did you mean min_us"),
+        ("a-b = 1\na_b = 2", r"options\.toml: a_b stands twice, with dashes and without"),
         ("config = 'other.toml'", "a file of options can't name another"),
     ],
 )
@@ -84,6 +87,29 @@ def test_options_of_other_commands_are_passed_over(
     monkeypatch.setenv("RECGPT_MODEL__DIM", "8")
     command("data prepare", [*PREPARE, *options_file(tmp_path, "port = 1\n[model]\ndim = 2\n")])
     assert caplog.text == ""
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    words = [*PREPARE, *options_file(tmp_path, "\ufeffmin_user_events = 7\n")]
+    assert command("data prepare", words).min_user_events == 7
+
+
+@pytest.mark.parametrize("text", ["{epochs", "3"])
+def test_a_group_of_options_that_is_no_object_is_named(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--data", "d", "--out", "o"]
+    with pytest.raises(UsageError, match=r"^--pretrain: Input should be"):
+        command("train", [*words, "--pretrain", text])
+    monkeypatch.setenv("RECGPT_PRETRAIN", text)
+    with pytest.raises(UsageError, match=r"^RECGPT_PRETRAIN: Input should be"):
+        command("train", words)
+
+
+def test_a_wrong_format_is_told_with_the_right_ones() -> None:
+    with pytest.raises(UsageError) as error:
+        command("data prepare", [*PREPARE, "--format", "CSV"])
+    assert str(error.value).startswith("--format: Input should be 'auto', 'csv', 'tsv'")
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:

@@ -261,6 +261,10 @@ def test_other_files_are_never_replaced(tmp_path: Path) -> None:
         run(log, out=tmp_path / "home", overwrite=True)
     out = tmp_path / "out"
     run(log, out=out)
+    (out / "run").mkdir()  # as after `recgpt train --data out --out out/run`
+    with pytest.raises(ValueError, match="other files than a data set, such as run"):
+        run(log, out=out, overwrite=True)
+    (out / "run").rmdir()
     inside = write(out / "log.txt", "a x y\n")
     with pytest.raises(ValueError, match=r"log\.txt lies in .*out"):
         run(inside, out=out, overwrite=True)
