@@ -1,6 +1,7 @@
 """The settings of `recgpt serve`."""
 
 from pathlib import Path
+from secrets import token_hex
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -85,6 +86,13 @@ class ServeSettings(BaseModel, frozen=True):
         False,
         description="keep a second engine loaded, which takes over at once if the first ends or "
         "hangs; it needs an engine's memory once more",
+    )
+    cursor_key: str = Field(
+        default_factory=lambda: token_hex(16),
+        min_length=16,
+        repr=False,
+        description="secret by which cursors are signed; instances behind one balancer share it "
+        "(RECGPT_CURSOR_KEY; default: a new one at each start)",
     )
     body_limit: int = Field(4 << 20, ge=1024, description="largest request body in bytes")
     store_connections: int = Field(8, ge=1, le=1000, description="connections to Redis")

@@ -1,31 +1,76 @@
 """Answers to recalls as JSON, around the candidates that the engine has encoded already."""
 
+from dataclasses import replace
+
 from fastapi import Request
 from pydantic_core import to_json
 
 from service.batcher import Answer
+from service.errors import FieldError, Invalid
 from service.http.explanations import with_explanation
+from service.http.pages import Page, Pages
 from service.http.schemas import RecallRequest
-from service.recall.types import FilterResult
+from service.recall.served_bundle import ServedBundle
+from service.recall.types import DegradedReason, FilterResult
 
 
-def recall_response(request: Request, body: RecallRequest, answer: Answer) -> bytes:
-    """Returns a `RecallResponse` in JSON. Nothing that is put between quotes needs escapes."""
+def recall_response(request: Request, body: RecallRequest, answer: Answer, pages: Pages) -> bytes:
+    """Returns a `RecallResponse` in JSON."""
     found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
     assert bundle
-    result = (
+    more = _effect(found.filter) if found.filter else b""
+    if body.page_size is not None:
+        page = pages.first(found, body.page_size, bundle.version, reason)
+        found = replace(found, json=page.json, rows=page.rows)
+        more += _cursor(page)
+    items = bundle.metadata.added_to(found.json, found.rows) if body.with_metadata else found.json
+    result = _response(request, bundle.version, items, reason, found.unknown_items, more)
+    return with_explanation(result, answer, body.with_metadata) if found.explanation else result
+
+
+def page_response(
+    request: Request, body: RecallRequest, page: Page, bundle: ServedBundle | None
+) -> bytes:
+    """Returns a `RecallResponse` in JSON for a page after the first.
+
+    Raises Invalid if it needs metadata of a version that is not served any more.
+    """
+    items = page.json
+    if body.with_metadata:
+        if not bundle or bundle.version != page.version:
+            words = "its version is not served any more: begin again, or omit with_metadata"
+            raise Invalid(f"cursor: {words}", [FieldError("cursor", words)])
+        items = bundle.metadata.added_to(page.json, page.rows)
+    reason, unknown = page.degraded_reason, page.unknown_items
+    return _response(request, page.version, items, reason, unknown, _cursor(page))
+
+
+def _response(
+    request: Request,
+    version: str,
+    items: bytes,
+    reason: DegradedReason | None,
+    unknown_items: int,
+    more: bytes,
+) -> bytes:
+    """Returns the JSON of these fields. Nothing that is put between quotes needs escapes."""
+    return (
         b'{"request_id":"%b","version":%b,"items":%b,"degraded":%b,"degraded_reason":%b,'
         b'"unknown_items":%d%b}'
     ) % (
         request.scope["state"]["request_id"].encode(),
-        to_json(bundle.version),
-        bundle.metadata.added_to(found.json, found.rows) if body.with_metadata else found.json,
+        to_json(version),
+        items,
         b"true" if reason else b"false",
         b'"%b"' % reason.encode() if reason else b"null",
-        found.unknown_items,
-        _effect(found.filter) if found.filter else b"",
+        unknown_items,
+        more,
     )
-    return with_explanation(result, answer, body.with_metadata) if found.explanation else result
+
+
+def _cursor(page: Page) -> bytes:
+    """Returns the field `cursor` of a `RecallResponse`."""
+    return b',"cursor":%b' % to_json(page.cursor)
 
 
 def _effect(effect: FilterResult) -> bytes:

@@ -27,6 +27,7 @@ from service.http.explanations import ExplainedResponse
 from service.http.explorer import explorer_file, explorer_page
 from service.http.gate import Gate
 from service.http.middleware import Observed
+from service.http.pages import Pages
 from service.http.problems import Problem, error_responses
 from service.http.routes import DEADLINE_HEADER, MAX_DEADLINE_MS, Routes
 from service.http.scenarios import Scenarios, ScenariosResponse
@@ -111,7 +112,7 @@ def create_app(
     """
     metrics = metrics or Metrics()
     event_types = load_event_types(settings.event_types)
-    scenarios = Scenarios(settings.scenarios)
+    scenarios, pages = Scenarios(settings.scenarios), Pages(settings.cursor_key)
     batcher = Batcher(engine, store, metrics, settings, event_types)
 
     @asynccontextmanager
@@ -137,7 +138,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.gate = Gate(batcher, metrics, settings.max_connections, leaving)
-    routes = Routes(settings, engine, batcher, store, metrics, scenarios, leaving)
+    routes = Routes(settings, engine, batcher, store, metrics, scenarios, pages, leaving)
     events = EventRoutes(store, metrics, event_types, settings.body_limit)
     _route(app, routes, events, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))

@@ -22,9 +22,10 @@ from service.errors import (
     ServiceError,
 )
 from service.history.store import HistoryStore, StoreUnavailable
-from service.http.answers import recall_response
+from service.http.answers import page_response, recall_response
 from service.http.bodies import json_response, read_body
 from service.http.engine import Engine
+from service.http.pages import Pages
 from service.http.problems import problem_response, service_error_response
 from service.http.queries import query_of
 from service.http.scenarios import Scenarios
@@ -58,6 +59,7 @@ class Routes:
         store: HistoryStore,
         metrics: Metrics,
         scenarios: Scenarios,
+        pages: Pages,
         leaving: Callable[[], bool],
     ) -> None:
         self._body_limit = settings.body_limit
@@ -66,6 +68,7 @@ class Routes:
         self._store = store
         self._metrics = metrics
         self._scenarios = scenarios
+        self._pages = pages
         self._leaving = leaving
         self._logged_problem = ""
 
@@ -91,7 +94,11 @@ class Routes:
         return await self._recall(request, explain=True)
 
     async def _recall(self, request: Request, explain: bool = False) -> Response:
-        body = self._scenarios.applied_to(await read_body(request, RecallRequest, self._body_limit))
+        body = await read_body(request, RecallRequest, self._body_limit)
+        if body.cursor is not None:
+            page = self._pages.following(body.cursor)
+            return json_response(page_response(request, body, page, self._engine.bundle))
+        body = self._scenarios.applied_to(body)
         bundle = self._bundle_for([body])
         query, is_stored = query_of(body, bundle.attributes)
         if explain:
@@ -99,7 +106,8 @@ class Routes:
         recall = self._batcher.recall(query, is_stored, patience=_patience(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
-        return json_response(recall_response(request, body, answer), {"server-timing": timing})
+        result = recall_response(request, body, answer, self._pages)
+        return json_response(result, {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
@@ -115,7 +123,7 @@ class Routes:
         recalls = self._batcher.recall_all(queries, patience=_patience(request))
         answers = await _while_connected(request, recalls)
         results = [
-            recall_response(request, one, answer)
+            recall_response(request, one, answer, self._pages)
             for one, answer in zip(requests, answers, strict=True)
         ]
         return json_response(b'{"results":[%b]}' % b",".join(results))

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 MAX_SCENARIOS = 1000
 LOOK_SECONDS = 1.0
 """Pause between two looks at the file."""
-PER_REQUEST = {"user_id", "history", "seeds", "exclude", "scenario"}
+PER_REQUEST = {"user_id", "history", "seeds", "exclude", "scenario", "cursor"}
 """Fields that are a request's own."""
 
 _fields: dict[str, Any] = {

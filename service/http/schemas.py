@@ -16,6 +16,8 @@ from service.recall.types import DegradedReason
 
 MAX_ITEMS = 2000
 MAX_SEEDS = 50
+MAX_CURSOR = 1 << 19
+"""Characters of the longest cursor."""
 MAX_BATCH = 256
 MAX_BATCH_ITEMS = 25_600  # a full batch with the default k
 
@@ -108,8 +110,26 @@ class RecallRequest(Body):
         None, description="scenario whose fields apply where this request gives none of its own"
     )
 
+    page_size: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_ITEMS,
+        description="candidates of a page: the answer has the first of the k, and a cursor",
+    )
+    cursor: Annotated[str, Field(max_length=MAX_CURSOR)] | None = Field(
+        None,
+        description="the cursor of the page before, which stands for all other fields but "
+        "`with_metadata`",
+    )
+
     @model_validator(mode="after")
     def _is_about_somebody(self) -> Self:
+        if self.cursor is not None:
+            if self.model_fields_set - {"cursor", "with_metadata"}:
+                raise PydanticCustomError(
+                    "cursor", "beside a cursor there is no other field than with_metadata"
+                )
+            return self
         if self.user_id is None and self.history is None and not self.seeds:
             raise PydanticCustomError("nobody", "give a user_id, a history or seeds")
         return self
@@ -136,6 +156,9 @@ class RecallResponse(BaseModel):
     items: list[Candidate]
     degraded: bool = Field(description="whether only popular items could be returned")
     degraded_reason: DegradedReason | None
+    cursor: str | None = Field(
+        None, description="with page_size: asks for the next page; null: there is none"
+    )
     unknown_items: int = Field(description="items of the history that the bundle does not hold")
     filter: FilterEffect | None = Field(None, description="present if a filter was given")
 
@@ -147,6 +170,8 @@ class BatchRequest(Body):
 
     @model_validator(mode="after")
     def _bounded(self) -> "BatchRequest":
+        if any(request.cursor is not None for request in self.requests):
+            raise PydanticCustomError("cursor", "ask for further pages at /recall, one by one")
         if self.is_too_large(self.requests):
             raise ValueError(TOO_MANY_ITEMS)
         return self
