@@ -27,13 +27,13 @@ class RedisServer:
         if not shutil.which("redis-server"):
             pytest.skip("no redis-server on PATH: `make test` installs it, or says how to")
         self._folder = folder
-        self._port = free_port()
-        self.url = f"redis://127.0.0.1:{self._port}/0"
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        command = ["redis-server", "--port", str(self._port), "--bind", "127.0.0.1"]
+        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with self._client() as client:
@@ -65,4 +65,4 @@ class RedisServer:
 
     def _client(self) -> redis.Redis:
         patience = Retry(ConstantBackoff(0.05), 100)
-        return redis.Redis(port=self._port, retry=patience, retry_on_error=[redis.ConnectionError])
+        return redis.Redis(port=self.port, retry=patience, retry_on_error=[redis.ConnectionError])

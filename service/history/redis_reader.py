@@ -6,7 +6,9 @@ encryption, and the parsing of replies.
 
 A command goes over the wire as an array of strings, each after its length in bytes: `LRANGE k 0 9`
 is *4 $6 LRANGE $1 k $1 0 $1 9, with CR LF in place of the spaces. Redis answers commands in the
-order in which they came, so all of them are sent first and all replies read afterwards.
+order in which they came, so all of them are sent first and all replies read afterwards. The last
+command is `ECHO` with the number of the call: if its reply is another one, somebody left a reply
+unread on this connection, and all that were read may belong to other users.
 """
 
 import asyncio
@@ -15,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import InvalidResponse, NoPermissionError, ResponseError
 
 
 class RedisReader:
@@ -25,6 +27,7 @@ class RedisReader:
         """Takes a `redis.asyncio.Connection`."""
         self._connection = connection
         self._free = asyncio.Lock()
+        self._calls = 0
 
     async def read(self, keys: Sequence[str], limit: int) -> list[Any]:
         """Returns the first `limit` elements of each list, in bytes, or a ResponseError.
@@ -42,14 +45,25 @@ class RedisReader:
                 if not reused:
                     raise
                 return await self._ask(commands, len(keys))  # Redis may have closed it meanwhile
+            except InvalidResponse:
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """Closes the connection."""
         await self._connection.disconnect()
 
-    async def _ask(self, commands: bytes, replies: int) -> list[Any]:
-        await self._connection.send_packed_command(commands)
-        return [await self._reply() for _ in range(replies)]
+    async def _ask(self, commands: bytes, lists: int) -> list[Any]:
+        self._calls += 1
+        number = b"%d" % self._calls
+        await self._connection.send_packed_command(commands + _command(b"ECHO", number))
+        replies = [await self._reply() for _ in range(lists)]
+        echo = await self._reply()
+        if not all(isinstance(reply, list | ResponseError) for reply in replies):
+            raise InvalidResponse("a reply to LRANGE is not a list")
+        if echo != number and not isinstance(echo, NoPermissionError):
+            raise InvalidResponse("replies do not follow the order of the commands")
+        return replies
 
     async def _reply(self) -> Any:
         try:
