@@ -14,7 +14,10 @@ class ServeSettings(BaseModel, frozen=True):
     """Settings of `recgpt serve`."""
 
     artifacts: Path = Field(description="folder of the bundles; `current` in it is served")
-    store: str = Field(description="histories: redis://host:port/db or embedded:PATH")
+    store: str = Field(
+        description="histories: redis://host:port/db, redis+sentinel://host:port/service, "
+        "redis+cluster://host:port or embedded:PATH"
+    )
     watch: bool = Field(
         True, description="change over to another version as soon as `current` points to it"
     )

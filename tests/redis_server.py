@@ -23,21 +23,29 @@ def free_port() -> int:
 class RedisServer:
     """redis-server without persistence, in a folder of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str) -> None:
         if not shutil.which("redis-server"):
             pytest.skip("no redis-server on PATH: `make test` installs it, or says how to")
         self._folder = folder
+        self._options = options
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1"]
+        command = ["redis-server", *self._files(), "--port", str(self.port)]
+        command += ["--bind", "127.0.0.1", *self._flags()]
         command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         with self._client() as client:
             client.ping()
+
+    def _files(self) -> list[str]:
+        return [option for option in self._options if option.endswith(".conf")]
+
+    def _flags(self) -> list[str]:
+        return [option for option in self._options if not option.endswith(".conf")]
 
     def stop(self) -> None:
         """Stops it and waits until it has ended."""
@@ -55,6 +63,13 @@ class RedisServer:
             answer = client.execute_command(*words)
         values = answer if isinstance(answer, list) else [answer]
         return "\n".join(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+
+    def text(self, *words: str) -> str:
+        """Returns the text that a command such as INFO answers with."""
+        with self._client() as client:
+            client.response_callbacks.clear()
+            answer = client.execute_command(*words)
+        return answer.decode() if isinstance(answer, bytes) else str(answer)
 
     def __enter__(self) -> Self:
         self.start()

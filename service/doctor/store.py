@@ -9,9 +9,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-import redis.asyncio as aioredis
+from redis.asyncio.cluster import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -26,7 +25,8 @@ from service.history.events import (
     ids_key,
 )
 from service.history.health import words_of
-from service.history.redis_pool import redis_pool
+from service.history.redis_client import close_client, redis_client
+from service.history.redis_url import is_redis, parse_redis_url
 
 KEY = "h:"
 """The history of the empty user id, which no event can have."""
@@ -45,7 +45,7 @@ RIGHTS = (
 )
 PASSWORD = "check user and password in --store; write %XX for their special characters"
 PRIMARY = "name the primary in --store"
-NO_CLUSTER = "a cluster cannot be used: name a Redis that has all keys"
+NO_CLUSTER = "this is a node of a cluster: write redis+cluster:// in --store"
 FULL = "Redis is full: raise maxmemory"
 ADVICE = {
     "no permission": RIGHTS,
@@ -78,16 +78,16 @@ EVICTION = {
 
 
 def check_store(url: str) -> list[Finding]:
-    """Checks the store at `redis://…`, `rediss://…` or `embedded:PATH`."""
+    """Checks the store at a URL of `--store`."""
     if url.startswith("embedded:"):
         return [check_embedded(url.removeprefix("embedded:"))]
-    if not url.startswith(("redis://", "rediss://")):
+    if not is_redis(url):
         return [problem("store", "--store: give redis://host:port/db or embedded:PATH")]
     try:
-        pool = redis_pool(url, 1)
+        client = redis_client(url, 1, SECONDS)
     except ValueError as error:  # without the password
         return [problem("store", str(error))]
-    return asyncio.run(_check_redis(aioredis.Redis.from_pool(pool), _place(url)))
+    return asyncio.run(_check_redis(client, _place(url)))
 
 
 async def _check_redis(client: Any, place: str) -> list[Finding]:
@@ -98,12 +98,13 @@ async def _check_redis(client: Any, place: str) -> list[Finding]:
             found.append(await _check_reading(client, place))
             if found[0].level is not Level.PROBLEM:
                 found.append(await _check_writing(client))
-                found += await _check_server(client)
-                found.append(await _check_clock(client))
+                if not isinstance(client, RedisCluster):
+                    found += await _check_server(client)
+                    found.append(await _check_clock(client))
     except TimeoutError:
         found.append(problem("store", f"{place} does not answer within {SECONDS} s: {UNREACHABLE}"))
     finally:
-        await client.aclose()
+        await close_client(client)
     return found
 
 
@@ -129,7 +130,7 @@ async def _check_writing(client: Any) -> Finding:
         await client.eval(APPEND, 2, KEY, ids_key(KEY), *arguments)
     except (RedisError, OSError) as error:
         return _refused(subject, text, error)
-    refusal = await _queue(client, QUEUED)
+    refusal = None if isinstance(client, RedisCluster) else await _queue(client, QUEUED)
     return _refused(subject, text, refusal) if refusal else ok(subject, "events can be stored")
 
 
@@ -224,6 +225,7 @@ def _refused(subject: str, text: str, error: Exception) -> Finding:
 
 
 def _place(url: str) -> str:
-    """Returns host, port and database of a URL, and none of its secrets."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}/{parts.path.strip('/') or 0}"
+    """Returns hosts and database or service of a URL, and none of its secrets."""
+    parsed = parse_redis_url(url)
+    hosts = ",".join(f"{host}:{port}" for host, port in parsed.hosts)
+    return f"{hosts}/{parsed.service or parsed.options.get('db', 0)}"

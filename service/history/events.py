@@ -14,8 +14,12 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b, sha1
+from itertools import count
 from typing import Any, NamedTuple
+
+from redis.crc import key_slot
 
 DAY_SECONDS = 86_400
 RETRY_SECONDS = 3600
@@ -140,8 +144,21 @@ class EventIds:
 
 
 def ids_key(history_key: str) -> str:
-    """Returns the key of the ids beside a history."""
+    """Returns the key of the ids beside a history, which a cluster keeps on the same node.
+
+    A cluster looks at the text in the first pair of braces of a key, and at all of it if there is
+    none. So a history's key stands in braces, unless it has a closing one: such a key needs a text
+    that leads to the same slot.
+    """
+    if "}" in history_key:
+        return f"e:{{{_tag(key_slot(history_key.encode()))}}}{history_key}"
     return f"e:{{{history_key}}}"
+
+
+@lru_cache(maxsize=1 << 14)
+def _tag(slot: int) -> int:
+    """Returns the first number that leads to a slot of a cluster."""
+    return next(number for number in count() if key_slot(b"%d" % number) == slot)
 
 
 def append_arguments(

@@ -56,12 +56,17 @@ class RedisReader:
     async def _ask(self, commands: bytes, lists: int) -> list[Any]:
         self._calls += 1
         number = b"%d" % self._calls
+        if not self._connection.is_connected:
+            await self._connection.connect()
         await self._connection.send_packed_command(commands + _command(b"ECHO", number))
         replies = [await self._reply() for _ in range(lists)]
         echo = await self._reply()
         if not all(isinstance(reply, list | ResponseError) for reply in replies):
             raise InvalidResponse("a reply to LRANGE is not a list")
-        if echo != number and not isinstance(echo, NoPermissionError):
+        refused = isinstance(echo, NoPermissionError) or (
+            isinstance(echo, ResponseError) and not any(isinstance(r, list) for r in replies)
+        )
+        if echo != number and not refused:
             raise InvalidResponse("replies do not follow the order of the commands")
         return replies
 

@@ -12,9 +12,10 @@ from enum import Enum
 from itertools import islice
 from typing import Any, Self
 
-import redis.asyncio as aioredis
+from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from service.history.cluster_reader import ClusterReader, NodeUnavailable
 from service.history.embedded.store import EmbeddedStore
 from service.history.entries import Entries, encode_entry, encode_item, without_old
 from service.history.events import (
@@ -27,10 +28,12 @@ from service.history.events import (
     ids_key,
 )
 from service.history.health import Health, words_of
-from service.history.redis_pool import redis_pool
+from service.history.redis_client import close_client, new_connection, redis_client
 from service.history.redis_reader import RedisReader
+from service.history.redis_url import is_redis
 
 FOREVER = Retention()
+Reader = RedisReader | ClusterReader
 Command = tuple[str, Sequence[Any], dict[str, Any]]
 """A method of redis-py's client, its arguments and its options."""
 
@@ -59,7 +62,7 @@ class HistoryStore:
         client: Any,
         limit: int,
         seconds: float | None = None,
-        reader: RedisReader | None = None,
+        reader: Reader | None = None,
         embedded: EmbeddedStore | None = None,
         keep: Retention = FOREVER,
     ) -> None:
@@ -69,6 +72,7 @@ class HistoryStore:
         self._seconds = seconds
         self._reader = reader
         self._embedded = embedded
+        self._is_spread = isinstance(reader, ClusterReader)
         self._retention = keep
         self._reading = Health("reading histories")
         self._writing = Health("writing histories")
@@ -83,7 +87,7 @@ class HistoryStore:
         timeout_ms: int = 200,
         days: float | None = None,
     ) -> Self:
-        """Opens the store at `redis://…`, `rediss://…` or `embedded:PATH`.
+        """Opens the store at `embedded:PATH`, or at a URL as in `service.history.redis_url`.
 
         Events are kept for `days`, and the newest `limit` of a user. Redis need not be up. Raises
         ValueError for another URL, or if the file cannot be used.
@@ -92,11 +96,19 @@ class HistoryStore:
         if url.startswith("embedded:"):
             embedded = EmbeddedStore(url.removeprefix("embedded:"))
             return cls(embedded.client, limit, embedded=embedded, keep=keep)
-        if not url.startswith(("redis://", "rediss://")):
-            raise ValueError("--store: give redis://host:port/db or embedded:PATH")
-        pool = redis_pool(url, connections)  # the client closes it
-        client = aioredis.Redis.from_pool(pool)
-        return cls(client, limit, timeout_ms / 1000, RedisReader(pool.make_connection()), keep=keep)
+        if not is_redis(url):
+            raise ValueError(
+                "--store: give redis://host:port/db, redis+sentinel://host:port/service, "
+                "redis+cluster://host:port or embedded:PATH"
+            )
+        seconds = timeout_ms / 1000
+        client = redis_client(url, connections, seconds)
+        reader: Reader = (
+            ClusterReader(client, seconds)
+            if isinstance(client, RedisCluster)
+            else RedisReader(new_connection(client))
+        )
+        return cls(client, limit, seconds, reader, keep=keep)
 
     async def read(self, users: Sequence[str]) -> list[Entries | StoreProblem]:
         """Returns the entries of each user, none if there is no history, or why it cannot be read.
@@ -125,7 +137,8 @@ class HistoryStore:
         ids, now = self._ids.assign(events), time.time()
         pipeline = self._pipeline()
         for number, (user, positions) in enumerate(by_user.items()):
-            run, script = (pipeline.evalsha, APPEND_SHA) if number else (pipeline.eval, APPEND)
+            known = number and not self._is_spread  # each node learns a script for itself
+            run, script = (pipeline.evalsha, APPEND_SHA) if known else (pipeline.eval, APPEND)
             pairs = [(ids[p], encode_entry(events[p], now)) for p in positions]
             key = _key(user)
             arguments = append_arguments(self._limit, self._retention, now, pairs)
@@ -199,14 +212,16 @@ class HistoryStore:
         It reads the history of a user who cannot exist, because a store may answer PING and
         nevertheless refuse to read: without permission, as a replica that was cut off, …
         """
-        await self._first_items([_key("")], 1)
+        (reply,) = await self._first_items([_key("")], 1)
+        if isinstance(reply, NodeUnavailable):
+            raise StoreUnavailable(str(reply))
 
     async def close(self) -> None:
         """Closes the connections, and the file."""
         if self._embedded:
             await self._embedded.close()
             return
-        await self._client.aclose()
+        await close_client(self._client)
         if self._reader:
             await self._reader.close()
 
@@ -268,8 +283,11 @@ def _refuses(reply: Any) -> bool:
 
 
 def _raise_if_all_refuse(replies: Sequence[Any]) -> None:
-    """Raises the first reply if every reply says that the store cannot be used."""
-    if replies and all(map(_refuses, replies)):
+    """Raises the first reply if every reply says that the store cannot be used.
+
+    A node of a cluster is not the store.
+    """
+    if replies and all(map(_refuses, replies)) and not isinstance(replies[0], NodeUnavailable):
         raise replies[0]
 
 
