@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types docs e2e bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types docs sbom e2e bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -61,6 +61,9 @@ types: setup ## check types
 docs: setup ## build the documentation into build/site and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python .ci/check_site.py build/site
+
+sbom: setup ## list the packages of the service, as CycloneDX, in build/sbom.json
+	$(BIN)/python .ci/sbom.py build/sbom.json
 
 e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Docker engine)
 	$(BIN)/python .ci/e2e.py

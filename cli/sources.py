@@ -16,7 +16,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 PREFIX = "RECGPT_"
-OTHER_VARIABLES = ("RECGPT_CONFIG", "RECGPT_CACHE_DIR", "RECGPT_PUBLIC_DATA")
+OTHER_VARIABLES = ("RECGPT_API_KEYS", "RECGPT_CONFIG", "RECGPT_CACHE_DIR", "RECGPT_PUBLIC_DATA")
 """Variables of the project that are no options."""
 
 INJECTED = re.compile(

@@ -3,16 +3,19 @@
 import asyncio
 import errno
 import logging
+import os
 import socket
 from contextlib import ExitStack
 
 from service.history.event_types import load_event_types
+from service.http.api_keys import keys_from
 from service.observability.logs import configure_logs
 from service.processes.supervisor import Supervisor
 from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
+LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 BACKLOG = 2048
 """Connections that wait in a listening socket until its front end accepts them."""
 
@@ -27,6 +30,8 @@ def serve(settings: ServeSettings) -> None:
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
         raise ValueError("--http-workers: an embedded store has one writer, so give 1")
     load_event_types(settings.event_types)  # raises its error before anything starts
+    if not keys_from(os.environ) and settings.host not in LOCAL_HOSTS:
+        log.warning("anybody who reaches the port may use the API: RECGPT_API_KEYS is not set")
     with ExitStack() as stack:
         listeners = _listen(settings.host, settings.port, settings.http_workers)
         for listener in listeners:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -21,6 +21,8 @@ from service.batcher import Batcher
 from service.errors import ServiceError
 from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
+from service.http.access import Guarded
+from service.http.api_keys import ApiKey
 from service.http.engine import Engine
 from service.http.event_routes import EventRoutes
 from service.http.explanations import ExplainedResponse
@@ -77,10 +79,11 @@ class RecallApp(FastAPI):
     read bodies and answer errors themselves (docs/results/bench.md).
     """
 
-    def __init__(self, metrics: Metrics, **options: Any) -> None:
+    def __init__(self, metrics: Metrics, keys: Sequence[ApiKey], **options: Any) -> None:
         super().__init__(**options)
         self.direct: dict[tuple[str, str], ASGIApp] = {}  # by method and path
-        self._observed = Observed(self._dispatch, metrics)
+        guarded = Guarded(self._dispatch, keys) if keys else self._dispatch
+        self._observed = Observed(guarded, metrics)
         self.gate: Gate
         """The gate of the server's connections."""
 
@@ -102,8 +105,9 @@ def create_app(
     store: HistoryStore,
     metrics: Metrics | None = None,
     leaving: Callable[[], bool] = lambda: False,
+    keys: Sequence[ApiKey] = (),
 ) -> RecallApp:
-    """Returns the application around an engine and an opened store.
+    """Returns the application around an engine and an opened store, open to all without keys.
 
     `leaving` is whether the service is about to end.
 
@@ -130,6 +134,7 @@ def create_app(
 
     app = RecallApp(
         metrics,
+        keys,
         title="RecGPT recall",
         version=package_version("recgpt"),
         lifespan=lifespan,

@@ -13,6 +13,14 @@ from service.observability.metrics import QUIET_ROUTES, ROUTES, Metrics
 
 log = logging.getLogger(__name__)
 
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+"""Headers of every answer: browsers neither guess its type, frame it, pass on its address nor keep
+it."""
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -37,7 +45,8 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                own = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message["headers"], own, *SECURITY_HEADERS]
             await send(message)
 
         try:

@@ -5,6 +5,7 @@ has loaded the bundle it answers 503 and says so. No library that computes is im
 that a front end starts fast and stays small.
 """
 
+import os
 import resource
 import socket
 from functools import partial
@@ -12,6 +13,7 @@ from functools import partial
 import uvicorn
 
 from service.history.store import HistoryStore
+from service.http.api_keys import keys_from
 from service.http.app import RecallApp, create_app
 from service.http.protocol import CoalescingProtocol
 from service.observability.logs import configure_logs
@@ -93,8 +95,10 @@ def main() -> None:
     engine.on_look = lambda: supervision.report(Report(look=True))
     supervision.on_message(engine.tell)
     try:
+        keys = keys_from(os.environ, settings.http_workers)
         store = open_store(settings)
-        app = create_app(settings, engine, store, Metrics(counters, status), lambda: status.leaving)
+        metrics = Metrics(counters, status)
+        app = create_app(settings, engine, store, metrics, lambda: status.leaving, keys)
     except ValueError as error:
         supervision.fail(error)
     server = http_server(settings, app)

@@ -66,3 +66,19 @@ def test_commit_messages_that_fail(message: str, problem: str) -> None:
 def test_rules_of_prose(file: str, text: str, rules: list[str]) -> None:
     check = script("check_prose")
     assert [rule for line in check.prose(file, text) for rule in check.broken(line)] == rules
+
+
+def test_the_packages_of_the_service_are_listed(tmp_path: Path) -> None:
+    sbom = script("sbom")
+    packages = sbom.needed("recgpt", "cpu")
+    found = sbom.document(packages)
+    names = {component["name"] for component in found["components"]}
+    assert found["bomFormat"] == "CycloneDX"
+    assert found["metadata"]["component"]["name"] == "recgpt"
+    assert {"fastapi", "redis", "hiredis", "torch", "httptools"} <= names  # extras, too
+    assert not {"pytest", "mypy"} & names
+    assert all(
+        component["purl"].endswith(component["version"]) for component in found["components"]
+    )
+    packages["redis"] = packages["fastapi"]
+    assert any(line.startswith("redis ") for line in sbom.unpinned(packages))

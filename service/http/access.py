@@ -1,0 +1,64 @@
+"""The guard before all operations: it lets a request through if its key has the scope."""
+
+import hmac
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http.api_keys import ApiKey, KeyScope, digest_of, scope_of
+from service.http.problems import problem_response
+
+
+class Refusal(NamedTuple):
+    """An answer to a request that may not be made."""
+
+    status: int
+    detail: str
+    headers: dict[str, str]
+
+
+class Guarded:
+    """An ASGI application that lets requests with a fitting key through to another one."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or refuses it before its body is read."""
+        refusal = self._refusal(scope)
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        request_id = scope["state"]["request_id"]
+        status, detail, headers = refusal
+        response = problem_response(status, detail, request_id, headers=headers)
+        await response(scope, receive, send)
+
+    def _refusal(self, request: Scope) -> Refusal | None:
+        method = "GET" if request["method"] == "HEAD" else request["method"]
+        needed = scope_of(method, request["path"])
+        if needed is KeyScope.OPEN:
+            return None
+        key = self._key_of(request)
+        if key is None:
+            detail = "no valid key: send the header Authorization: Bearer KEY"
+            return Refusal(401, detail, {"www-authenticate": "Bearer"})
+        if needed not in key.scopes:
+            return Refusal(403, f"this key has no scope {needed.value}, which this needs", {})
+        if seconds := key.wait_seconds():
+            headers = {"retry-after": str(int(seconds) + 1)}
+            return Refusal(429, "this key makes more requests than its rate allows", headers)
+        return None
+
+    def _key_of(self, request: Scope) -> ApiKey | None:
+        """Returns the key of a request. Looks at all of them, whichever fits."""
+        found = None
+        for name, value in request["headers"]:
+            if name == b"authorization" and value[:7].lower() == b"bearer ":
+                digest = digest_of(value[7:].strip())
+                for key in self._keys:
+                    if hmac.compare_digest(key.digest, digest):
+                        found = key
+        return found

@@ -1,0 +1,170 @@
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from in_process_worker import InProcessWorker
+
+from service.history.store import HistoryStore
+from service.http import api_keys
+from service.http.api_keys import RULES, VARIABLE, ApiKey, KeyScope, keys_from, scope_of
+from service.http.app import RecallApp, create_app
+from service.recall.recaller import Recaller
+from service.recall.served_bundle import ServedBundle
+from service.settings import ServeSettings
+
+pytestmark = pytest.mark.anyio
+
+KEYS = ",".join(
+    [
+        "shop:read:secret-of-the-shop-1",
+        "shop-new:read+write:secret-of-the-shop-2",
+        "slow:read@2:secret-of-the-slow-one",
+        "jobs:admin:secret-of-the-jobs!",
+    ]
+)
+SHOP, SHOP_NEW, SLOW, JOBS = (key.split(":")[2] for key in KEYS.split(","))
+
+
+def with_key(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
+
+
+@pytest.fixture
+async def app(recaller: Recaller, bundle: ServedBundle, tmp_path: Path) -> AsyncIterator[RecallApp]:
+    settings = ServeSettings(artifacts=tmp_path, store="", deadline_ms=60_000)
+    store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
+    worker = InProcessWorker(recaller, bundle=bundle)
+    app = create_app(settings, worker, store, keys=keys_from({VARIABLE: KEYS}))
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def guarded(app: RecallApp) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+async def recall(client: httpx.AsyncClient, secret: str) -> httpx.Response:
+    return await client.post("/recall", json={"user_id": "u"}, headers=with_key(secret))
+
+
+async def test_a_key_opens_what_it_has_a_scope_for(guarded: httpx.AsyncClient) -> None:
+    events = {"events": [{"user_id": "ann", "item_id": "i"}]}
+    for secret, statuses in {
+        SHOP: [200, 403, 403],
+        SHOP_NEW: [200, 200, 403],
+        JOBS: [403, 403, 200],
+    }.items():
+        headers = with_key(secret)
+        answers = [
+            await recall(guarded, secret),
+            await guarded.post("/events", json=events, headers=headers),
+            await guarded.delete("/users/ann", headers=headers),
+        ]
+        assert [answer.status_code for answer in answers] == statuses
+
+
+async def test_without_a_valid_key_only_health_answers(
+    guarded: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for headers in ({}, with_key("x"), with_key(SHOP[:-1]), {"authorization": f"Basic {SHOP}"}):
+        answer = await guarded.post("/recall", content=b"[" * 100, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "x-request-id" in answer.headers
+        assert (await guarded.get("/nowhere", headers=headers)).status_code == 401
+        assert (await guarded.get("/docs", headers=headers)).status_code == 401
+        assert (await guarded.get("/healthz", headers=headers)).status_code == 200
+        assert (await guarded.get("/readyz", headers=headers)).status_code == 200
+    assert (await recall(guarded, SHOP)).status_code == 200
+    assert (await guarded.get("/nowhere", headers=with_key(JOBS))).status_code == 404
+    assert SHOP not in caplog.text
+
+
+async def test_a_key_may_make_as_many_requests_as_its_rate(
+    guarded: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1e6
+    monkeypatch.setattr(api_keys.time, "monotonic", lambda: now)
+    for _ in range(3):
+        now += 10
+        statuses = [(await recall(guarded, SLOW)).status_code for _ in range(4)]
+        assert statuses == [200, 200, 429, 429]
+    refused = await recall(guarded, SLOW)
+    assert refused.headers["retry-after"] == "1"
+    assert (await recall(guarded, SHOP)).status_code == 200
+    now += 0.5
+    assert (await recall(guarded, SLOW)).status_code == 200
+
+
+async def test_every_operation_has_a_rule_of_its_own(app: RecallApp) -> None:
+    """An operation without one would need the scope admin."""
+    named = {(method, path) for method, path, _ in RULES}
+    for route in app.routes:
+        methods = route.methods if isinstance(route, APIRoute) else {"GET"}
+        for method in methods or set():
+            path = getattr(route, "path", "").split("/{")[0]
+            parts = path.split("/")
+            above = {"/".join(parts[:end]) for end in range(2, len(parts) + 1)}
+            assert method == "HEAD" or any((method, one) in named for one in above), (method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("POST", "/recall", KeyScope.READ),
+        ("POST", "/recall/batch", KeyScope.READ),
+        ("POST", "/recallx", KeyScope.ADMIN),
+        ("PUT", "/items/a/b/hidden", KeyScope.WRITE),
+        ("GET", "/users/healthz", KeyScope.ADMIN),
+        ("POST", "/healthz", KeyScope.ADMIN),
+        ("GET", "/recall/../healthz", KeyScope.ADMIN),
+    ],
+)
+def test_scopes(method: str, path: str, scope: KeyScope) -> None:
+    assert scope_of(method, path) is scope
+
+
+async def test_answers_have_headers_for_browsers(client: httpx.AsyncClient) -> None:
+    for answer in (await client.get("/docs"), await client.get("/nowhere")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["x-frame-options"] == "DENY"
+
+
+def test_keys_of_the_environment() -> None:
+    assert keys_from({}) == keys_from({VARIABLE: " "}) == []
+    keys = keys_from({VARIABLE: KEYS}, front_ends=2)
+    assert [key.name for key in keys] == ["shop", "shop-new", "slow", "jobs"]
+    assert keys[1].scopes == {KeyScope.READ, KeyScope.WRITE}
+    assert SHOP.encode() not in repr([vars(key) for key in keys]).encode()
+    shared = ApiKey("k", frozenset(), "s" * 16, rate=0.5)
+    assert shared.wait_seconds() == 0
+    assert 0 < shared.wait_seconds() <= 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "top-secret-of-16-characters",
+        "name:read:",
+        "name:read:top-secret",
+        "name:all:top-secret-of-16-characters",
+        "name:read@fast:top-secret-of-16-characters",
+        "name:read@0:top-secret-of-16-characters",
+        "a:read:top-secret-of-16-characters,a:read:top-secret-of-17-characters",
+        "a:read:top-secret-of-16-characters,b:read:top-secret-of-16-characters",
+        "a:read:top-secret-of-16-characters,",
+    ],
+)
+def test_malformed_keys_are_refused_without_repeating_them(text: str) -> None:
+    with pytest.raises(ValueError, match=VARIABLE) as refused:
+        keys_from({VARIABLE: text})
+    assert "top-secret" not in str(refused.value)
