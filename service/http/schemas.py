@@ -71,7 +71,16 @@ class RecallRequest(Body):
     """A user, a session or seeds, and the number of candidates wanted for them."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"user_id": "196", "k": 10, "with_metadata": True}}
+        json_schema_extra={
+            "example": {"user_id": "196", "k": 10, "with_metadata": True},
+            "examples": [
+                {"user_id": "196", "k": 10, "with_metadata": True},
+                {"history": ["302", "286"], "k": 10},
+                {"seeds": ["302", {"item_id": "286", "weight": 2}], "k": 10},
+                {"user_id": "196", "exclude": ["242"], "repeats": {"after_days": 30}},
+                {"user_id": "196", "k": 200, "page_size": 20},
+            ],
+        }
     )
 
     user_id: Id | None = Field(
@@ -239,7 +248,24 @@ class EventsRequest(Body):
     """Events that are acknowledged together."""
 
     model_config = ConfigDict(
-        json_schema_extra={"example": {"events": [{"user_id": "196", "item_id": "302"}]}}
+        json_schema_extra={
+            "example": {"events": [{"user_id": "196", "item_id": "302"}]},
+            "examples": [
+                {
+                    "events": [
+                        {"user_id": "196", "item_id": "302", "timestamp": 1764000000},
+                        {
+                            "user_id": "196",
+                            "item_id": "286",
+                            "type": "purchase",
+                            "timestamp": "2026-01-02T03:04:05Z",
+                            "value": 9.99,
+                        },
+                        {"user_id": "196", "item_id": "242", "type": "dislike"},
+                    ]
+                },
+            ],
+        }
     )
 
     events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)

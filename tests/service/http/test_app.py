@@ -253,3 +253,17 @@ async def test_the_page_of_the_api_needs_no_other_host(client: httpx.AsyncClient
     assert "openapi.json" in page.text
     assert "//" not in page.text.replace("// ", "")
     assert "default-src 'self'" in page.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/recall", "/events"])
+async def test_the_documented_examples_are_answered(client: httpx.AsyncClient, path: str) -> None:
+    document = (await client.get("/openapi.json")).json()
+    content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    schema = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+    examples = [schema["example"], *schema["examples"]]
+    for example in examples:
+        answer = await client.post(path, json=example)
+        assert answer.status_code == 200, (example, answer.text)
+    if path == "/recall":
+        together = {"requests": schema["examples"]}
+        assert (await client.post("/recall/batch", json=together)).status_code == 200
