@@ -15,6 +15,7 @@ ROOMS = (
     "model.files",
     "model.ids",
     "model.kinds",
+    "model.tensor_files",
     "model.threads",
     "model.network",
     "model.data",

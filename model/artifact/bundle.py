@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from model.artifact.id_table import IdTable, write_ids
@@ -39,6 +39,7 @@ from model.evaluation.protocols import LEAVE_ONE_OUT, splits
 from model.files import new_folder
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
+from model.tensor_files import write_tensors
 
 TABLES = {"items.weight": "item_vectors.npy", "users.weight": "user_table.npy"}
 
@@ -142,12 +143,12 @@ def read_user_ids(folder: Path) -> list[str]:
 
 
 def _write_tensors(model: GPT, folder: Path) -> None:
-    weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    weights = {name: t.detach().cpu() for name, t in model.state_dict().items()}
     weights["items.weight"] = model.item_vectors().detach().cpu()
     for name, file in TABLES.items():
         if name in weights:
             np.save(folder / file, weights.pop(name).numpy())
-    save_file(weights, folder / "model.safetensors")
+    write_tensors(weights, folder / "model.safetensors")
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -262,5 +262,8 @@ def write_events(
 
 
 def _new_array(path: Path, dtype: type[np.generic], length: int) -> np.memmap[Any, Any]:
-    """A flat array in a file, to be filled."""
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+    """Returns a flat array in a file, to be filled. Raises OSError if the disk has no room."""
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
+    with path.open("r+b") as file:  # a write to a page without room would kill the process
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from model.files import new_file
 from model.network.gpt import GPT
+from model.tensor_files import write_tensors
 from model.training.optimizer import Optimizer
 
 Metrics = dict[str, float]
@@ -43,7 +44,7 @@ class Progress:
 def save_weights(path: Path, model: GPT) -> None:
     """Writes the model's tensors."""
     with new_file(path) as beside:
-        save_file({n: t.contiguous() for n, t in model.state_dict().items()}, beside)
+        write_tensors(model.state_dict(), beside)
 
 
 def load_weights(path: Path, model: GPT) -> None:
@@ -58,10 +59,10 @@ def load_weights(path: Path, model: GPT) -> None:
 
 def save_checkpoint(path: Path, model: GPT, optimizer: Optimizer, progress: Progress) -> None:
     """Writes weights, optimiser state and progress into one file, so that they cannot disagree."""
-    tensors = {f"model.{n}": t.contiguous() for n, t in model.state_dict().items()}
+    tensors = {f"model.{n}": t for n, t in model.state_dict().items()}
     tensors |= dict(optimizer.tensors())
     with new_file(path) as beside:
-        save_file(tensors, beside, metadata={"progress": json.dumps(vars(progress))})
+        write_tensors(tensors, beside, {"progress": json.dumps(vars(progress))})
 
 
 def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer) -> Progress:

@@ -382,3 +382,9 @@ def test_gaps_have_no_columns(tmp_path: Path) -> None:
     log = write(tmp_path / "log.txt", "a x\t0\n")
     with pytest.raises(ValueError, match="lines, which have no columns"):
         run(log, format="gaps", user_column="user")
+
+
+def test_arrays_have_their_room_before_they_are_filled(tmp_path: Path) -> None:
+    """A write to a page for which the disk has no room would kill the process."""
+    array = module._new_array(tmp_path / "events.npy", np.int64, 1 << 17)
+    assert (tmp_path / "events.npy").stat().st_blocks * 512 >= array.nbytes
