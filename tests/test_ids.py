@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from id_strategies import IDS, WRAPPED, is_id
 from in_process_worker import InProcessWorker
 from redis_server import RedisServer
+from served import served_bundle
 from stored import items_of
 
 from model.artifact.bundle import load_artifact
@@ -26,9 +27,7 @@ from model.data.prepare import prepare
 from service.history.store import HistoryStore
 from service.http.app import create_app
 from service.offline import add_items, export_bundle, load_histories
-from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
-from service.recall.served_bundle import ServedBundle
 from service.recall.types import Query
 from service.settings import ServeSettings
 
@@ -67,7 +66,7 @@ def test_ids_come_back_equal(
     check_recaller(recaller, dataset)
     redis_server.flush()
     for url in (redis_server.url, f"embedded:{folder / 'histories'}"):
-        asyncio.run(check_service(recaller, dataset, url))
+        asyncio.run(check_service(recaller, dataset, url, folder))
     check_added_items(folder, artifacts, dataset, new)
 
 
@@ -132,10 +131,10 @@ def check_recaller(recaller: Recaller, dataset: Dataset) -> None:
         assert [candidate["item_id"] for candidate in json.loads(written.json)] == found
 
 
-async def check_service(recaller: Recaller, dataset: Dataset, url: str) -> None:
+async def check_service(recaller: Recaller, dataset: Dataset, url: str, folder: Path) -> None:
     """Events are stored for their users, and recalls leave out what these users have seen."""
     store = HistoryStore.open(url, timeout_ms=PATIENT)
-    bundle = ServedBundle(recaller.version, recaller.max_interests, read_metadata(recaller.bundle))
+    bundle = served_bundle(recaller, folder)
     options = ServeSettings(artifacts=recaller.bundle, store="", deadline_ms=60_000)
     app = create_app(options, InProcessWorker(recaller, bundle=bundle), store)
     transport = httpx.ASGITransport(app)

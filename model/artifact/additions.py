@@ -24,6 +24,7 @@ from pydantic import BaseModel
 
 from model.artifact.bundle import Artifact, vectors_sha256
 from model.artifact.config import AddConfig
+from model.artifact.id_table import write_ids
 from model.artifact.manifest import seal
 from model.artifact.neighbours import alike, as_vectors, beside, named
 from model.artifact.versions import check_publishable
@@ -164,6 +165,7 @@ def extended_bundle(
         np.save(folder / "popularity.npy", np.concatenate([artifact.popularity, counts_N]))
         items = pl.concat([artifact.items, new.table], how="diagonal_relaxed")
         items.write_parquet(folder / "items.parquet")
+        write_ids(folder, "item", items["item_id"])
         yield folder, version
         changed = {
             "version": version,
@@ -215,7 +217,7 @@ def _conform(
     if column in new.columns:
         new = new.rename({column: "neighbours"})
         new = new.with_columns(neighbours=as_list(new["neighbours"]))
-    schema, kinds = artifact.items.schema, artifact.manifest.item_kinds
+    schema, kinds = artifact.items.schema, artifact.kinds
     hints = []
     for name in sorted(set(new.columns) & set(schema) - {"item_id"}):
         kind, dtype = kinds.get(name, "text"), schema[name]

@@ -8,7 +8,8 @@ ARTIFACTS/<version>/
     popularity.npy       training events of every item, V int64
     items.parquet        item_id, count, optional title and attributes; row order
     users.parquet        user_id; row order
-    user_{hashes,rows,ends,ids}.npy   the rows of user ids, mapped (see `model.artifact.id_table`)
+    item_{hashes,rows,ends,ids}.npy   the rows of item ids, mapped (see `model.artifact.id_table`)
+    user_{hashes,rows,ends,ids}.npy   the rows of user ids, likewise
     index.faiss …        what `index.build` adds
 A bundle without the user module has no user table and no rows of user ids.
 `model.artifact.versions` says which version is served.
@@ -33,10 +34,12 @@ from model.artifact.id_table import IdTable, write_ids
 from model.artifact.manifest import FORMAT, ArtifactError, Manifest, seal
 from model.artifact.versions import check_publishable, verified_manifest
 from model.data import parquet
+from model.data.column_kinds import OWN_COLUMNS, guess_kind
 from model.data.dataset import Dataset, popularity
 from model.evaluation.config import ProtocolConfig
 from model.evaluation.protocols import LEAVE_ONE_OUT, splits
 from model.files import new_folder
+from model.kinds import Kind
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.tensor_files import write_tensors
@@ -55,6 +58,13 @@ class Artifact:
     items: pl.DataFrame
     user_rows: IdTable | None
     """None without the user module."""
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each attribute; bundles of before do not say it, but types of columns do."""
+        columns = self.items.drop(OWN_COLUMNS, strict=False)
+        known = self.manifest.item_kinds
+        return {c.name: known.get(c.name) or guess_kind(c, from_text=False) for c in columns}
 
 
 @contextmanager
@@ -81,6 +91,7 @@ def new_bundle(
         np.save(folder / "popularity.npy", popularity(training))
         dataset.items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")
+        write_ids(folder, "item", dataset.item_ids)
         if model.config.user_rank:
             write_ids(folder, "user", dataset.user_ids)
         yield folder, version

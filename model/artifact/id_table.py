@@ -36,6 +36,11 @@ def write_ids(folder: Path, kind: str, ids: Iterable[str]) -> None:
         np.save(folder / f"{kind}_{name}.npy", parts[name])
 
 
+def has_ids(folder: Path, kind: str) -> bool:
+    """Returns whether the folder has a table of ids."""
+    return all((folder / f"{kind}_{name}.npy").exists() for name in PARTS)
+
+
 class IdTable:
     """The memory-mapped table that `write_ids` wrote."""
 

@@ -40,7 +40,7 @@ def page_response(
         if not bundle or bundle.version != page.version:
             words = "its version is not served any more: begin again, or omit with_metadata"
             raise Invalid(f"cursor: {words}", [FieldError("cursor", words)])
-        items = bundle.metadata.added_to(page.json, page.rows)
+        items = bundle.items.added_to(page.json, page.rows)
     reason, unknown = page.degraded_reason, page.unknown_items
     return _response(request, page.version, items, reason, unknown, _cursor(page))
 

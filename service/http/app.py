@@ -18,6 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batcher import Batcher
+from service.catalogue.state import CatalogueState
+from service.catalogue.store import CatalogueStore
+from service.catalogue.watcher import CatalogueWatcher
 from service.errors import ServiceError
 from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
@@ -106,10 +109,12 @@ def create_app(
     metrics: Metrics | None = None,
     leaving: Callable[[], bool] = lambda: False,
     keys: Sequence[ApiKey] = (),
+    catalogue: CatalogueState | None = None,
 ) -> RecallApp:
     """Returns the application around an engine and an opened store, open to all without keys.
 
-    `leaving` is whether the service is about to end.
+    `leaving` is whether the service is about to end. The application keeps the state of the items
+    in `catalogue` as the store has it.
 
     The application closes the store when it ends. Raises ValueError if a file that the settings
     name cannot be used.
@@ -118,9 +123,11 @@ def create_app(
     event_types = load_event_types(settings.event_types)
     scenarios, pages = Scenarios(settings.scenarios), Pages(settings.cursor_key)
     batcher = Batcher(engine, store, metrics, settings, event_types)
+    watcher = CatalogueWatcher(CatalogueStore(store), catalogue or CatalogueState())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await watcher.start()  # first, so that no recall returns a hidden item
         await engine.start()
         batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
@@ -129,6 +136,7 @@ def create_app(
         yield
         following.cancel()
         await batcher.drain()
+        await watcher.close()
         await store.close()
         log.info("drained")
 

@@ -1,6 +1,6 @@
 """An answer with the steps behind it, as the explorer shows them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -8,7 +8,6 @@ from pydantic_core import from_json, to_json
 
 from service.batcher import Answer
 from service.http.schemas import RecallResponse
-from service.recall.item_metadata import ItemMetadata
 from service.recall.types import Explanation
 
 
@@ -55,12 +54,12 @@ def with_explanation(result: bytes, answer: Answer, with_metadata: bool) -> byte
     assert answer.bundle
     assert answer.found.explanation
     found = Explanation(**from_json(answer.found.explanation))
-    metadata = answer.bundle.metadata if with_metadata else None
-    history = [item for item, _ in _items(found.history, metadata)]
+    metadata_of = answer.bundle.items.metadata_of if with_metadata else None
+    history = [item for item, _ in _items(found.history, metadata_of)]
     offers = [*found.offers, None]
     interests = [
         {
-            "hits": [item | {"score": score} for item, score in _items(hits, metadata)],
+            "hits": [item | {"score": score} for item, score in _items(hits, metadata_of)],
             "offer": offer,
         }
         for hits, offer in zip(found.interests, offers, strict=False)
@@ -70,11 +69,11 @@ def with_explanation(result: bytes, answer: Answer, with_metadata: bool) -> byte
 
 
 def _items(
-    items: Iterable[tuple[int, str, float]], metadata: ItemMetadata | None
+    items: Iterable[tuple[int, str, float]], metadata_of: Callable[[int], bytes] | None
 ) -> Iterable[tuple[dict[str, Any], float]]:
     """Yields items as `HistoryItem` has them, and their scores."""
     for row, item_id, score in items:
         item: dict[str, Any] = {"item_id": item_id}
-        if metadata:
-            item["metadata"] = from_json(metadata.of(row))
+        if metadata_of:
+            item["metadata"] = from_json(metadata_of(row))
         yield item, score

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.ids import MAX_ID_LENGTH
+from model.kinds import Kind
 from service.errors import FieldError, Invalid
-from service.recall.filters.form import GROUPS, Kind, canonical_form
+from service.recall.filters.form import GROUPS, canonical_form
 
 MAX_CONDITIONS = 16
 MAX_VALUES = 256

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from model.kinds import Kind
 from service.http.filters import checked_form
 from service.http.schemas import AfterDays, RecallRequest, Seed
-from service.recall.filters.form import Kind
 from service.recall.types import Query
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.batcher import WorkerLost
+from service.catalogue.state import CatalogueState, ItemsChange
 from service.observability.service_status import ServiceStatus
 from service.processes.child import freeze_loaded
 from service.processes.messages import (
@@ -17,6 +18,7 @@ from service.processes.messages import (
     decode_greeting,
     decode_result,
     encode_question,
+    encode_updates,
 )
 from service.recall.served_bundle import ServedBundle
 from service.recall.types import BatchResult, Query
@@ -48,8 +50,16 @@ class EngineClient:
     is then asked again what the last one has not answered.
     """
 
-    def __init__(self, path: str, status: ServiceStatus, patience_seconds: float) -> None:
-        """Takes the path of the engine's socket, its status, and how long a heartbeat is good."""
+    def __init__(
+        self,
+        path: str,
+        status: ServiceStatus,
+        patience_seconds: float,
+        catalogue: CatalogueState | None = None,
+    ) -> None:
+        """Takes the path of the engine's socket, its status, how long a heartbeat is good, and the
+        state of the items that the engine is told of.
+        """
         self.bundle: ServedBundle | None = None
         """The bundle that the engine serves; None until it has loaded one."""
         self.max_batch = 1
@@ -60,6 +70,7 @@ class EngineClient:
         self._path = path
         self._status = status
         self._patience_seconds = patience_seconds
+        self._catalogue = catalogue or CatalogueState()
         self._writer: asyncio.StreamWriter | None = None  # None: not connected, or not greeted yet
         self._unanswered: deque[Question] = deque()  # in the order in which they were sent
         self._running: asyncio.Task[None]
@@ -76,6 +87,7 @@ class EngineClient:
         So a front end that replaces another accepts no connection before it can answer, and one
         that starts together with the engine can say why it does not answer.
         """
+        self._catalogue.listen(self._tell)
         self._running = asyncio.create_task(self._run())
         self._running.add_done_callback(self._ended)
         if self._status.started:
@@ -100,6 +112,7 @@ class EngineClient:
 
     async def close(self) -> None:
         """Ends the connection."""
+        self._catalogue.forget(self._tell)
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
 
@@ -134,8 +147,9 @@ class EngineClient:
                 continue
             try:
                 await self._greeted(decode_greeting(await _read_body(reader)))
-                self._ask_again(writer)
                 self._writer = writer
+                self._tell(self._catalogue.whole)  # before it is asked anything
+                self._ask_again(writer)
                 while True:
                     self._answered(await _read_body(reader))
             except (OSError, EOFError):
@@ -153,14 +167,23 @@ class EngineClient:
         self.bundle = await asyncio.to_thread(
             ServedBundle.load,
             Path(greeting.metadata),
+            Path(greeting.ids),
             greeting.version,
             greeting.max_interests,
-            greeting.attributes,
+            greeting.kinds,
         )
         freeze_loaded()
         log.info("ready to serve", extra={"version": greeting.version})
         self._started.set()
         self.on_ready()
+
+    def _tell(self, change: ItemsChange) -> None:
+        """Tells the engine of items, if there is one; the next one is told of all of them."""
+        if not self.bundle:
+            return
+        update = self.bundle.items.take(*change)
+        if self._writer:
+            self._writer.write(encode_updates(update))
 
     def _ask_again(self, writer: asyncio.StreamWriter) -> None:
         """Sends what the last engine has not answered and somebody still waits for."""

@@ -24,6 +24,7 @@ import faiss
 import torch
 
 from index.kernels.code_cache import log_compiled
+from model.artifact.id_table import has_ids, write_ids
 from service.observability.logs import configure_logs
 from service.observability.service_status import ServiceStatus
 from service.processes.child import EngineConfig, Report, Supervision, freeze_loaded
@@ -31,10 +32,13 @@ from service.processes.messages import (
     FrameReader,
     Greeting,
     decode_question,
+    decode_update,
     encode_failure,
     encode_greeting,
     encode_result,
+    is_update,
 )
+from service.recall.live_items import ItemUpdate
 from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, Query
@@ -55,6 +59,8 @@ class FrontEnd:
     frames: FrameReader = field(default_factory=FrameReader)
     unsent: bytearray = field(default_factory=bytearray)
     """Answers for which its socket had no room; `EngineLoop` sends them when it has."""
+    hidden: frozenset[str] = frozenset()
+    """The items that it knows to be hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ class EngineLoop:
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._waiting: deque[Question] = deque()
+        self._hidden: frozenset[str] = frozenset()
 
     def run(self) -> None:
         """Answers until SIGTERM ends the process."""
@@ -138,7 +145,28 @@ class EngineLoop:
             return
         now = time.perf_counter()
         for body in front_end.frames.feed(data):
-            self._waiting.append(Question(front_end, decode_question(body), now))
+            if is_update(body):
+                self._update(front_end, decode_update(body))
+            else:
+                self._waiting.append(Question(front_end, decode_question(body), now))
+
+    def _update(self, front_end: FrontEnd, update: ItemUpdate) -> None:
+        """Changes items before the next batch.
+
+        An item is hidden as long as any front end says so: one that is late does not show it again.
+        """
+        if update.hidden is not None:
+            front_end.hidden = frozenset(update.hidden)
+        connected = [key.data for key in self._selector.get_map().values() if key.data]
+        hidden = frozenset[str]().union(*{one.hidden for one in connected})
+        try:
+            self._recaller.update_items(
+                None if hidden == self._hidden else list(hidden), update.changes
+            )
+        except Exception:
+            log.exception("items were not changed")
+        else:
+            self._hidden = hidden
 
     def _disconnect(self, front_end: FrontEnd) -> None:
         """Forgets a front end that has ended, and what it asked."""
@@ -226,10 +254,16 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
     recaller.warm_up()
     log_compiled()
     read_metadata(recaller.bundle).save(folder)
-    max_batch = settings.max_batch or recaller.preferred_batch
     greeting = Greeting(
-        str(folder), recaller.version, recaller.max_interests, max_batch, recaller.attributes
+        metadata=str(folder),
+        version=recaller.version,
+        max_interests=recaller.max_interests,
+        max_batch=settings.max_batch or recaller.preferred_batch,
+        ids=str(recaller.bundle.absolute() if has_ids(recaller.bundle, "item") else folder),
+        kinds=recaller.kinds,
     )
+    if greeting.ids == str(folder):  # in bundles of before
+        write_ids(folder, "item", recaller.item_ids)
     return recaller, greeting
 
 

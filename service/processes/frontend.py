@@ -12,6 +12,7 @@ from functools import partial
 
 import uvicorn
 
+from service.catalogue.state import CatalogueState
 from service.history.store import HistoryStore
 from service.http.api_keys import keys_from
 from service.http.app import RecallApp, create_app
@@ -78,6 +79,7 @@ def main() -> None:
     status = ServiceStatus(config.status)
     patience_seconds = settings.engine_patience_ms / 1000
     counters = CounterMemory(config.counters, settings.http_workers, config.row)
+    catalogue = CatalogueState()
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -86,7 +88,7 @@ def main() -> None:
 
     def connect(address: EngineAddress) -> EngineClient:
         life = ServiceStatus(config.status, address.lane)
-        client = EngineClient(address.path, life, patience_seconds)
+        client = EngineClient(address.path, life, patience_seconds, catalogue)
         client.on_failure = fail
         return client
 
@@ -97,8 +99,8 @@ def main() -> None:
     try:
         keys = keys_from(os.environ, settings.http_workers)
         store = open_store(settings)
-        metrics = Metrics(counters, status)
-        app = create_app(settings, engine, store, metrics, lambda: status.leaving, keys)
+        leaving, metrics = lambda: status.leaving, Metrics(counters, status)
+        app = create_app(settings, engine, store, metrics, leaving, keys, catalogue)
     except ValueError as error:
         supervision.fail(error)
     server = http_server(settings, app)

@@ -5,22 +5,28 @@ bytes (little-endian), then the body, a msgpack value. The engine speaks first: 
 front end that connects with what it serves. From then on the front end sends questions, a list of
 queries each, without waiting for answers, and the engine answers them in the order in which they
 came, so that no message needs a number. An answer holds candidates that are JSON already, or is
-empty if the batch failed. Ids of items cross as msgpack arrays inside of msgpack, which the engine
-reads only where it looks them up, in compiled code.
+empty if the batch failed. Between questions the front end sends updates of items, which are not
+answered. Ids of items cross as msgpack arrays inside of msgpack, which the engine reads only where
+it looks them up, in compiled code.
 """
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 
-from service.recall.filters.form import NO_ATTRIBUTES, Kind
+from model.kinds import Kind
+from service.recall.live_items import ItemUpdate
 from service.recall.served_bundle import ServedBundle
 from service.recall.types import BatchResult, EncodedCandidates, FilterResult, Query, pack_ids
 
 LENGTH = struct.Struct("<I")
+FIXED_MAP = 0x80
+"""The upper half of the byte with which msgpack begins a small map."""
+ITEMS_A_FRAME = 1000
+"""Items of one update, so that the engine can beat between updates."""
 MAX_BODY = 1 << 30
 """Bytes of the largest body; a longer one is a sign of another protocol."""
 
@@ -39,8 +45,10 @@ class Greeting(NamedTuple):
     """Interests that the bundle's network can generate for a user."""
     max_batch: int
     """The most queries that the engine computes at once."""
-    attributes: Mapping[str, Kind] = NO_ATTRIBUTES
-    """The attributes of items that a filter can read."""
+    ids: str
+    """Path of the folder with the table of the items' ids: see `IdTable`."""
+    kinds: dict[str, Kind]
+    """The kind of each attribute of the items."""
 
 
 class FrameReader:
@@ -102,6 +110,25 @@ def encode_question(queries: Sequence[Query]) -> bytes:
 def decode_question(body: bytes) -> list[Query]:
     """Returns the queries in the body of a frame; their ids stay packed."""
     return [Query(*fields) for fields in msgpack.unpackb(body)]
+
+
+def encode_updates(update: ItemUpdate) -> bytes:
+    """Returns frames that tell the engine of items, a limited number of them in each."""
+    changes = list(update.changes.items())
+    parts = [dict(changes[i : i + ITEMS_A_FRAME]) for i in range(0, len(changes), ITEMS_A_FRAME)]
+    first, *rest = parts or [{}]
+    frames = [_frame({"hidden": update.hidden, "changes": first})]
+    return b"".join([*frames, *(_frame({"hidden": None, "changes": part}) for part in rest)])
+
+
+def is_update(body: bytes) -> bool:
+    """Returns whether a front end's message is an update: a map, where a question is an array."""
+    return body[0] & 0xF0 == FIXED_MAP
+
+
+def decode_update(body: bytes) -> ItemUpdate:
+    """Returns the update in the body of a frame."""
+    return ItemUpdate(**msgpack.unpackb(body))
 
 
 def encode_result(result: BatchResult) -> bytes:

@@ -8,6 +8,7 @@ Shapes: V catalogue, N bytes.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -40,14 +41,17 @@ class ItemMetadata(NamedTuple):
         """Returns title and attributes of an item, without those that are null."""
         return self.texts_N[self.offsets_V[row] : self.offsets_V[row + 1]].tobytes()
 
-    def added_to(self, candidates: bytes, rows: NDArray[np.integer[Any]]) -> bytes:
-        """Returns encoded candidates, which are of these rows, with a field `metadata` each.
 
-        Every candidate is one line, because no JSON string holds a line break.
-        """
-        lines = candidates[1:-1].split(b",\n") if len(rows) else []
-        complete = [
-            b'%b,"metadata":%b}' % (line[:-1], self.of(row))
-            for line, row in zip(lines, rows.tolist(), strict=True)
-        ]
-        return b"[%b]" % b",\n".join(complete)
+def with_metadata(
+    candidates: bytes, rows: NDArray[np.integer[Any]], of: Callable[[int], bytes]
+) -> bytes:
+    """Returns encoded candidates, which are of these rows, with a field `metadata` each.
+
+    Every candidate is one line, because no JSON string holds a line break.
+    """
+    lines = candidates[1:-1].split(b",\n") if len(rows) else []
+    complete = [
+        b'%b,"metadata":%b}' % (line[:-1], of(row))
+        for line, row in zip(lines, rows.tolist(), strict=True)
+    ]
+    return b"[%b]" % b",\n".join(complete)

@@ -7,12 +7,14 @@ kinds of the bundle's attributes, tells the engine of them, and puts them into a
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic_core import from_json, to_json
 
 from model.artifact.id_table import IdTable
 from model.kinds import Kind
 from service.recall.attribute_values import Value, engine_value, value_of
-from service.recall.item_metadata import ItemMetadata
+from service.recall.item_metadata import ItemMetadata, with_metadata
 
 
 class ItemUpdate(NamedTuple):
@@ -70,6 +72,10 @@ class LiveItems:
             return self._metadata.of(row)
         return to_json(self._of_bundle(row) | self._changed[row])
 
+    def added_to(self, candidates: bytes, rows: NDArray[np.integer[Any]]) -> bytes:
+        """Returns encoded candidates, which are of these rows, with a field `metadata` each."""
+        return with_metadata(candidates, rows, self.metadata_of)
+
     def _of_bundle(self, row: int) -> dict[str, Any]:
         found: dict[str, Any] = from_json(self._metadata.of(row))
         return found
@@ -93,10 +99,18 @@ class LiveItems:
         bundle = self._of_bundle(row) if back else {}
         now = values | {name: bundle.get(name) for name in back}
         return {
-            name: None if value is None else engine_value(self.kinds[name], value)
+            name: self._for_engine(self.kinds[name], value)
             for name, value in now.items()
             if self.kinds[name] != "text"  # which no filter reads
         }
+
+    def _for_engine(self, kind: Kind, value: Any) -> Value | None:
+        """Returns a value of JSON as the engine compares it; None if it cannot."""
+        try:
+            read = value_of(kind, value) if isinstance(value, str) else value  # decimals are text
+            return None if read is None else engine_value(kind, read)
+        except ValueError:
+            return None
 
     def _value(self, name: str, text: str) -> Value:
         """Returns the value of a text. Raises ValueError if it is to be ignored."""

@@ -10,10 +10,10 @@ served. For a batch of queries (`Recaller._recall`),
    next interest. So one search gives both the candidates and the next step;
 3. popular items fill the lists that are still short. `JsonEncoder` then writes the answers.
 
-Shapes: B queries, S queries with a short list, V catalogue, F popular items.
+Shapes: B queries, S queries with a short list, V catalogue, F popular items, H hidden items.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, Self
@@ -32,7 +32,6 @@ from service.recall.candidate_lists import POPULAR, CandidateLists
 from service.recall.cpu.backend import CpuBackend
 from service.recall.explainer import Explainer
 from service.recall.filters.columns import AttributeColumns
-from service.recall.filters.form import Kind
 from service.recall.filters.item_filters import EVERYTHING, NOTHING, ItemFilters, Selector
 from service.recall.gpu.backend import GpuBackend
 from service.recall.item_ids import ItemIds
@@ -76,6 +75,7 @@ class Recaller:
         self.manifest = artifact.manifest
         self.bundle = artifact.folder
         self.version = artifact.manifest.version
+        self.kinds = artifact.kinds
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
         self.preferred_batch = backend.preferred_batch
@@ -87,7 +87,7 @@ class Recaller:
         no_users: dict[str, int] = {}
         self._user_rows = artifact.user_rows or no_users
         popular_V = np.argsort(-artifact.popularity, kind="stable")
-        columns = AttributeColumns.of(artifact.items)
+        columns = AttributeColumns.of(artifact.items, self.kinds)
         self._filters = ItemFilters(columns, backend.selector, popular_V)
 
     @classmethod
@@ -139,6 +139,24 @@ class Recaller:
             allowed=self._filters.of([query.filter for query in queries]),
         )
 
+    def update_items(
+        self, hidden: Sequence[str] | None, changes: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        """Hides these items and no others (None: as before); changes attributes that filters read.
+
+        Times are seconds since 1970. Ids that the bundle does not have are passed over.
+        """
+        if hidden is not None:
+            rows_H = self._ids.look_up([((), hidden)], 1).excluded.trimmed().rows_N
+            self._filters.set_hidden(rows_H)
+        found = self._ids.look_up([((), [item]) for item in changes], 1).excluded
+        for at, length, values in zip(
+            found.offsets_B.tolist(), found.lengths_B.tolist(), changes.values(), strict=False
+        ):
+            if length:
+                for field, value in values.items():
+                    self._filters.set(int(found.rows_N[at]), field, value)
+
     def _add_popular(self, lists: CandidateLists, batch: QueryBatch) -> None:
         """Back-fills lists of fewer than k candidates with popular items."""
         missing_B = lists.k_B - lists.sizes_B
@@ -186,11 +204,6 @@ class Recaller:
     def ids_of(self, answer: Candidates) -> list[str]:
         """Returns the ids of the candidates."""
         return self._ids.ids_of(answer.rows.tolist())
-
-    @property
-    def attributes(self) -> dict[str, Kind]:
-        """The attributes of the items that a filter can read, and their kinds."""
-        return {n: kind for n, kind in self._filters.columns.kinds.items() if kind != "text"}
 
     @property
     def item_ids(self) -> list[str]:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from service.recall.filters.form import NO_ATTRIBUTES, Kind
+from model.artifact.id_table import IdTable
+from model.kinds import Kind
 from service.recall.item_metadata import ItemMetadata
+from service.recall.live_items import LiveItems
 
 
 class ServedBundle(NamedTuple):
@@ -17,13 +19,15 @@ class ServedBundle(NamedTuple):
     version: str
     max_interests: int
     """Interests that its network can generate for a user."""
-    metadata: ItemMetadata
-    attributes: Mapping[str, Kind] = NO_ATTRIBUTES
+    items: LiveItems
+    attributes: Mapping[str, Kind]
     """The attributes of items that a filter can read."""
 
     @classmethod
     def load(
-        cls, metadata: Path, version: str, max_interests: int, attributes: Mapping[str, Kind]
+        cls, metadata: Path, ids: Path, version: str, max_interests: int, kinds: Mapping[str, Kind]
     ) -> Self:
-        """Takes the folder into which the engine wrote the metadata of the bundle's items."""
-        return cls(version, max_interests, ItemMetadata.load(metadata), attributes)
+        """Takes the folders with the metadata and the ids of the bundle's items."""
+        items = LiveItems(IdTable(ids, "item"), kinds, ItemMetadata.load(metadata))
+        attributes = {name: kind for name, kind in kinds.items() if kind != "text"}
+        return cls(version, max_interests, items, attributes)

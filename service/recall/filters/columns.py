@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from service.recall.filters.form import Kind
+from model.kinds import Kind
 
 Value = str | float | bool
 Bools = NDArray[np.bool_]

@@ -13,11 +13,8 @@ An item without a value matches no condition. Front ends import this module, so 
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
-Kind = Literal["category", "categories", "number", "time", "flag", "text"]
-"""The kind of an attribute; filters do not read text."""
-NO_ATTRIBUTES: Mapping[str, Kind] = {}
 Condition = Mapping[str, Any]
 GROUPS = ALL, ANY, NONE = "all", "any", "none"
 

@@ -244,7 +244,7 @@ def test_the_command_writes_its_account(
     out = tmp_path / "account.json"
     words = ["items", "add", "--artifacts", str(folder), "--items", str(rows), "--out", str(out)]
     main([*words, "--item-id-column", "sku", "--neighbours-column", "like"])
-    assert "a running service takes it up when it is restarted" in capsys.readouterr().out
+    assert "a running service changes over to it" in capsys.readouterr().out
     account = json.loads(out.read_text())
     assert (account["added"], account["no_evidence"]) == (1, ["odd"])
     items = pl.read_parquet(find_bundle(folder) / "items.parquet")

@@ -4,10 +4,10 @@ from pathlib import Path
 import httpx
 import pytest
 from in_process_worker import InProcessWorker
+from served import served_bundle
 
 from service.history.store import HistoryStore
 from service.http.app import create_app
-from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
 from service.recall.served_bundle import ServedBundle
 from service.settings import ServeSettings
@@ -21,9 +21,8 @@ def recaller(artifacts: Path) -> Recaller:
 
 
 @pytest.fixture(scope="module")
-def bundle(recaller: Recaller) -> ServedBundle:
-    metadata = read_metadata(recaller.bundle)
-    return ServedBundle(recaller.version, recaller.max_interests, metadata)
+def bundle(recaller: Recaller, tmp_path_factory: pytest.TempPathFactory) -> ServedBundle:
+    return served_bundle(recaller, tmp_path_factory.mktemp("metadata"))
 
 
 @pytest.fixture

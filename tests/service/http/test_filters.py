@@ -6,9 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
+from model.kinds import Kind
 from service.errors import Invalid
 from service.http.filters import MAX_CONDITIONS, MAX_VALUES, Filter, checked_form
-from service.recall.filters.form import Kind, canonical_form
+from service.recall.filters.form import canonical_form
 from service.recall.served_bundle import ServedBundle
 
 ATTRIBUTES: dict[str, Kind] = {

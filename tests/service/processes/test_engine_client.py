@@ -8,17 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.artifact.id_table import write_ids
 from service.batcher import WorkerLost
+from service.catalogue.state import CatalogueState
 from service.observability.service_status import BEAT, ServiceStatus
 from service.processes.engine_client import EngineClient
 from service.processes.messages import (
     LENGTH,
     Greeting,
     decode_question,
+    decode_update,
     encode_failure,
     encode_greeting,
     encode_result,
+    is_update,
 )
+from service.recall.live_items import ItemUpdate
 from service.recall.metadata_encoder import read_metadata
 from service.recall.types import BatchResult, EncodedCandidates, Query
 
@@ -36,6 +41,8 @@ class Engine:
         self.greeting = greeting
         self.lives: list[int] = []
         self.asked: list[list[str]] = []
+        self.told: list[tuple[int, ItemUpdate]] = []
+        """Updates, each after the number of questions before it."""
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -48,9 +55,13 @@ class Engine:
         while True:
             try:
                 (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                queries = decode_question(await reader.readexactly(length))
+                body = await reader.readexactly(length)
             except asyncio.IncompleteReadError:
                 break
+            if is_update(body):
+                self.told.append((len(self.asked), decode_update(body)))
+                continue
+            queries = decode_question(body)
             self.asked.append([query.user_id for query in queries])
             if not answers:
                 break
@@ -64,7 +75,9 @@ class Engine:
 @pytest.fixture
 def engine(artifacts: Path, tmp_path: Path) -> Engine:
     read_metadata(artifacts / "current").save(tmp_path)
-    return Engine(tmp_path / "engine", Greeting(str(tmp_path), "v1", 4, 16))
+    write_ids(tmp_path, "item", [f"i{n}" for n in range(40)])
+    about = {"ids": str(tmp_path), "kinds": {"price": "number"}}
+    return Engine(tmp_path / "engine", Greeting(str(tmp_path), "v1", 4, 16, **about))
 
 
 @pytest.fixture
@@ -191,3 +204,43 @@ async def test_another_version_needs_another_front_end(
         await until(lambda: failures)
         lost.cancel()
     assert "v2" in str(failures[0])
+
+
+async def test_an_engine_is_told_of_all_items_before_it_is_asked_and_then_of_changes(
+    engine: Engine, tmp_path: Path
+) -> None:
+    catalogue = CatalogueState()
+    catalogue.change(frozenset({"i1", "unknown"}), {"i2": {"price": "3"}})
+    client = EngineClient(str(tmp_path / "engine"), ServiceStatus(), 60, catalogue)
+    await client.start()
+    early = asyncio.create_task(recalled(client, "ann"))
+    async with engine.running():
+        await early
+        whole = (0, (["i1", "unknown"], {"i2": {"price": 3}}))
+        assert [(n, (sorted(u.hidden or []), u.changes)) for n, u in engine.told] == [whole]
+        catalogue.change(None, {"i2": {}, "i3": {"price": "4"}})
+        await recalled(client, "bob")
+        assert engine.told[1:] == [
+            (1, ItemUpdate(None, {"i2": {"price": None}, "i3": {"price": 4}}))
+        ]
+        assert client.bundle
+        assert client.bundle.items.attributes("i3") == {"price": 4}
+        await client.close()
+    catalogue.change(frozenset(), {})  # nobody listens any more
+
+
+async def test_the_next_engine_is_told_of_all_items_as_they_are_now(
+    engine: Engine, tmp_path: Path
+) -> None:
+    catalogue = CatalogueState()
+    engine.lives = [1]
+    client = EngineClient(str(tmp_path / "engine"), ServiceStatus(), 60, catalogue)
+    await client.start()
+    async with engine.running():
+        await recalled(client, "ann")
+        catalogue.change(frozenset({"i1"}), {"i2": {"price": "3"}})
+        await recalled(client, "bob")  # of whom the first engine hears, and ends
+        now = ItemUpdate(["i1"], {"i2": {"price": 3}})
+        assert engine.told == [(0, ItemUpdate([], {})), (1, now), (2, now)]
+        assert engine.asked == [["ann"], ["bob"], ["bob"]]
+        await client.close()

@@ -3,8 +3,9 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,12 +25,14 @@ from service.processes.messages import (
     decode_greeting,
     decode_result,
     encode_question,
+    encode_updates,
 )
+from service.recall.live_items import ItemUpdate
 from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
 
-GREETING = Greeting("/bundles/v1", "v1", 4, 4)
+GREETING = Greeting("/bundles/v1", "v1", 4, 4, "/bundles/v1", {})
 
 
 class Computing:
@@ -37,6 +40,12 @@ class Computing:
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
+        self.updates: list[tuple[list[str] | None, Mapping[str, object]]] = []
+
+    def update_items(self, hidden: list[str] | None, changes: Mapping[str, object]) -> None:
+        if changes == {"bad": {}}:
+            raise RuntimeError("poison")
+        self.updates.append((None if hidden is None else sorted(hidden), changes))
 
     def recall_json(self, queries: Sequence[Query]) -> tuple[list[EncodedCandidates], StageSeconds]:
         self.batches.append([query.user_id for query in queries])
@@ -107,6 +116,51 @@ def test_all_that_waits_is_one_batch(engine: Engine) -> None:
     answers = [*results(one, 1), *results(two, 2)]
     assert [len(answer.answers) for answer in answers] == [2, 1, 1]
     assert sorted(answer.batch_size for answer in answers) == [0, 0, 4]  # one of them reports it
+
+
+def update(hidden: list[str] | None, **changes: dict[str, Any]) -> bytes:
+    return encode_updates(ItemUpdate(hidden, changes))
+
+
+def test_an_update_comes_before_the_batch_that_waits(engine: Engine) -> None:
+    one = engine.connect()
+    one.sendall(question("a") + update(["i1"], i2={"price": 3}))
+    engine.turn()
+    assert engine.recaller.updates == [(["i1"], {"i2": {"price": 3}})]
+    assert engine.recaller.batches == [["a"]]
+
+
+def test_an_item_is_hidden_as_long_as_any_front_end_says_so(engine: Engine) -> None:
+    one, two = engine.connect(), engine.connect()
+    steps = [
+        (one, ["i1"], ["i1"]),
+        (two, ["i1", "i2"], ["i1", "i2"]),
+        (two, ["i1", "i2"], None),  # nothing new
+        (one, [], None),  # the second still says so
+        (two, ["i2"], ["i2"]),
+    ]
+    for connection, hidden, _ in steps:
+        connection.sendall(update(hidden))
+        engine.turn()
+    assert [hidden for hidden, _ in engine.recaller.updates] == [told for _, _, told in steps]
+    two.close()
+    engine.turn()
+    one.sendall(update(None, i3={"price": 3}))
+    engine.turn()
+    assert engine.recaller.updates[-1] == ([], {"i3": {"price": 3}})
+
+
+def test_an_update_that_fails_harms_no_recall(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = engine.connect()
+    one.sendall(update(["i1"], bad={}) + question("a"))
+    engine.turn()
+    assert "items were not changed" in caplog.text
+    assert engine.recaller.batches == [["a"]]
+    one.sendall(update(["i1"]))  # tried again
+    engine.turn()
+    assert engine.recaller.updates == [(["i1"], {})]
 
 
 def test_a_batch_is_bounded(engine: Engine) -> None:
@@ -202,6 +256,7 @@ VARIED_QUERIES = """
 import gc, itertools, sys
 from pathlib import Path
 from numba.core.dispatcher import Dispatcher
+from service.recall.live_items import ItemUpdate
 from service.recall.recaller import Recaller
 from service.recall.types import Query, pack_ids
 

@@ -10,11 +10,15 @@ from service.processes.messages import (
     decode_greeting,
     decode_question,
     decode_result,
+    decode_update,
     encode_failure,
     encode_greeting,
     encode_question,
     encode_result,
+    encode_updates,
+    is_update,
 )
+from service.recall.live_items import ItemUpdate
 from service.recall.types import BatchResult, EncodedCandidates, FilterResult, Query, pack_ids
 
 
@@ -23,7 +27,7 @@ def encoded(*rows: int) -> EncodedCandidates:
 
 
 def test_a_greeting_arrives_as_it_was_sent() -> None:
-    greeting = Greeting("/bundles/ü", "v1", 4, 16, {"genres": "categories"})
+    greeting = Greeting("/bundles/ü", "v1", 4, 16, "/ids", {"price": "number"})
     (body,) = FrameReader().feed(encode_greeting(greeting))
     assert decode_greeting(body) == greeting
 
@@ -36,6 +40,20 @@ def test_questions_arrive_as_they_were_asked() -> None:
         replace(query, history=pack_ids(query.history), exclude=pack_ids(query.exclude))
         for query in queries
     ]
+
+
+def test_updates_arrive_in_parts_and_are_told_from_questions() -> None:
+    changes = {f"i{n}": {"price": n, "tags": ["ü"], "stock": None} for n in range(2500)}
+    bodies = FrameReader().feed(encode_updates(ItemUpdate(["a", "ü"], changes)))
+    assert all(map(is_update, bodies))
+    updates = list(map(decode_update, bodies))
+    assert [update.hidden for update in updates] == [["a", "ü"], None, None]
+    assert {item: own for update in updates for item, own in update.changes.items()} == changes
+    (body,) = FrameReader().feed(encode_updates(ItemUpdate(None, {})))
+    assert decode_update(body) == ItemUpdate(None, {})
+    for count in (1, 100, 100_000):
+        (body,) = FrameReader().feed(encode_question([Query("ann", [])] * count))
+        assert not is_update(body)
 
 
 def test_results_arrive_as_they_were_sent() -> None:

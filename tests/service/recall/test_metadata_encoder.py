@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from service.http.schemas import RecallResponse
-from service.recall.item_metadata import ItemMetadata
+from service.recall.item_metadata import ItemMetadata, with_metadata
 from service.recall.json_encoder import JsonEncoder
 from service.recall.metadata_encoder import encode_metadata
 from service.recall.types import Candidates, EncodedCandidates
@@ -42,7 +42,7 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
     np.testing.assert_allclose(written, found.scores, atol=6e-7, rtol=1e-7)
 
     metadata = encode_metadata(METADATA)
-    about = json.loads(metadata.added_to(encoded.json, encoded.rows))
+    about = json.loads(with_metadata(encoded.json, encoded.rows, metadata.of))
     assert [item.pop("metadata") for item in about] == [about_item(metadata, row) for row in rows]
     assert about == json.loads(encoded.json)
     fields = RecallResponse.model_json_schema()["$defs"]["Candidate"]["properties"]
@@ -105,7 +105,8 @@ def test_a_column_of_any_type_is_json_or_left_out_by_name(
     found = candidates([0, 1, 2], [0, 0, 0])
     encoded = EncodedCandidates(JsonEncoder(IDS).encode(found), found.rows, 0, False)
     first, *_ = items = [
-        item["metadata"] for item in json.loads(metadata.added_to(encoded.json, encoded.rows))
+        item["metadata"]
+        for item in json.loads(with_metadata(encoded.json, encoded.rows, metadata.of))
     ]
     assert {name for item in items for name in item} == ANY_TYPE.keys()
     assert {name: first[name] for name in ("price", "size", "since", "text", "far")} == {

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,25 @@ def test_history_and_exclude_are_never_returned(recaller: Recaller, dataset: Dat
     answer = one(recaller, Query("u0", history, exclude, k=2000))
     assert set(recaller.ids_of(answer)) == set(dataset.item_ids) - set(history) - set(exclude)
     assert len(answer.rows) == len(set(answer.rows.tolist()))
+
+
+def test_hidden_items_are_in_no_answer_until_they_are_shown_again(
+    recaller: Recaller, dataset: Dataset
+) -> None:
+    """Neither as hits, nor offered, nor as popular items: as if every query excluded them."""
+    warm = [Query(f"u{user}", history_of(dataset, user), k=20) for user in range(3)]
+    queries = [*warm, Query("nobody", [], k=20)]
+    before = [recaller.ids_of(answer) for answer in recaller.recall(queries)[0]]
+    hidden = sorted({item for found in before for item in found[:5]})
+    excluding = [replace(query, exclude=hidden) for query in queries]
+    expected = [recaller.ids_of(answer) for answer in recaller.recall(excluding)[0]]
+    recaller.update_items([*hidden, "unknown"], {})
+    try:
+        found = [recaller.ids_of(answer) for answer in recaller.recall(queries)[0]]
+        assert found == expected
+    finally:
+        recaller.update_items([], {})
+    assert [recaller.ids_of(answer) for answer in recaller.recall(queries)[0]] == before
 
 
 def test_the_whole_history_is_excluded_not_only_what_the_model_reads(
