@@ -9,8 +9,10 @@ ServiceError            the recall itself failed
 ├── Invalid             the body is JSON, but not what the operation takes
 ├── QueueFull           more recalls wait than the limit
 ├── NotReady            the service is starting or draining, or lacks its store
-├── StoreFailed         events could not be stored for now
+├── UnknownItem         the served bundle has no item of this id
+├── StoreFailed         events or changes could not be stored for now
 ├── HistoryUnusable     events cannot be stored until keys in the store are repaired
+├── StoreConflict       a change cannot be stored beside what the store holds
 └── DeadlinePassed      the recall waited longer than the deadline
 """
 
@@ -67,8 +69,16 @@ class NotReady(ServiceError):
     """The service is starting or draining, or lacks its store."""
 
 
+class UnknownItem(ServiceError):
+    """The served bundle has no item of this id."""
+
+
 class StoreFailed(ServiceError):
-    """Events could not be stored for now; none was acknowledged."""
+    """Events or changes could not be stored for now; none was acknowledged."""
+
+
+class StoreConflict(ServiceError):
+    """A change cannot be stored: a key has another type, or too many items are hidden."""
 
 
 class HistoryUnusable(ServiceError):

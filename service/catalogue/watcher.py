@@ -84,7 +84,7 @@ class CatalogueWatcher:
             self._seen = time.monotonic()
 
     @property
-    def lag_seconds(self) -> float:
+    def age_seconds(self) -> float:
         """Seconds since the store was looked at; infinite before the first time."""
         return time.monotonic() - self._seen if self._seen else float("inf")
 

@@ -23,7 +23,7 @@ def recall_response(request: Request, body: RecallRequest, answer: Answer, pages
         page = pages.first(found, body.page_size, bundle.version, reason)
         found = replace(found, json=page.json, rows=page.rows)
         more += _cursor(page)
-    items = bundle.metadata.added_to(found.json, found.rows) if body.with_metadata else found.json
+    items = bundle.items.added_to(found.json, found.rows) if body.with_metadata else found.json
     result = _response(request, bundle.version, items, reason, found.unknown_items, more)
     return with_explanation(result, answer, body.with_metadata) if found.explanation else result
 

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.batcher import Batcher
-from service.catalogue.state import CatalogueState
+from service.catalogue.state import CatalogueState, ItemsChange
 from service.catalogue.store import CatalogueStore
 from service.catalogue.watcher import CatalogueWatcher
 from service.errors import ServiceError
@@ -31,6 +31,7 @@ from service.http.event_routes import EventRoutes
 from service.http.explanations import ExplainedResponse
 from service.http.explorer import explorer_file, explorer_page
 from service.http.gate import Gate
+from service.http.item_routes import ItemPatch, ItemResponse, ItemRoutes
 from service.http.middleware import Observed
 from service.http.pages import Pages
 from service.http.problems import Problem, error_responses
@@ -47,7 +48,7 @@ from service.http.schemas import (
 )
 from service.http.user_routes import DeletedResponse, UserHistoryResponse, UserRoutes
 from service.http.versions import VersionRoutes, VersionsResponse
-from service.observability.metrics import Metrics
+from service.observability.metrics import ItemFigures, Metrics
 from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
@@ -121,9 +122,11 @@ def create_app(
     """
     metrics = metrics or Metrics()
     event_types = load_event_types(settings.event_types)
-    scenarios, pages = Scenarios(settings.scenarios), Pages(settings.cursor_key)
+    items, state = CatalogueStore(store), catalogue or CatalogueState()
+    scenarios = Scenarios(settings.scenarios)
+    pages = Pages(settings.cursor_key, lambda: state.hidden)
     batcher = Batcher(engine, store, metrics, settings, event_types)
-    watcher = CatalogueWatcher(CatalogueStore(store), catalogue or CatalogueState())
+    watcher = CatalogueWatcher(items, state)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -160,6 +163,9 @@ def create_app(
     )
     if settings.explorer:
         _route_explorer(app, routes)
+    _route_items(app, ItemRoutes(engine, items, watcher, settings.body_limit))
+    metrics.items = lambda: _figures(watcher, engine)
+    state.listen(lambda change: _count(metrics, change))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -247,6 +253,46 @@ def _route_explorer(app: RecallApp, routes: Routes) -> None:
     app.get("/explorer/{name:path}", include_in_schema=False)(explorer_file)
 
 
+def _route_items(app: RecallApp, items: ItemRoutes) -> None:
+    path, hidden = "/items/{item_id:path}", "/items/{item_id:path}/hidden"
+    errors, write_errors = error_responses(404, 422, 503), error_responses(404, 409, 422, 503)
+    body_errors = error_responses(400, 404, 408, 409, 413, 415, 422, 503)
+    app.put(hidden, response_model=ItemResponse, summary="Hide an item", responses=write_errors)(
+        items.hide
+    )
+    app.delete(
+        hidden, response_model=ItemResponse, summary="Show a hidden item", responses=write_errors
+    )(items.show)
+    app.get(path, response_model=ItemResponse, summary="An item as it is now", responses=errors)(
+        items.read
+    )
+    app.patch(
+        path,
+        response_model=ItemResponse,
+        summary="Change attributes of an item",
+        responses=body_errors,
+        openapi_extra=_request_body(ItemPatch),
+    )(items.change)
+
+
+def _figures(watcher: CatalogueWatcher, engine: Engine) -> ItemFigures:
+    """Returns what `/metrics` tells of hidden and changed items."""
+    bundle = engine.bundle
+    return ItemFigures(
+        hidden=len(watcher.state.hidden),
+        unknown_hidden=bundle.items.unknown_hidden if bundle else 0,
+        changed=len(watcher.state.texts),
+        ignored=len(watcher.unusable) + (bundle.items.ignored_count if bundle else 0),
+        age_seconds=watcher.age_seconds,
+    )
+
+
+def _count(metrics: Metrics, change: ItemsChange) -> None:
+    metrics.item_changes.inc("attributes", by=len(change.texts))
+    if change.hidden is not None:
+        metrics.item_changes.inc("hidden")
+
+
 async def _docs() -> Response:
     return DOCS
 
@@ -263,7 +309,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         _, bodies = models_json_schema(
             [
                 (model, "validation")
-                for model in (RecallRequest, BatchRequest, EventsRequest, Problem)
+                for model in (RecallRequest, BatchRequest, EventsRequest, ItemPatch, Problem)
             ],
             ref_template="#/components/schemas/{model}",
         )

@@ -20,9 +20,11 @@ from service.errors import (
     NotReady,
     QueueFull,
     ServiceError,
+    StoreConflict,
     StoreFailed,
     TooLarge,
     TooSlow,
+    UnknownItem,
     UnsupportedEncoding,
 )
 
@@ -52,7 +54,9 @@ ANSWERS: dict[type[ServiceError], ErrorAnswer] = {
     QueueFull: ErrorAnswer(HTTPStatus.TOO_MANY_REQUESTS, retry_after=1),
     NotReady: ErrorAnswer(HTTPStatus.SERVICE_UNAVAILABLE, retry_after=1),
     StoreFailed: ErrorAnswer(HTTPStatus.SERVICE_UNAVAILABLE, retry_after=1),
+    UnknownItem: ErrorAnswer(HTTPStatus.NOT_FOUND),
     HistoryUnusable: ErrorAnswer(HTTPStatus.CONFLICT),
+    StoreConflict: ErrorAnswer(HTTPStatus.CONFLICT),
     DeadlinePassed: ErrorAnswer(HTTPStatus.GATEWAY_TIMEOUT),
 }
 

@@ -1,7 +1,7 @@
 """The metrics that Prometheus scrapes. Every label takes a bounded number of values."""
 
-from collections.abc import Iterator
-from typing import get_args
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import (
@@ -43,6 +43,8 @@ ROUTES = (
     "/scenarios",
     "/users/{user_id}/history",
     "/users/{user_id}",
+    "/items/{item_id}/hidden",
+    "/items/{item_id}",
     "/healthz",
     "/readyz",
     "/versions",
@@ -58,6 +60,7 @@ STATUSES = (
 EVENT_TYPES = ("click", "view", "like", "purchase", "dislike", "skip", "impression", "other")
 FALLBACKS = get_args(DegradedReason)
 FILTER_EFFECTS = ("full", "exhausted", "no_match")
+ITEM_CHANGES = ("hidden", "attributes")
 STORE_PROBLEMS = ("wrong_type", "unavailable")
 FAILURES = (
     "ServiceError",
@@ -70,7 +73,9 @@ FAILURES = (
     "QueueFull",
     "NotReady",
     "StoreFailed",
+    "UnknownItem",
     "HistoryUnusable",
+    "StoreConflict",
     "DeadlinePassed",
     "TooManyConnections",
     "NotHTTP",
@@ -81,6 +86,16 @@ FAILURES = (
     "unexpected",
     "other",
 )
+
+
+class ItemFigures(NamedTuple):
+    """Counts of items that are hidden or changed, which all front ends know alike."""
+
+    hidden: int
+    unknown_hidden: int
+    changed: int
+    ignored: int
+    age_seconds: float
 
 
 class Metrics:
@@ -104,6 +119,8 @@ class Metrics:
         self._events = Counter(memory, EVENT_TYPES)
         self.refused_events = Counter(memory, STORE_PROBLEMS)
         self.queue_length = Gauge(memory)
+        self.item_changes = Counter(memory, ITEM_CHANGES)
+        self.items: Callable[[], ItemFigures | None] = lambda: None
         self.version = ""  # of the loaded bundle; empty before it is known
         self.ready = False
         self.registry = CollectorRegistry()
@@ -134,6 +151,21 @@ class Metrics:
         self._filters.inc(short if effect.exhausted else "full")
         if effect.unknown_values:
             self._unknown_values.inc(by=effect.unknown_values)
+
+    def _collect_items(self) -> Iterator[Metric]:
+        about = "Changes of items taken up from the store, summed over the front ends"
+        yield _counter("recgpt_item_changes", about, self.item_changes, "kind")
+        if (items := self.items()) is None:
+            return
+        yield GaugeMetricFamily("recgpt_hidden_items", "Items that no answer holds", items.hidden)
+        about = "Hidden items that the bundle does not have"
+        yield GaugeMetricFamily("recgpt_hidden_unknown_items", about, items.unknown_hidden)
+        about = "Items with attributes in the store"
+        yield GaugeMetricFamily("recgpt_changed_items", about, items.changed)
+        about = "Values of attributes in the store that are ignored: GET /items/{id} says why"
+        yield GaugeMetricFamily("recgpt_ignored_attributes", about, items.ignored)
+        about = "Seconds since hidden and changed items were last looked for in the store"
+        yield GaugeMetricFamily("recgpt_items_age_seconds", about, items.age_seconds)
 
     def expose(self) -> bytes:
         """Returns all metrics in the text format of Prometheus."""
@@ -174,6 +206,7 @@ class Metrics:
         yield CounterMetricFamily(
             "recgpt_failed_version_changes", about, self._engine.failed_changes
         )
+        yield from self._collect_items()
         artifact = GaugeMetricFamily(
             "recgpt_artifact_info", "Version of the loaded bundle", labels=["version"]
         )

@@ -4,6 +4,8 @@ A front end has one of these for each bundle that it serves. It reads the texts 
 kinds of the bundle's attributes, tells the engine of them, and puts them into answers.
 """
 
+import logging
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +17,11 @@ from model.artifact.id_table import IdTable
 from model.kinds import Kind
 from service.recall.attribute_values import Value, engine_value, value_of
 from service.recall.item_metadata import ItemMetadata, with_metadata
+
+log = logging.getLogger(__name__)
+
+LOG_SECONDS = 60.0
+"""Time for which another ignored value is not logged."""
 
 
 class ItemUpdate(NamedTuple):
@@ -36,6 +43,7 @@ class LiveItems:
         self._changed: dict[int, dict[str, Value]] = {}  # by row: values in place of the bundle's
         self._ignored: dict[str, list[str]] = {}  # by item: problems with its values
         self._hidden: frozenset[str] = frozenset()
+        self._logged = -LOG_SECONDS
         self.unknown_hidden = 0
         """Hidden items that the bundle does not have."""
 
@@ -56,15 +64,21 @@ class LiveItems:
     def attributes(self, item: str) -> dict[str, Any]:
         """Returns the attributes of an item of the bundle as they are now."""
         row = self._ids.get(item)
-        return self._of_bundle(row) | self._changed.get(row, {})
+        now = self._of_bundle(row) | self._changed.get(row, {})
+        return {name: value for name, value in now.items() if value is not None}
 
     def changed(self, item: str) -> list[str]:
         """Returns the names of the attributes that differ from the bundle's."""
         return sorted(self._changed.get(self._ids.get(item), {}))
 
-    def problems(self) -> list[str]:
-        """Returns the problems with texts that are ignored, in words."""
-        return [problem for problems in self._ignored.values() for problem in problems]
+    def ignored(self, item: str) -> list[str]:
+        """Returns why texts of an item are ignored, in words."""
+        return sorted(self._ignored.get(item, ()))
+
+    @property
+    def ignored_count(self) -> int:
+        """The number of texts that are ignored."""
+        return sum(map(len, self._ignored.values()))
 
     def metadata_of(self, row: int) -> bytes:
         """Returns title and attributes of an item in JSON, without those that are null."""
@@ -91,7 +105,8 @@ class LiveItems:
             try:
                 values[name] = self._value(name, text)
             except ValueError as error:
-                self._ignored.setdefault(item, []).append(f"i:{item}: {name} {error}")
+                self._ignored.setdefault(item, []).append(f"{name[:40]} {error}")
+                self._log(f"i:{item}: {name[:40]} {error}")
         before = self._changed.pop(row, {})
         if values:
             self._changed[row] = values
@@ -111,6 +126,12 @@ class LiveItems:
             return None if read is None else engine_value(kind, read)
         except ValueError:
             return None
+
+    def _log(self, problem: str) -> None:
+        """Logs the first problem, and then one a minute at most."""
+        if time.monotonic() - self._logged >= LOG_SECONDS:
+            self._logged = time.monotonic()
+            log.warning("a value in the store is ignored, %s: GET /items/{id} shows all", problem)
 
     def _value(self, name: str, text: str) -> Value:
         """Returns the value of a text. Raises ValueError if it is to be ignored."""

@@ -13,6 +13,7 @@ import torch
 
 from index.build import build_index
 from model.artifact.bundle import load_artifact, new_bundle, read_item_vectors, read_user_ids
+from model.artifact.id_table import PARTS
 from model.artifact.manifest import ArtifactError, read_manifest
 from model.artifact.versions import find_bundle, publish
 from model.data.dataset import Dataset
@@ -85,10 +86,7 @@ FILES = [
     "popularity.npy",
     "items.parquet",
     "users.parquet",
-    "user_ends.npy",
-    "user_hashes.npy",
-    "user_ids.npy",
-    "user_rows.npy",
+    *(f"{kind}_{part}.npy" for kind in ("item", "user") for part in PARTS),
     "index.json",
 ]
 

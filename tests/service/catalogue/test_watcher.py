@@ -147,11 +147,11 @@ async def test_the_service_starts_while_redis_is_away(tmp_path: Path) -> None:
     store = HistoryStore.open(server.url, timeout_ms=20_000)
     watcher = CatalogueWatcher(CatalogueStore(store), CatalogueState())
     await watcher.start()
-    assert watcher.lag_seconds == float("inf")
+    assert watcher.age_seconds == float("inf")
     with server:
         server.command("SADD", "hidden", "a")
         await until(lambda: watcher.state.hidden)
-        await until(lambda: watcher.lag_seconds < 60)
+        await until(lambda: watcher.age_seconds < 60)
         await watcher.close()
         await store.close()
 

@@ -223,6 +223,8 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
         "/events",
         "/versions",
         "/scenarios",
+        "/items/{item_id}",
+        "/items/{item_id}/hidden",
         "/users/{user_id}/history",
         "/users/{user_id}",
         "/healthz",

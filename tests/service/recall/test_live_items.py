@@ -53,15 +53,18 @@ def test_a_removed_field_brings_the_bundles_value_back(live: LiveItems) -> None:
     assert live.attributes("b") == {"title": "B"}
 
 
-def test_unusable_values_are_ignored_and_told(live: LiveItems) -> None:
+def test_unusable_values_are_ignored_and_told(
+    live: LiveItems, caplog: pytest.LogCaptureFixture
+) -> None:
     update = live.take(None, {"a": {"price": "cheap", "prise": "3", "stock": "yes"}})
     assert update.changes == {"a": {"stock": True}}
-    assert live.problems() == [
-        "i:a: price is no finite number",
-        "i:a: prise is no attribute of the bundle",
-    ]
+    reasons = ["price is no finite number", "prise is no attribute of the bundle"]
+    assert live.ignored("a") == reasons
+    assert live.ignored_count == 2
+    assert "i:a: price is no finite number" in caplog.text
     live.take(None, {"a": {"price": "3"}})
-    assert live.problems() == []
+    assert live.ignored("a") == []
+    assert live.ignored_count == 0
 
 
 def test_items_that_the_bundle_lacks_are_counted(live: LiveItems) -> None:
