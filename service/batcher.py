@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.admission import Admission, BatchSizes
@@ -78,7 +78,7 @@ class Waiting:
         if found.excluded:
             exclude = [*exclude, *found.excluded]
         items = [*found.items, *self.query.history] if self.query.history else found.items
-        self.query = replace(self.query, history=items, exclude=exclude)
+        self.query = self.query.with_history(items, exclude)
 
     def resolve(self, found: EncodedCandidates, computed: BatchResult) -> Answer:
         """Sets the answer, unless the caller has given up, and returns it."""

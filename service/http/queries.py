@@ -45,6 +45,8 @@ def _lightest_first(seeds: Sequence[str | Seed]) -> list[str]:
 
 def _repeat_after_days(body: RecallRequest, stored: bool) -> float | None:
     """Returns `Query.repeat_after_days`; the items of a history in the request have no times."""
+    if body.repeats == "never":
+        return None
     if isinstance(body.repeats, AfterDays):
         return body.repeats.after_days if stored else None
-    return 0.0 if body.repeats == "allow" else None
+    return 0.0
