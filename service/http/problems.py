@@ -3,12 +3,14 @@
 A problem document never repeats the input.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from service.errors import (
     BadRequest,
@@ -31,6 +33,8 @@ from service.errors import (
 PROBLEM_TYPE = "application/problem+json"
 MAX_LISTED = 10
 """Field errors that one answer lists."""
+UNION_MEMBER = re.compile(r"bool|int|float|str|date|datetime|[A-Z]\w*|(literal|list|function-).*")
+"""Steps of pydantic's paths that are no fields, but types among which a value may choose."""
 MAX_COUNTED = 1000
 """Field errors above which a body is refused without telling them apart, which takes time."""
 
@@ -137,15 +141,25 @@ def validation_error(error: ValidationError) -> ServiceError:
     for problem in found:
         if problem["type"] == "json_invalid":
             return BadRequest(f"the body is not JSON: {problem['msg']}")
-    fields = [FieldError(_path(p["loc"]), p["msg"]) for p in found[:MAX_LISTED]]
+    words: dict[str, list[str]] = {}
+    for problem in found:
+        words.setdefault(_path(problem), []).append(problem["msg"])
+    fields = [FieldError(where, "; or: ".join(ways)) for where, ways in words.items()]
     first = "; ".join(f"{field.where}: {field.problem}" for field in fields[:3])
-    count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-    return Invalid(f"{count}: {first}", fields)
+    count = "1 problem" if len(fields) == 1 else f"{len(fields)} problems"
+    return Invalid(f"{count}: {first}", fields[:MAX_LISTED])
 
 
-def _path(location: tuple[int | str, ...]) -> str:
-    """Returns the path of a field. The name of an unknown field is input: only its beginning."""
-    return ".".join(str(step)[:40] for step in location) or "body"
+def _path(problem: ErrorDetails) -> str:
+    """Returns the path of a field, without the types that a value of several types may have.
+
+    The name of an unknown field is input: only its beginning.
+    """
+    *above, last = problem["loc"] or ("body",)
+    steps = [step for step in above if not UNION_MEMBER.fullmatch(str(step))]
+    if problem["type"] == "extra_forbidden" or not UNION_MEMBER.fullmatch(str(last)):
+        steps.append(last)
+    return ".".join(str(step)[:40] for step in steps)
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
