@@ -38,13 +38,16 @@ class Demo(Command):
         self._make(artifacts)
         LoadHistory(data=self.dir / "data", store=store).run()
         if not self.serve:
-            print(f"ready: recgpt serve --artifacts {artifacts} --store {store}")
+            print(f"ready: recgpt serve --artifacts {artifacts} --store {store} --explorer")
             return
         from service.server import serve
 
-        print(f"serving on http://{self.host}:{self.port}  (API: /docs)  try:")
-        print(example(self.port))
-        serve(ServeSettings(artifacts=artifacts, store=store, host=self.host, port=self.port))
+        print(invitation(f"http://{self.host}:{self.port}"))
+        serve(
+            ServeSettings(
+                artifacts=artifacts, store=store, host=self.host, port=self.port, explorer=True
+            )
+        )
 
     def _make(self, artifacts: Path) -> None:
         """Makes data set, run, bundle and figures, as far as they are not there."""
@@ -95,7 +98,15 @@ def demo_training(data: Path, run: Path) -> TrainConfig:
     )
 
 
-def example(port: int) -> str:
-    """Returns a command to try the service with."""
+def invitation(address: str) -> str:
+    """Returns where the service will be, and what to try there."""
     body = json.dumps({"user_id": "196", "k": 10, "with_metadata": True})
-    return f"  curl -s localhost:{port}/recall -H 'content-type: application/json' -d '{body}'"
+    return f"""\
+The explorer, in a moment: {address}/explorer#user=196&interests=4
+  1. Choose a film and send the event "like": the interests move, and new films are marked.
+  2. Compare two settings: 4 interests beside 1, or with the filter
+     {json.dumps({"all": [{"field": "genres", "in": ["Comedy"]}]})}
+  3. Remove films from the history, or add one: only the page changes, not the store.
+The API is described at {address}/docs. From a shell:
+  curl -s {address}/recall -H 'content-type: application/json' -d '{body}'
+"""

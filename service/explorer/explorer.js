@@ -31,7 +31,7 @@ function jsonOf(text, box) {
 
 /** The body of a pane's recall; `history` only if it was edited. */
 function bodyOf(pane, user, edited) {
-  const body = { user_id: user, k: Number(pane.k) };
+  const body = { ...(user ? { user_id: user } : {}), k: Number(pane.k) };
   if (pane.interests !== "" && pane.interests !== null) body.interests = Number(pane.interests);
   if (pane.filter.trim()) body.filter = jsonOf(pane.filter, "Filter");
   if (pane.scenario.trim()) body.scenario = pane.scenario.trim();
@@ -75,9 +75,10 @@ Alpine.data("explorer", () => ({
       this.status = error.message;
     }
     this.readAddress(example);
-    if (this.user) await this.recall();
+    if (this.user || this.seeded) await this.recall();
   },
 
+  get seeded() { return this.panes.every((pane) => pane.seeds.trim()); },
   get comparing() { return this.panes.length > 1; },
   get historyNote() { return this.edited ? "edited here, not stored" : this.history.length ? "newest first" : ""; },
   get otherFields() {
@@ -91,7 +92,7 @@ Alpine.data("explorer", () => ({
   /** Takes user and settings from the address, so that a view can be bookmarked and sent. */
   readAddress(example) {
     const address = new URLSearchParams(location.hash.slice(1));
-    this.user = address.get("user") ?? example.user_id ?? "";
+    this.user = address.get("user") ?? (address.has("seeds") ? "" : example.user_id ?? "");
     for (const name of ["k", "interests", "filter", "scenario", "seeds", "other"]) {
       if (address.has(name)) this.panes[0][name] = address.get(name);
     }
@@ -115,7 +116,7 @@ Alpine.data("explorer", () => ({
     if (first.answer) {
       this.version = first.answer.version;
       this.showHistory(first);
-      if (!markNew) this.status = `${first.merged.length} candidates for user ${this.user}`;
+      if (!markNew) this.status = `${first.merged.length} candidates for ${this.user ? `user ${this.user}` : "the seeds"}`;
     }
   },
 
@@ -158,7 +159,7 @@ Alpine.data("explorer", () => ({
     } else {
       this.panes.push(newPane("B", settingsOf(this.panes[0])));
     }
-    if (this.user) await this.recall();
+    if (this.user || this.seeded) await this.recall();
   },
 
   /** The ids of the history as it is shown, oldest first. */

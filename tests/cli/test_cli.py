@@ -10,11 +10,14 @@ import pytest
 import tiny
 
 from cli import main as cli
+from cli.demo import invitation
 from cli.main import COMMANDS
 from model.artifact.versions import find_bundle
 from model.data import fetch
 from model.data.dataset import Dataset
 from model.training import run
+from service.http.filters import Filter
+from service.settings import ServeSettings
 
 SMALL = [
     *("--model.dim", "16", "--model.feed-forward", "32", "--model.max-history", "8"),
@@ -277,3 +280,13 @@ def test_the_demo_reuses_what_is_there(
         assert "pre-trained, one interest" in out
         assert f"recgpt serve --artifacts {demo}/artifacts" in out
     assert find_bundle(demo / "artifacts").exists()
+    served: list[ServeSettings] = []
+    monkeypatch.setattr("service.server.serve", served.append)
+    cli.main(["demo", "--dir", str(demo), "--port", "9000"])
+    assert [settings.explorer for settings in served] == [True]
+    assert "http://127.0.0.1:9000/explorer#user=196" in capsys.readouterr().out
+
+
+def test_the_filter_that_the_demo_suggests_is_one() -> None:
+    (line,) = [line for line in invitation("http://host").splitlines() if '"all"' in line]
+    assert Filter.model_validate_json(line).all

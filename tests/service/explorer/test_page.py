@@ -135,10 +135,10 @@ def test_two_settings_side_by_side(page: Browser, running: Service) -> None:
 
 
 def test_wrong_settings_are_explained(page: Browser) -> None:
-    page.fill(".wide input", "{nonsense")
+    page.fill(".pane-settings label:last-of-type input", "{nonsense")
     page.click(".ask [type=submit]")
     page.wait(lambda: "Other fields is not JSON" in page.texts(".pane .error")[0])
-    page.fill(".wide input", '{"unheard_of": 1}')
+    page.fill(".pane-settings label:last-of-type input", '{"unheard_of": 1}')
     page.click(".ask [type=submit]")
     page.wait(lambda: "unheard_of" in page.texts(".pane .error")[0])
     assert "422" in page.errors()[0]
