@@ -27,17 +27,15 @@ export async function ask(method, path, body, headers = {}) {
   return { json, headers: response.headers };
 }
 
-/** The fields that a recall may have, and the header that carries a key, from the OpenAPI document. */
+/** The fields that a recall may have, and an example of one, from the OpenAPI document. */
 export function describe(openapi) {
   const request = openapi.components?.schemas?.RecallRequest ?? {};
-  const schemes = Object.values(openapi.components?.securitySchemes ?? {});
-  return { fields: Object.keys(request.properties ?? {}), example: request.example ?? {}, scheme: schemes[0] };
+  return { fields: Object.keys(request.properties ?? {}), example: request.example ?? {} };
 }
 
-/** The header that carries a key, as the service's security scheme says. */
-export function keyHeader(scheme, key) {
-  if (!key) return {};
-  return scheme?.type === "apiKey" ? { [scheme.name]: key } : { authorization: `Bearer ${key}` };
+/** The header that carries a key. */
+export function keyHeader(key) {
+  return key ? { authorization: `Bearer ${key}` } : {};
 }
 
 /** A command for a shell that sends this recall. */

@@ -50,7 +50,6 @@ Alpine.data("explorer", () => ({
   status: "",
   version: "",
   fields: [],
-  scheme: undefined,
   key: sessionStorage.getItem(KEY) ?? "",
   needsKey: false,
   chosen: { title: "", facts: [] },
@@ -62,21 +61,24 @@ Alpine.data("explorer", () => ({
   versionsError: "",
 
   async init() {
-    let example = {};
-    try {
-      const { json } = await ask("GET", "openapi.json", undefined, keyHeader(undefined, this.key));
-      const described = describe(json);
-      this.fields = described.fields;
-      this.scheme = described.scheme;
-      this.needsKey = Boolean(described.scheme);
-      example = described.example;
-    } catch (error) {
-      this.needsKey = error.status === 401 || error.status === 403;
-      this.status = error.message;
-    }
-    this.readAddress(example);
-    if (this.user || this.seeded) await this.recall();
+    this.readAddress(await this.learn());
+    if (this.fields.length && (this.user || this.seeded)) await this.recall();
   },
+
+  /** Learns which fields a recall may have; returns an example of one. */
+  async learn() {
+    try {
+      const { json } = await ask("GET", "openapi.json", undefined, this.headers());
+      const { fields, example } = describe(json);
+      this.fields = fields;
+      return example;
+    } catch (error) {
+      this.noteRefusal(error);
+      this.status = error.message;
+      return {};
+    }
+  },
+  noteRefusal(error) { this.needsKey ||= error.status === 401 || error.status === 403; },
 
   get seeded() { return this.panes.every((pane) => pane.seeds.trim()); },
   get comparing() { return this.panes.length > 1; },
@@ -86,8 +88,13 @@ Alpine.data("explorer", () => ({
     return others.length ? others.join(", ") : "none";
   },
   has(field) { return this.fields.includes(field); },
-  headers() { return keyHeader(this.scheme, this.key); },
-  keepKey() { sessionStorage.setItem(KEY, this.key); },
+  headers() { return keyHeader(this.key); },
+  /** Keeps the key until the window is closed, and begins again with it. */
+  async keepKey() {
+    sessionStorage.setItem(KEY, this.key);
+    await this.learn();
+    if (this.user || this.seeded) await this.recall();
+  },
 
   /** Takes user and settings from the address, so that a view can be bookmarked and sent. */
   readAddress(example) {
@@ -126,9 +133,9 @@ Alpine.data("explorer", () => ({
       const body = bodyOf(pane, this.user, this.edited);
       const { json, headers } = await ask("POST", "explorer/recall", body, this.headers());
       const before = markNew && pane.answer ? { interestLists: pane.interestLists, merged: pane.merged } : undefined;
-      Object.assign(pane, viewOf(json, stagesOf(headers), before), { error: "", copied: false, curl: curlOf(body, this.needsKey) });
+      Object.assign(pane, viewOf(json, stagesOf(headers), before), { error: "", copied: false, curl: curlOf(body, Boolean(this.key)) });
     } catch (error) {
-      if (error.status === 401 || error.status === 403) this.needsKey = true;
+      this.noteRefusal(error);
       if (error.status === STARTING) setTimeout(() => this.recall(), RETRY_MS);
       pane.answer = null;
       pane.error = error.message;

@@ -26,7 +26,7 @@ class KeyScope(Enum):
     """A part of the API."""
 
     OPEN = "open"
-    """Health: anybody may ask."""
+    """Health, and the files of the explorer's page, which hold no data: anybody may ask."""
     READ = "read"
     """Recalls, and what the service knows of items, versions and itself."""
     WRITE = "write"
@@ -42,8 +42,8 @@ RULES: Sequence[tuple[str, str, KeyScope]] = (
     ("GET", "/docs", KeyScope.READ),
     ("GET", "/openapi.json", KeyScope.READ),
     ("POST", "/recall", KeyScope.READ),
-    ("POST", "/explorer", KeyScope.READ),
-    ("GET", "/explorer", KeyScope.READ),
+    ("GET", "/explorer", KeyScope.OPEN),
+    ("POST", "/explorer", KeyScope.ADMIN),
     ("GET", "/versions", KeyScope.READ),
     ("GET", "/scenarios", KeyScope.READ),
     ("GET", "/experiments", KeyScope.READ),

@@ -8,9 +8,6 @@ from service.explorer.static_files import PAGE, static_files
 HEADERS = {
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
     "form-action 'none'",
-    "cache-control": "no-cache",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
 }
 """Nothing is loaded from another host, and no text in the page runs as a script."""
 

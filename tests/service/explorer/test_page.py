@@ -207,3 +207,22 @@ def test_versions(page: Browser, artifacts: Path) -> None:
     version = (artifacts / "current").resolve().name
     page.wait(lambda: page.texts("section td code") == [version])
     assert "served" in page.texts("section td")
+
+
+def test_a_service_with_keys_asks_for_one(
+    window: Browser, artifacts: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    secret = "a-secret-for-the-explorer"
+    environment = {"RECGPT_EXPLORER": "true", "RECGPT_API_KEYS": f"me:admin+read+write:{secret}"}
+    store = f"embedded:{tmp_path / 'histories'}"
+    with service(artifacts, store, tmp_path, **environment) as running:
+        window.resize(1280, 900)
+        window.open(f"http://127.0.0.1:{running.port}/explorer#user=ann&k=5")
+        window.wait(lambda: "401" in status(window))
+        window.fill(".key input", f"{secret}{TAB}")
+        window.wait(lambda: window.texts(".merged .chip") == ["popular"] * 5)
+        window.click(".curl summary")
+        (command,) = window.texts(".curl code")
+        assert "$RECGPT_KEY" in command
+        assert secret not in command
+    window.errors()

@@ -121,6 +121,8 @@ async def test_every_operation_has_a_rule_of_its_own(app: RecallApp) -> None:
     [
         ("POST", "/recall", KeyScope.READ),
         ("POST", "/recall/batch", KeyScope.READ),
+        ("GET", "/explorer/explorer.js", KeyScope.OPEN),
+        ("POST", "/explorer/recall", KeyScope.ADMIN),
         ("POST", "/recallx", KeyScope.ADMIN),
         ("PUT", "/items/a/b/hidden", KeyScope.WRITE),
         ("GET", "/users/healthz", KeyScope.ADMIN),
