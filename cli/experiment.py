@@ -1,10 +1,44 @@
-"""Commands of experiments: `recgpt experiment plan`, `recgpt experiment report`."""
+"""Commands of experiments: `recgpt experiment plan` and `report`, `recgpt events export`."""
 
 from pathlib import Path
 
 from pydantic import Field
 
 from cli.config import Command
+
+
+class ExportEvents(Command):
+    """Write exposures and events of experiments from the store to Parquet, each entry once.
+
+    It goes on behind the last part in the folder: run it every hour, and again after a crash. An
+    embedded store can be read while no service runs.
+
+    example:
+      recgpt events export --store redis://localhost:6379/0 --out log
+    """
+
+    store: str = Field(description="redis://host:port/db or embedded:PATH")
+    out: Path = Field(description="folder of the parts, new or of an earlier export")
+
+    def run(self) -> None:
+        """Writes the parts. Raises ValueError if the store cannot be used."""
+        import asyncio
+
+        from service.experiments.export import export_log
+        from service.history.store import HistoryStore, StoreUnavailable
+
+        async def export() -> dict[str, int]:
+            store = HistoryStore.open(self.store, timeout_ms=10_000)
+            try:
+                return await export_log(store, self.out)
+            finally:
+                await store.close()
+
+        try:
+            written = asyncio.run(export())
+        except StoreUnavailable as error:
+            raise ValueError(str(error)) from error
+        print(", ".join(f"{count:,} {stream}" for stream, count in written.items()), "written")
 
 
 class ExperimentPlan(Command):
@@ -64,15 +98,17 @@ class ExperimentReportCommand(Command):
 
     example:
       recgpt experiment report --experiments experiments.toml --name interests \\
-        --exposures exposures.parquet --events events.parquet --days 14 --out report.html
+        --exposures log/exposures --events log/events --days 14 --out report.html
     """
 
     experiments: Path = Field(description="TOML file of the experiments")
     name: str = Field(description="name of the experiment")
     exposures: Path = Field(
-        description="Parquet file: experiment, arm, user_id, request_id, at, degraded"
+        description="Parquet file, or folder of parts: experiment, arm, user_id, request_id, at"
     )
-    events: Path = Field(description="Parquet file: user_id, type, at, request_id, value")
+    events: Path = Field(
+        description="Parquet file, or folder of parts: user_id, type, at, request_id, value"
+    )
     out: Path = Field(description="HTML page to write; the JSON gets the same name")
     primary: str = Field("click", description="the metric that decides")
     secondary: list[str] = Field(["click/exposure"], description="metrics that inform")

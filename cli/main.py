@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate runs": "cli.evaluate:EvaluateRuns",
     "history load": "cli.serve:LoadHistory",
     "serve": "cli.serve:Serve",
+    "events export": "cli.experiment:ExportEvents",
     "experiment plan": "cli.experiment:ExperimentPlan",
     "experiment report": "cli.experiment:ExperimentReportCommand",
     "demo": "cli.demo:Demo",

@@ -51,6 +51,9 @@ class ServeSettings(BaseModel, frozen=True):
     event_types: Path | None = Field(
         None, description="TOML file that changes what types of events do, or adds types"
     )
+    experiments: Path | None = Field(
+        None, description="TOML file of experiments on recalls; read again if it changes"
+    )
     scenarios: Path | None = Field(
         None,
         description="TOML file of scenarios, named fields of recalls; read again if it changes",

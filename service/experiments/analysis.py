@@ -23,7 +23,7 @@ SAMPLE_RATIO = 0.001
 
 
 class Question(BaseModel, frozen=True):
-    """What an experiment was set up to decide; to be fixed before it starts."""
+    """The decision that an experiment is for, with its rules; to be fixed before it starts."""
 
     experiment: str
     weights: dict[str, float]

@@ -6,11 +6,11 @@
     users = { "qa-1" = "four" }     # users with a fixed arm, for tests
 
     [interests.arms.one]            # the first arm is the control
-    interests = 1
+    recall = { interests = 1 }      # fields of a recall, as in a scenario
 
     [interests.arms.four]
     weight = 2                      # twice as many users as an arm of weight 1
-    interests = 4
+    recall = { interests = 4 }
 
 Front ends load this module, so it imports no library that computes.
 """
@@ -19,7 +19,7 @@ import tomllib
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -48,7 +48,9 @@ class Arm(Checked):
     """One of the settings that an experiment compares; what is not set is as without it."""
 
     weight: float = Field(1.0, gt=0, description="its users, in proportion to the other arms'")
-    interests: int | None = Field(None, ge=1, le=8, description="interests to generate")
+    recall: dict[str, Any] = Field(
+        default_factory=dict, description="fields of a recall that the arm sets"
+    )
 
 
 class Experiment(Checked):

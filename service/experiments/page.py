@@ -24,7 +24,7 @@ class Bar:
     middle: float
     right: float
     side: str
-    """Where zero lies: `above`, `below` or `inside` of the interval."""
+    """The interval lies `above` or `below` zero, or zero is `inside`."""
 
 
 @dataclass(frozen=True)

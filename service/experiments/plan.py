@@ -11,10 +11,11 @@ class Plan(BaseModel, frozen=True):
     """The users that an experiment needs."""
 
     mean: float
+    """The metric's mean over users."""
     deviation: float
-    """Of the metric over users, and its standard deviation."""
+    """The metric's standard deviation over users."""
     correlation: float
-    """Of the metric with the same figure before the experiment (CUPED)."""
+    """The metric's correlation with the same figure before the experiment (CUPED)."""
     effect: float
     """The relative difference to be found."""
     power: float

@@ -52,8 +52,12 @@ def read_exposures(path: Path, experiment: str) -> pl.DataFrame:
 
 
 def read_events(path: Path) -> pl.DataFrame:
-    """Reads events. Raises ValueError if a column is missing."""
-    return _read(path, EVENT_COLUMNS).collect()
+    """Reads events, each once if they have a column `id`. Raises ValueError if one is missing."""
+    found = _read(path, EVENT_COLUMNS).collect()
+    if "id" not in found.columns:
+        return found
+    known = pl.col("id").is_not_null()
+    return pl.concat([found.filter(known).unique("id", keep="first"), found.filter(~known)])
 
 
 def user_totals(
@@ -103,7 +107,7 @@ def _sums(events: pl.DataFrame, metric: Metric, column: str) -> pl.DataFrame:
 
 def _read(path: Path, columns: Mapping[str, Kind]) -> pl.LazyFrame:
     try:
-        frame = pl.scan_parquet(path)
+        frame = pl.scan_parquet(path / "*.parquet" if path.is_dir() else path)
         missing = sorted(columns.keys() - set(frame.collect_schema().names()))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise ValueError(f"{path} can't be read as Parquet: {error}") from error

@@ -143,6 +143,11 @@ class EventIds:
             self._pending.popitem(last=False)
 
 
+def event_id(event: HistoryEvent) -> str | None:
+    """Returns a text that is the same whenever the event is sent; None if it is not unique."""
+    return _digests([event])[0].hex() if event.is_unique else None
+
+
 def ids_key(history_key: str) -> str:
     """Returns the key of the ids beside a history, which a cluster keeps on the same node.
 

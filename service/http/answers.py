@@ -1,5 +1,6 @@
 """Answers to recalls as JSON, around the candidates that the engine has encoded already."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fastapi import Request
@@ -7,6 +8,7 @@ from pydantic_core import to_json
 
 from service.batcher import Answer
 from service.errors import FieldError, Invalid
+from service.experiments.assignment import Assignment
 from service.http.explanations import with_explanation
 from service.http.pages import Page, Pages
 from service.http.schemas import RecallRequest
@@ -14,11 +16,17 @@ from service.recall.served_bundle import ServedBundle
 from service.recall.types import DegradedReason, FilterResult
 
 
-def recall_response(request: Request, body: RecallRequest, answer: Answer, pages: Pages) -> bytes:
+def recall_response(
+    request: Request,
+    body: RecallRequest,
+    answer: Answer,
+    pages: Pages,
+    arms: Sequence[Assignment] = (),
+) -> bytes:
     """Returns a `RecallResponse` in JSON."""
     found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
     assert bundle
-    more = _effect(found.filter) if found.filter else b""
+    more = (_effect(found.filter) if found.filter else b"") + (_arms(arms) if arms else b"")
     if body.page_size is not None:
         page = pages.first(found, body.page_size, bundle.version, reason)
         found = replace(found, json=page.json, rows=page.rows)
@@ -71,6 +79,12 @@ def _response(
 def _cursor(page: Page) -> bytes:
     """Returns the field `cursor` of a `RecallResponse`."""
     return b',"cursor":%b' % to_json(page.cursor)
+
+
+def _arms(arms: Sequence[Assignment]) -> bytes:
+    """Returns the field `experiments` of a `RecallResponse`."""
+    told = [{"experiment": one.experiment, "arm": one.arm} for one in arms]
+    return b',"experiments":%b' % to_json(told)
 
 
 def _effect(effect: FilterResult) -> bytes:

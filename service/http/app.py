@@ -22,12 +22,14 @@ from service.catalogue.state import CatalogueState, ItemsChange
 from service.catalogue.store import CatalogueStore
 from service.catalogue.watcher import CatalogueWatcher
 from service.errors import ServiceError
+from service.experiments.log import ExperimentLog
 from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.access import Guarded
 from service.http.api_keys import ApiKey
 from service.http.engine import Engine
 from service.http.event_routes import EventRoutes
+from service.http.experiments import ExperimentsResponse, LiveExperiments
 from service.http.explanations import ExplainedResponse
 from service.http.explorer import explorer_file, explorer_page
 from service.http.gate import Gate
@@ -125,6 +127,10 @@ def create_app(
     items, state = CatalogueStore(store), catalogue or CatalogueState()
     scenarios = Scenarios(settings.scenarios)
     pages = Pages(settings.cursor_key, lambda: state.hidden)
+    experiments = LiveExperiments(settings.experiments, scenarios)
+    exposures = ExperimentLog(
+        store, lambda stream, count: metrics.lost_entries.inc(stream, by=count)
+    )
     batcher = Batcher(engine, store, metrics, settings, event_types)
     watcher = CatalogueWatcher(items, state)
 
@@ -135,11 +141,15 @@ def create_app(
         batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
             await store.ping()
-        following = asyncio.create_task(scenarios.follow())
+        background = scenarios.file.follow, experiments.file.follow, exposures.follow
+        following = [asyncio.create_task(task()) for task in background]
         yield
-        following.cancel()
+        for task in following:
+            task.cancel()
         await batcher.drain()
         await watcher.close()
+        with suppress(StoreUnavailable):
+            await exposures.flush()
         await store.close()
         log.info("drained")
 
@@ -154,12 +164,18 @@ def create_app(
         redirect_slashes=False,
     )
     app.gate = Gate(batcher, metrics, settings.max_connections, leaving)
-    routes = Routes(settings, engine, batcher, store, metrics, scenarios, pages, leaving)
-    events = EventRoutes(store, metrics, event_types, settings.body_limit)
+    routes = Routes(
+        settings, engine, batcher, store, metrics, experiments, exposures, pages, leaving
+    )
+    logged = exposures if settings.experiments else None
+    events = EventRoutes(store, metrics, event_types, settings.body_limit, logged)
     _route(app, routes, events, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))
     app.get("/scenarios", response_model=ScenariosResponse, summary="Named fields of recalls")(
         scenarios.listed
+    )
+    app.get("/experiments", response_model=ExperimentsResponse, summary="Experiments on recalls")(
+        experiments.listed
     )
     if settings.explorer:
         _route_explorer(app, routes)

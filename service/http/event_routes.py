@@ -7,6 +7,7 @@ from fastapi import Request, Response
 from pydantic_core import to_json
 
 from service.errors import FieldError, HistoryUnusable, StoreFailed
+from service.experiments.log import ExperimentLog
 from service.history.event_types import EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.http.bodies import json_response, read_body
@@ -26,12 +27,19 @@ class EventRoutes:
     """The operation on events."""
 
     def __init__(
-        self, store: HistoryStore, metrics: Metrics, event_types: EventTypes, body_limit: int
+        self,
+        store: HistoryStore,
+        metrics: Metrics,
+        event_types: EventTypes,
+        body_limit: int,
+        log: ExperimentLog | None = None,
     ) -> None:
+        """Takes the log of experiments, if there are any: all events are written to it, too."""
         self._store = store
         self._metrics = metrics
         self._types = event_types
         self._body_limit = body_limit
+        self._log = log
 
     async def events(self, request: Request) -> Response:
         """Appends to the users' histories, in the order of time if every event has one.
@@ -66,6 +74,8 @@ class EventRoutes:
         if all(event.timestamp is not None for event in events):
             order.sort(key=lambda entry: entry[0].moment)
         try:
+            if self._log:
+                await self._log.write_events([event.for_history() for event in events])
             problems = await self._store.append([event.for_history() for event, _ in order])
         except StoreUnavailable as error:
             self._metrics.refused_events.inc(StoreProblem.UNAVAILABLE.value, by=len(order))

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.batcher import Batcher
+from service.batcher import Answer, Batcher
 from service.errors import (
     ClientGone,
     FieldError,
@@ -21,14 +21,16 @@ from service.errors import (
     NotReady,
     ServiceError,
 )
+from service.experiments.assignment import Assignment
+from service.experiments.log import ExperimentLog
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.answers import page_response, recall_response
 from service.http.bodies import json_response, read_body
 from service.http.engine import Engine
+from service.http.experiments import LiveExperiments
 from service.http.pages import Pages
 from service.http.problems import problem_response, service_error_response
 from service.http.queries import query_of
-from service.http.scenarios import Scenarios
 from service.http.schemas import TOO_MANY_ITEMS, BatchRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
 from service.recall.served_bundle import ServedBundle
@@ -58,7 +60,8 @@ class Routes:
         batcher: Batcher,
         store: HistoryStore,
         metrics: Metrics,
-        scenarios: Scenarios,
+        experiments: LiveExperiments,
+        experiment_log: ExperimentLog,
         pages: Pages,
         leaving: Callable[[], bool],
     ) -> None:
@@ -67,7 +70,8 @@ class Routes:
         self._batcher = batcher
         self._store = store
         self._metrics = metrics
-        self._scenarios = scenarios
+        self._experiments = experiments
+        self._experiment_log = experiment_log
         self._pages = pages
         self._leaving = leaving
         self._logged_problem = ""
@@ -94,11 +98,11 @@ class Routes:
         return await self._recall(request, explain=True)
 
     async def _recall(self, request: Request, explain: bool = False) -> Response:
-        body = await read_body(request, RecallRequest, self._body_limit)
-        if body.cursor is not None:
-            page = self._pages.following(body.cursor)
-            return json_response(page_response(request, body, page, self._engine.bundle))
-        body = self._scenarios.applied_to(body)
+        given = await read_body(request, RecallRequest, self._body_limit)
+        if given.cursor is not None:
+            page = self._pages.following(given.cursor)
+            return json_response(page_response(request, given, page, self._engine.bundle))
+        body, arms = self._experiments.applied_to(given)
         bundle = self._bundle_for([body])
         query, is_stored = query_of(body, bundle.attributes)
         if explain:
@@ -106,13 +110,14 @@ class Routes:
         recall = self._batcher.recall(query, is_stored, patience=_patience(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
-        result = recall_response(request, body, answer, self._pages)
+        result = self._response(request, body, answer, arms)
         return json_response(result, {"server-timing": timing})
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
         body = await read_body(request, BatchRequest, self._body_limit)
-        requests = [self._scenarios.applied_to(one) for one in body.requests]
+        applied = [self._experiments.applied_to(one) for one in body.requests]
+        requests = [one for one, _ in applied]
         if BatchRequest.is_too_large(requests):  # by the k of a scenario
             raise Invalid(TOO_MANY_ITEMS)
         bundle = self._bundle_for(requests)
@@ -123,8 +128,8 @@ class Routes:
         recalls = self._batcher.recall_all(queries, patience=_patience(request))
         answers = await _while_connected(request, recalls)
         results = [
-            recall_response(request, one, answer, self._pages)
-            for one, answer in zip(requests, answers, strict=True)
+            self._response(request, one, answer, arms)
+            for (one, arms), answer in zip(applied, answers, strict=True)
         ]
         return json_response(b'{"results":[%b]}' % b",".join(results))
 
@@ -192,6 +197,16 @@ class Routes:
         return problem_response(
             error.status_code, detail, request.state.request_id, headers=headers
         )
+
+    def _response(
+        self, request: Request, body: RecallRequest, answer: Answer, arms: Sequence[Assignment]
+    ) -> bytes:
+        """Returns a `RecallResponse` in JSON, and logs the exposure to arms of experiments."""
+        if arms and body.user_id is not None and answer.bundle:
+            request_id: str = request.scope["state"]["request_id"]
+            version, degraded = answer.bundle.version, bool(answer.degraded_reason)
+            self._experiment_log.expose(arms, body.user_id, request_id, version, degraded)
+        return recall_response(request, body, answer, self._pages, arms)
 
     def _check_ready(self) -> ServedBundle:
         """Returns the served bundle. Raises NotReady if this process cannot answer recalls.

@@ -8,9 +8,6 @@ A request names a scenario and may override any field of it. A file that cannot 
 replace the one before: the scenarios stay, and the log and `GET /scenarios` say what is wrong.
 """
 
-import asyncio
-import logging
-import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +17,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_mode
 
 from service.errors import FieldError, Invalid
 from service.http.schemas import Body, RecallRequest, ScenarioName
-
-log = logging.getLogger(__name__)
+from service.http.watched_file import WatchedFile
 
 MAX_SCENARIOS = 1000
-LOOK_SECONDS = 1.0
-"""Pause between two looks at the file."""
 PER_REQUEST = {"user_id", "history", "seeds", "exclude", "scenario", "cursor"}
 """Fields that are a request's own."""
 
@@ -37,6 +31,8 @@ _fields: dict[str, Any] = {
 Scenario: type[BaseModel] = create_model(
     "Scenario", __base__=Body, __doc__="Fields of a recall that have a name together.", **_fields
 )
+Fields = Mapping[str, Mapping[str, Any]]
+"""The fields of each scenario."""
 _FILE = TypeAdapter(dict[ScenarioName, Scenario])
 
 
@@ -54,13 +50,8 @@ class Scenarios:
 
     def __init__(self, file: Path | None) -> None:
         """Reads the file. Raises ValueError that names the file, the scenario and the field."""
-        self.problem: str | None = None
-        self._file = file
-        self._fields: Mapping[str, Mapping[str, Any]] = {}
-        self._seen: tuple[int, ...] | None = None
-        if file:
-            self._seen = _state(file)
-            self._fields = _read(file)
+        without: Fields = {}
+        self.file = WatchedFile(file, _read, without)
 
     def applied_to(self, body: RecallRequest) -> RecallRequest:
         """Returns the request with the fields of its scenario that it does not give itself.
@@ -69,9 +60,9 @@ class Scenarios:
         """
         if body.scenario is None:
             return body
-        fields = self._fields.get(body.scenario)
+        fields = self.file.content.get(body.scenario)
         if fields is None:
-            known = ", ".join(self._fields) or "none: see --scenarios"
+            known = ", ".join(self.file.content) or "none: see --scenarios"
             words = f"There is no such scenario; there are {known}"
             raise Invalid(f"scenario: {words}", [FieldError("scenario", words)])
         missing = fields.keys() - body.model_fields_set
@@ -81,41 +72,12 @@ class Scenarios:
         """Lists the scenarios that requests can name, with their fields."""
         found = {
             name: Scenario.model_construct(**fields).model_dump(mode="json", exclude_unset=True)
-            for name, fields in self._fields.items()
+            for name, fields in self.file.content.items()
         }
-        return ScenariosResponse(scenarios=found, problem=self.problem)
-
-    async def follow(self) -> None:
-        """Reads the file again whenever it changes."""
-        while self._file:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.refresh()
-
-    def refresh(self) -> None:
-        """Reads the file if it has changed. Keeps the scenarios if it cannot be used."""
-        if not self._file or (state := _state(self._file)) == self._seen:
-            return
-        self._seen = state
-        try:
-            self._fields = _read(self._file)
-        except ValueError as error:
-            self.problem = str(error)
-            log.error("the scenarios stay as they were: %s", error)
-        else:
-            self.problem = None
-            log.info("the scenarios were read again", extra={"scenarios": len(self._fields)})
+        return ScenariosResponse(scenarios=found, problem=self.file.problem)
 
 
-def _state(file: Path) -> tuple[int, ...] | None:
-    """Returns numbers that change when the file does; None if there is none."""
-    try:
-        found = os.stat(file)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _read(file: Path) -> dict[str, dict[str, Any]]:
+def _read(file: Path) -> Fields:
     """Returns the given fields of each scenario. Raises ValueError if the file cannot be used."""
     try:
         found = _FILE.validate_python(tomllib.loads(file.read_text(encoding="utf-8")))

@@ -157,6 +157,13 @@ class Candidate(BaseModel):
     metadata: dict[str, Any] | None = Field(None, description="present if with_metadata was given")
 
 
+class Arm(BaseModel):
+    """The arm of a user in an experiment."""
+
+    experiment: str
+    arm: str
+
+
 class RecallResponse(BaseModel):
     """Candidates, best first within each interest."""
 
@@ -170,6 +177,9 @@ class RecallResponse(BaseModel):
     )
     unknown_items: int = Field(description="items of the history that the bundle does not hold")
     filter: FilterEffect | None = Field(None, description="present if a filter was given")
+    experiments: list[Arm] | None = Field(
+        None, description="present if the user takes part in experiments"
+    )
 
 
 class BatchRequest(Body):

@@ -61,6 +61,7 @@ EVENT_TYPES = ("click", "view", "like", "purchase", "dislike", "skip", "impressi
 FALLBACKS = get_args(DegradedReason)
 FILTER_EFFECTS = ("full", "exhausted", "no_match")
 ITEM_CHANGES = ("hidden", "attributes")
+EXPERIMENT_STREAMS = ("exposures", "events")
 STORE_PROBLEMS = ("wrong_type", "unavailable")
 FAILURES = (
     "ServiceError",
@@ -115,6 +116,7 @@ class Metrics:
         self.unknown_items = Counter(memory)
         self._filters = Counter(memory, FILTER_EFFECTS)
         self._unknown_values = Counter(memory)
+        self.lost_entries = Counter(memory, EXPERIMENT_STREAMS)
         self.unreadable_histories = Counter(memory, STORE_PROBLEMS)
         self._events = Counter(memory, EVENT_TYPES)
         self.refused_events = Counter(memory, STORE_PROBLEMS)
@@ -185,6 +187,8 @@ class Metrics:
         yield _counter("recgpt_failures", about, self._failures, "reason", seen=True)
         about = "Recalls that returned popular items only, by reason"
         yield _counter("recgpt_fallbacks", about, self.fallbacks, "reason")
+        about = "Entries of the experiments' log that were not written"
+        yield _counter("recgpt_lost_log_entries", about, self.lost_entries, "stream")
         about = "Items of histories that the bundle does not hold"
         yield _counter("recgpt_unknown_items", about, self.unknown_items)
         about = "Recalls with a filter; exhausted: fewer than k items, since no more are allowed"

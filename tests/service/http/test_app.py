@@ -225,6 +225,7 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
         "/scenarios",
         "/items/{item_id}",
         "/items/{item_id}/hidden",
+        "/experiments",
         "/users/{user_id}/history",
         "/users/{user_id}",
         "/healthz",

@@ -90,27 +90,27 @@ def test_a_bad_file_changes_nothing_and_the_log_says_why(
     scenarios = Scenarios(write(tmp_path, FILE))
     write(tmp_path, text)
     for _ in range(3):
-        scenarios.refresh()
+        scenarios.file.refresh()
     assert scenarios.applied_to(request(scenario="homepage")).k == 7
-    assert scenarios.problem is not None
-    assert words in scenarios.problem
-    assert caplog.text.count("the scenarios stay as they were") == 1
+    assert scenarios.file.problem is not None
+    assert words in scenarios.file.problem
+    assert caplog.text.count("so what was read before stays") == 1
     write(tmp_path, "[homepage]\nk = 8")
-    scenarios.refresh()
+    scenarios.file.refresh()
     assert scenarios.applied_to(request(scenario="homepage")).k == 8
-    assert scenarios.problem is None
+    assert scenarios.file.problem is None
 
 
 def test_a_file_that_is_gone_changes_nothing(tmp_path: Path) -> None:
     file = write(tmp_path, FILE)
     scenarios = Scenarios(file)
     os.remove(file)
-    scenarios.refresh()
+    scenarios.file.refresh()
     assert scenarios.applied_to(request(scenario="homepage")).k == 7
-    assert "No such file" in str(scenarios.problem)
+    assert "No such file" in str(scenarios.file.problem)
     write(tmp_path, FILE)
-    scenarios.refresh()
-    assert scenarios.problem is None
+    scenarios.file.refresh()
+    assert scenarios.file.problem is None
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ async def client(
 async def test_recalls_by_scenario(
     client: httpx.AsyncClient, recaller: Recaller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.http.scenarios.LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("service.http.watched_file.LOOK_SECONDS", 0.01)
     asked: dict[str, Any] = {"user_id": "ann", "history": recaller.item_ids[:3]}
     assert len(ids(await recall(client, **asked, scenario="homepage"))) == 7
     again = await recall(client, **asked, scenario="watch-again")

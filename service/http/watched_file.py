@@ -1,0 +1,60 @@
+"""A file of settings that is read again whenever it changes, while the service runs."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""Pause between two looks at the file."""
+
+T = TypeVar("T")
+
+
+class WatchedFile(Generic[T]):
+    """The content of a file. One that cannot be used does not replace the content before."""
+
+    def __init__(self, file: Path | None, read: Callable[[Path], T], without: T) -> None:
+        """Reads the file with `read`, which raises ValueError; without a file it is `without`."""
+        self.problem: str | None = None
+        """The reason why the file, which has changed, is not used."""
+        self.content = without
+        self._file = file
+        self._read = read
+        self._seen: tuple[int, ...] | None = None
+        if file:
+            self._seen = _state(file)
+            self.content = read(file)
+
+    async def follow(self) -> None:
+        """Reads the file again whenever it changes."""
+        while self._file:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the file if it has changed."""
+        if not self._file or (state := _state(self._file)) == self._seen:
+            return
+        self._seen = state
+        try:
+            self.content = self._read(self._file)
+        except ValueError as error:
+            self.problem = str(error)
+            log.error("%s is not used, so what was read before stays: %s", self._file, error)
+        else:
+            self.problem = None
+            log.info("%s was read again", self._file)
+
+
+def _state(file: Path) -> tuple[int, ...] | None:
+    """Returns numbers that change when the file does; None if there is none."""
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -1,0 +1,122 @@
+"""The log of experiments in a real Redis and in the embedded store, and its export."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from redis_server import RedisServer
+
+from service.experiments import export
+from service.experiments.assignment import Assignment
+from service.experiments.config import Arm
+from service.experiments.export import export_log, parts
+from service.experiments.log import EXPOSURES, MAX_WAITING, ExperimentLog
+from service.history.events import HistoryEvent
+from service.history.store import HistoryStore, StoreUnavailable
+
+pytestmark = pytest.mark.anyio
+
+ARMS = [Assignment("e", "a", Arm())]
+
+
+@pytest.fixture(params=["redis", "embedded"])
+async def store(
+    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[HistoryStore]:
+    url = redis_server.url if request.param == "redis" else f"embedded:{tmp_path / 'store'}"
+    store = HistoryStore.open(url, timeout_ms=10_000)
+    if request.param == "redis":
+        await store._client.flushall()
+    yield store
+    await store.close()
+
+
+class Losses(dict[str, int]):
+    def __call__(self, stream: str, count: int) -> None:
+        self[stream] = self.get(stream, 0) + count
+
+
+def expose(log: ExperimentLog, *requests: str) -> None:
+    for request in requests:
+        log.expose(ARMS, "ann", request, "v1", degraded=False)
+
+
+def exported(out: Path, stream: str, column: str) -> list[object]:
+    return [value for part in parts(out / stream) for value in pl.read_parquet(part)[column]]
+
+
+async def test_an_export_goes_on_behind_the_last_part(store: HistoryStore, tmp_path: Path) -> None:
+    log, out = ExperimentLog(store, Losses()), tmp_path / "out"
+    expose(log, "r1", "r2")
+    await log.flush()
+    assert await export_log(store, out) == {"exposures": 2, "events": 0}
+    assert await export_log(store, out) == {"exposures": 0, "events": 0}
+    expose(log, "r3")
+    await log.flush()
+    assert await export_log(store, out) == {"exposures": 1, "events": 0}
+    assert exported(out, EXPOSURES, "request_id") == ["r1", "r2", "r3"]
+    assert exported(out, EXPOSURES, "degraded") == [False] * 3
+
+
+async def test_a_part_that_a_crash_cut_short_is_written_again(
+    store: HistoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, out = ExperimentLog(store, Losses()), tmp_path / "out"
+    monkeypatch.setattr(export, "MAX_PART", 2)
+    monkeypatch.setattr(export, "CHUNK", 1)
+    expose(log, *(f"r{number}" for number in range(5)))
+    await log.flush()
+    write, written = pl.DataFrame.write_parquet, []
+
+    def crash_in_the_second(frame: pl.DataFrame, file: Path) -> None:
+        write(frame, file)
+        written.append(file)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pl.DataFrame, "write_parquet", crash_in_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            await export_log(store, out)
+    assert exported(out, EXPOSURES, "request_id") == ["r0", "r1"]
+    await export_log(store, out)
+    assert exported(out, EXPOSURES, "request_id") == [f"r{number}" for number in range(5)]
+
+
+async def test_values_come_back_as_they_were(store: HistoryStore, tmp_path: Path) -> None:
+    log, out = ExperimentLog(store, Losses()), tmp_path / "out"
+    odd = 'ü "\n\t\0'
+    await log.write_events(
+        [
+            HistoryEvent(odd, odd, "watch", 1_780_000_000.25, odd, value=0.1),
+            HistoryEvent("bob", "i1"),
+        ]
+    )
+    await export_log(store, out)
+    (first, second) = pl.read_parquet(parts(out / "events")[0]).to_dicts()
+    assert (first["user_id"], first["item_id"], first["request_id"]) == (odd, odd, odd)
+    assert first["at"].timestamp() == 1_780_000_000.25
+    assert first["value"] == 0.1
+    assert first["id"]
+    assert (second["id"], second["request_id"], second["value"]) == (None, None, None)
+
+
+async def test_a_stream_of_another_type_loses_entries_and_counts_them(store: HistoryStore) -> None:
+    losses = Losses()
+    log = ExperimentLog(store, losses)
+    await store._client.lpush(EXPOSURES, "x")
+    expose(log, "r1", "r2")
+    await log.flush()
+    assert losses == {EXPOSURES: 2}
+
+
+async def test_without_a_store_exposures_are_dropped_and_counted(tmp_path: Path) -> None:
+    store, losses = HistoryStore.open("redis://127.0.0.1:1", timeout_ms=100), Losses()
+    log = ExperimentLog(store, losses)
+    expose(log, *["r"] * (MAX_WAITING + 5))
+    assert losses == {EXPOSURES: 5}
+    with pytest.raises(StoreUnavailable):
+        await log.flush()
+    assert losses[EXPOSURES] > 5
+    await store.close()

@@ -1,0 +1,172 @@
+"""Experiments in the service: arms set fields of recalls, and the log tells what was shown."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from answers import ids
+from in_process_worker import InProcessWorker
+
+from service.experiments.export import export_log
+from service.experiments.totals import read_events, read_exposures
+from service.history.store import HistoryStore
+from service.http.app import create_app
+from service.http.experiments import LiveExperiments
+from service.http.scenarios import Scenarios
+from service.http.schemas import RecallRequest
+from service.recall.recaller import Recaller
+from service.recall.served_bundle import ServedBundle
+from service.settings import ServeSettings
+
+pytestmark = pytest.mark.anyio
+
+FILE = """
+[length]
+users = { ann = "short", bob = "long" }
+slice = [0.0, 0.0001]
+
+[length.arms.short]
+recall = { k = 3 }
+
+[length.arms.long]
+recall = { k = 9, interests = 2 }
+"""
+
+
+def written(folder: Path, text: str = FILE) -> Path:
+    file = folder / "experiments.toml"
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture
+async def client(
+    recaller: Recaller, bundle: ServedBundle, tmp_path: Path
+) -> AsyncIterator[httpx.AsyncClient]:
+    scenarios = tmp_path / "scenarios.toml"
+    scenarios.write_text("[home]\nk = 5\nwith_metadata = true\n")
+    settings = ServeSettings(
+        artifacts=tmp_path,
+        store="",
+        deadline_ms=60_000,
+        experiments=written(tmp_path),
+        scenarios=scenarios,
+    )
+    store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
+    app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        client.store = store  # type: ignore[attr-defined]
+        yield client
+
+
+async def recall(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.post("/recall", json=body)).raise_for_status().json()
+    return found
+
+
+async def test_an_arm_sets_what_neither_request_nor_scenario_says(
+    client: httpx.AsyncClient,
+) -> None:
+    short = await recall(client, user_id="ann")
+    assert len(short["items"]) == 3
+    assert short["experiments"] == [{"experiment": "length", "arm": "short"}]
+    assert len((await recall(client, user_id="bob"))["items"]) == 9
+    own = await recall(client, user_id="ann", k=6)
+    assert len(own["items"]) == 6
+    assert own["experiments"] == [{"experiment": "length", "arm": "short"}]
+    scenario = await recall(client, user_id="ann", scenario="home")
+    assert len(scenario["items"]) == 3  # the arm is what is compared
+    assert "metadata" in scenario["items"][0]
+
+
+async def test_others_are_answered_as_without_experiments(client: httpx.AsyncClient) -> None:
+    other = await recall(client, user_id="carl")
+    assert "experiments" not in other
+    session = await recall(client, history=["i1", "i2"], k=4)
+    assert "experiments" not in session
+    answer = await client.post(
+        "/recall/batch", json={"requests": [{"user_id": "ann"}, {"user_id": "carl", "k": 2}]}
+    )
+    first, second = answer.raise_for_status().json()["results"]
+    assert (len(first["items"]), len(second["items"])) == (3, 2)
+    assert "experiments" in first
+    assert "experiments" not in second
+
+
+async def test_the_log_tells_what_was_shown_and_done(
+    client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    shown = await recall(client, user_id="bob")
+    events = [
+        {
+            "user_id": "bob",
+            "item_id": ids(shown)[0],
+            "type": kind,
+            "timestamp": 1_780_000_000,
+            "request_id": shown["request_id"],
+            "value": 2.5,
+        }
+        for kind in ("click", "impression")
+    ]
+    for _ in range(2):  # sent again after an answer that was lost
+        (await client.post("/events", json={"events": events})).raise_for_status()
+    (await client.post("/events", json={"events": [{"user_id": "bob", "item_id": "i1"}]}))
+    store: HistoryStore = client.store  # type: ignore[attr-defined]
+    async with asyncio.timeout(30):
+        while not await store._client.xlen("exposures"):
+            await asyncio.sleep(0.01)
+    out = tmp_path / "log"
+    assert await export_log(store, out) == {"exposures": 1, "events": 5}
+    (exposure,) = read_exposures(out / "exposures", "length").to_dicts()
+    assert (exposure["arm"], exposure["user_id"]) == ("long", "bob")
+    assert exposure["request_id"] == shown["request_id"]
+    assert exposure["version"] == shown["version"]
+    assert exposure["degraded"] is True  # the user had no history yet
+    found = read_events(out / "events")
+    assert sorted(found["type"].to_list()) == ["click", "click", "impression"]  # each once
+    named = found.filter(found["request_id"] == shown["request_id"])
+    assert named["value"].to_list() == [2.5, 2.5]
+
+
+async def test_experiments_are_listed(client: httpx.AsyncClient) -> None:
+    found = (await client.get("/experiments")).raise_for_status().json()
+    assert found["problem"] is None
+    (one,) = found["experiments"]
+    assert one["arms"] == {"short": {"k": 3}, "long": {"k": 9, "interests": 2}}
+
+
+def test_a_field_that_no_recall_has_is_refused_at_the_start(tmp_path: Path) -> None:
+    for recall, problem in (
+        ("{ kk = 3 }", "length.arms.short.recall.kk: Extra inputs"),
+        ("{ k = 0 }", "length.arms.short.recall.k: Input should be greater than"),
+        ('{ user_id = "x" }', "length.arms.short.recall.user_id: Extra inputs"),
+    ):
+        file = written(tmp_path, FILE.replace("{ k = 3 }", recall))
+        with pytest.raises(ValueError, match=problem):
+            LiveExperiments(file, Scenarios(None))
+    with pytest.raises(ValueError, match="No such file"):
+        LiveExperiments(tmp_path / "nothing.toml", Scenarios(None))
+
+
+def test_a_changed_file_is_read_again_unless_it_is_wrong(tmp_path: Path) -> None:
+    live = LiveExperiments(written(tmp_path), Scenarios(None))
+    ann = RecallRequest(user_id="ann")
+    assert live.applied_to(ann)[0].k == 3
+    written(tmp_path, FILE.replace("k = 3", "k = 12"))
+    live.file.refresh()
+    assert live.applied_to(ann)[0].k == 12
+    written(tmp_path, "[length")
+    live.file.refresh()
+    assert live.applied_to(ann)[0].k == 12
+    assert "is not TOML" in str(live.file.problem)
+    written(tmp_path, FILE.replace("k = 3", "k = 123"))
+    live.file.refresh()
+    assert live.file.problem is None
+    assert live.applied_to(ann)[0].k == 123
