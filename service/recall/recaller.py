@@ -150,12 +150,9 @@ class Recaller:
             rows_H = self._ids.look_up([((), hidden)], 1).excluded.trimmed().rows_N
             self._filters.set_hidden(rows_H)
         found = self._ids.look_up([((), [item]) for item in changes], 1).excluded
-        for at, length, values in zip(
-            found.offsets_B.tolist(), found.lengths_B.tolist(), changes.values(), strict=False
-        ):
-            if length:
-                for field, value in values.items():
-                    self._filters.set(int(found.rows_N[at]), field, value)
+        starts, lengths = found.offsets_B.tolist(), found.lengths_B.tolist()
+        known = zip(starts, lengths, changes.values(), strict=False)
+        self._filters.change({int(found.rows_N[at]): own for at, length, own in known if length})
 
     def _add_popular(self, lists: CandidateLists, batch: QueryBatch) -> None:
         """Back-fills lists of fewer than k candidates with popular items."""

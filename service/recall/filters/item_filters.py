@@ -8,7 +8,7 @@ Shapes: V catalogue, F popular items.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -142,10 +142,15 @@ class ItemFilters:
         self._of_hidden += 1
         self._selector.set_hidden(self._hidden_V)
 
-    def set(self, row: int, field: str, value: object) -> None:
-        """Changes an attribute of an item. Raises KeyError or ValueError."""
-        self.columns.set(row, field, value)
-        for form in [form for form, kept in self._kept.items() if field in kept.fields]:
+    def change(self, values: Mapping[int, Mapping[str, object]]) -> None:
+        """Changes attributes of items, by row; drops the selections of filters that read them."""
+        changed = set()
+        for row, own in values.items():
+            for field, value in own.items():
+                if self.columns.get(field):
+                    self.columns.set(row, field, value)
+                    changed.add(field)
+        for form in [form for form, kept in self._kept.items() if kept.fields & changed]:
             self._bytes -= self._kept.pop(form).nbytes
 
     def _allowed(self, form: bytes) -> Allowed:

@@ -12,7 +12,7 @@ from service.http.filters import MAX_CONDITIONS, MAX_VALUES, Filter, checked_for
 from service.recall.filters.form import canonical_form
 from service.recall.served_bundle import ServedBundle
 
-ATTRIBUTES: dict[str, Kind] = {
+KINDS: dict[str, Kind] = {
     "genres": "categories",
     "brand": "category",
     "price": "number",
@@ -42,7 +42,7 @@ def parsed(**groups: Any) -> Filter:
 def test_conditions_that_suit_the_attribute(
     condition: dict[str, Any], plain: dict[str, Any]
 ) -> None:
-    form = checked_form(parsed(none=[condition]), ATTRIBUTES)
+    form = checked_form(parsed(none=[condition]), KINDS)
     assert form == canonical_form({"none": [{"field": condition["field"], **plain}]})
 
 
@@ -64,7 +64,7 @@ def test_conditions_that_do_not_are_named(
 ) -> None:
     fine = {"field": "price", "lt": 1}
     with pytest.raises(Invalid) as error:
-        checked_form(parsed(any=[fine, condition]), ATTRIBUTES, "requests.3.")
+        checked_form(parsed(any=[fine, condition]), KINDS, "requests.3.")
     (field,) = error.value.fields
     assert field.where == f"requests.3.filter.any.1.{where}"
     assert words in field.problem
@@ -73,7 +73,7 @@ def test_conditions_that_do_not_are_named(
 @pytest.fixture
 def filterable(client: httpx.AsyncClient, bundle: ServedBundle) -> httpx.AsyncClient:
     """A service that believes its items to have attributes; none has a value."""
-    client.worker.bundle = bundle._replace(attributes=ATTRIBUTES)  # type: ignore[attr-defined]
+    client.worker.bundle = bundle._replace(attributes=KINDS)  # type: ignore[attr-defined]
     return client
 
 

@@ -78,7 +78,7 @@ def assert_equal(found: Candidates, expected: Candidates) -> None:
     assert found.scores == pytest.approx(expected.scores, abs=1e-5)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_answers_are_those_of_the_oracle(
     recaller: Recaller, filterable: Dataset, data: st.DataObject
@@ -154,3 +154,50 @@ def test_a_filter_of_another_bundle_matches_nothing(
     form = canonical_form({"all": [{"field": "unheard-of", "in": ["x"]}]})
     answer = one(recaller, Query("u0", history_of(filterable, 0), k=5, filter=form))
     assert answer.filter == FilterResult(matched=0, exhausted=True, unknown_values=0)
+
+
+def test_hidden_items_are_in_no_answer(recaller: Recaller, filterable: Dataset) -> None:
+    """Neither as hits nor as popular items, with and without a filter: as if all excluded them."""
+    queries = [
+        *(Query(f"u{user}", history_of(filterable, user), k=20) for user in range(3)),
+        Query("u3", history_of(filterable, 3), k=20, filter=between(0, 35)),
+        Query("u4", history_of(filterable, 4), k=3, filter=between(5, 9)),
+        Query("nobody", [], k=20),
+        Query("nobody", [], k=20, filter=letters("ab")),
+    ]
+    before = [recaller.ids_of(answer) for answer in recaller.recall(queries)[0]]
+    hidden = sorted({item for found in before for item in found[:4]})
+    excluding = [replace(query, exclude=hidden) for query in queries]
+    expected, _ = recaller.recall(excluding)
+    recaller.update_items([*hidden, "unheard-of", *hidden[:2]], {})
+    try:
+        answers, _ = recaller.recall(queries)
+        for answer, other in zip(answers, expected, strict=True):
+            assert_equal(answer, other)
+            assert not set(recaller.ids_of(answer)) & set(hidden)
+        assert answers[0].filter is None
+        assert answers[4].filter
+        rows = {filterable.item_ids.index(item) for item in hidden}
+        assert answers[4].filter.matched == len(set(range(5, 9)) - rows)
+        recaller.update_items(None, {})  # as before
+        assert_equal(recaller.recall(queries)[0][0], expected[0])
+    finally:
+        recaller.update_items([], {})
+    assert [recaller.ids_of(answer) for answer in recaller.recall(queries)[0]] == before
+
+
+def test_changed_attributes_count_from_the_next_answer_on(
+    recaller: Recaller, filterable: Dataset
+) -> None:
+    item = filterable.item_ids[7]
+    query = Query("nobody", [], k=5, filter=letters("z"))
+    assert recaller.ids_of(one(recaller, query)) == []
+    change = {"letter": "z", "title": "no attribute"}
+    recaller.update_items(None, {item: change, "unheard-of": change})
+    try:
+        assert recaller.ids_of(one(recaller, query)) == [item]
+        assert one(recaller, query).filter == FilterResult(1, True, 0)
+    finally:
+        recaller.update_items(None, {item: {"letter": "c"}})
+    assert recaller.ids_of(one(recaller, query)) == []
+    assert recaller.kinds == {"number": "number", "letter": "category"}

@@ -111,8 +111,7 @@ def test_a_changed_attribute_renews_the_filters_that_read_it(selector: Selector)
     filters = item_filters(selector)
     assert rows(filters, below(3)) == [0, 1, 2]
     evens = rows(filters, EVEN)
-    filters.set(1, "number", 50)
-    filters.set(77, "number", -1.5)
+    filters.change({1: {"number": 50}, 77: {"number": -1.5, "unheard-of": "x"}})
     made = selector.made
     assert rows(filters, below(3)) == [0, 2, 77]
     assert rows(filters, EVEN) == evens
