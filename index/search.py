@@ -4,6 +4,7 @@ Shapes: B queries, V catalogue, D width, K hits.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ from index.exact import ExactIndex, Int8Catalogue
 from index.formats import LISTS_FILE, read_index_json
 from index.ivf.layout import read_layout
 from index.ivf.search import MISSING, IvfSearch
-from index.selection import SelectionSearch
+from index.kernels.masks import Masks
+from index.selection import GATHERED_SHARE, Selection, SelectionSearch
 
 Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
+
+
+GROWTH = 0.4
+"""For hits among a share of the items, 1 / share to this power times as many lists are searched."""
 
 
 class IvfIndex:
@@ -31,6 +37,7 @@ class IvfIndex:
         self.layout = read_layout(lists, vectors_VD)
         self._search = IvfSearch(self.layout)
         self._items = len(vectors_VD)
+        self._growth = float(content["parameters"].get("growth", GROWTH))
         self._nprobe = int(content["parameters"]["nprobe"])
         self._measured_hits = int(content["measured"]["hits"])
 
@@ -41,21 +48,44 @@ class IvfIndex:
         the catalogue if that is less.
         """
         k = min(k, self._items)
-        # The recall was measured with this many hits: more of them take more lists.
-        nprobe = math.ceil(self._nprobe * max(1.0, k / self._measured_hits))
-        scores_BK, rows_BK = self._search.search(queries_BD, k, min(nprobe, self._search.lists))
+        nprobe = self._effort(k, self._items)
+        scores_BK, rows_BK = self._search.search(queries_BD, k, nprobe)
         short_B = (rows_BK == MISSING).any(axis=1)
         if short_B.any():  # its lists hold less than k items
             found = self._search.search(queries_BD[short_B], k, self._search.lists)
             scores_BK[short_B], rows_BK[short_B] = found
         return scores_BK, rows_BK
 
+    def search_selected(
+        self, queries_BD: Vectors, k: int, selections_B: Sequence[Selection]
+    ) -> tuple[Vectors, Rows]:
+        """Returns the same as `search` within selections that are masks.
 
-def selection_search(index: ExactIndex | IvfIndex) -> SelectionSearch:
+        All rows of a query are `MISSING` if lists are no way to search its selection.
+        """
+        k = min(k, self._items)
+        masks = Masks.of([one.words_N for one in selections_B])
+        numbers = dict(zip(masks.of_query_B.tolist(), selections_B, strict=True))
+        items_FL = np.stack([numbers[f].lists.items_L for f in range(len(numbers))])
+        efforts_B = np.array([self._effort(k, one.items) for one in selections_B], dtype=np.int32)
+        return self._search.search_masked(queries_BD, k, masks, items_FL, efforts_B)
+
+    def _effort(self, k: int, items: int) -> int:
+        """Returns the lists that k hits among this many items take."""
+        # The recall was measured with a number of hits: more of them take more lists.
+        lists = self._nprobe * max(1.0, k / self._measured_hits)
+        if items < self._items:
+            lists /= (max(items, 1) / self._items) ** self._growth
+        return min(math.ceil(lists), self._search.lists)
+
+
+def selection_search(
+    index: ExactIndex | IvfIndex, gathered_share: float = GATHERED_SHARE
+) -> SelectionSearch:
     """Returns the search among the items that a filter allows, over the codes of the index."""
     if isinstance(index, ExactIndex):
-        items = len(index.catalogue.vectors_VD)
-        return SelectionSearch(index.catalogue, np.arange(items, dtype=np.int32))
+        rows_V = np.arange(len(index.catalogue.vectors_VD), dtype=np.int32)
+        return SelectionSearch(index.catalogue, rows_V, gathered_share)
     layout = index.layout
     catalogue = Int8Catalogue(
         layout.vectors_VD,
@@ -67,7 +97,7 @@ def selection_search(index: ExactIndex | IvfIndex) -> SelectionSearch:
         layout.max_level,
         layout.items_shift,
     )
-    return SelectionSearch(catalogue, layout.rows_P)
+    return SelectionSearch(catalogue, layout.rows_P, gathered_share, layout.offsets_L)
 
 
 def load_index(folder: Path, vectors_VD: Vectors, vectors_sha256: str) -> ExactIndex | IvfIndex:

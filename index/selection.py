@@ -21,20 +21,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from index.exact import Int8Catalogue, Int8Scores, Rows, Vectors, score_blocks
-from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, LOWEST, Int8Blocks, Int16s
-from index.kernels.jit import compiled, inner
+from index.ivf.search import MISSING
+from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, LOWEST, Int8Blocks
+from index.kernels.jit import compiled
+from index.kernels.masks import NO_MASKS, Bools, Int32s, Masks, Words, apply_mask, pack
 from index.kernels.topk import TopKWorkspace, find_candidates, key_row, key_score, rescore
 
-Bools = NDArray[np.bool_]
-Words = NDArray[np.uint16]
-Int32s = NDArray[np.int32]
-
-MISSING = -1
-"""The row of a hit that is not there, because the selection has too few items."""
-NO_MASK = -1
 GATHERED_SHARE = 0.25
 """The share of a catalogue up to which a selection is gathered, unless it was measured."""
 NONE_HIDDEN = np.zeros(0, dtype=np.int32)
@@ -48,12 +42,20 @@ class Gathered(NamedTuple):
     hidden_H: Int32s  # positions among them that must not be found
 
 
+class ListCounts(NamedTuple):
+    """The selected items by inverted list."""
+
+    offsets_L: Int32s  # where lists begin, in blocks, and where the last one ends
+    items_L: Int32s  # selected items of each list
+
+
 class Selection(NamedTuple):
     """The items that a filter allows, in one form; the other one is None."""
 
     items: int
     words_N: Words | None
     gathered: Gathered | None
+    lists: ListCounts | None = None  # of a mask over inverted lists
 
     @property
     def nbytes(self) -> int:
@@ -62,7 +64,7 @@ class Selection(NamedTuple):
             blocks, rows_S, _ = self.gathered
             return blocks.items_NQ64.nbytes + blocks.start_P.nbytes + rows_S.nbytes
         assert self.words_N is not None
-        return self.words_N.nbytes
+        return self.words_N.nbytes + (self.lists.items_L.nbytes if self.lists else 0)
 
     def without(self, hidden_V: Bools, visible_N: Words) -> "Selection":
         """Returns the selection without hidden items.
@@ -70,8 +72,7 @@ class Selection(NamedTuple):
         They are given twice, the second time by the bits of the positions of all other items.
         """
         if self.words_N is not None:
-            words_N = self.words_N & visible_N
-            return Selection(int(np.bitwise_count(words_N).sum()), words_N, None)
+            return masked(self.words_N & visible_N, self.lists and self.lists.offsets_L)
         assert self.gathered is not None
         rows_S = self.gathered.rows_S
         positions_H = np.flatnonzero(hidden_V[rows_S])
@@ -79,32 +80,14 @@ class Selection(NamedTuple):
         return Selection(len(rows_S) - len(positions_H), None, gathered)
 
 
-class Masks(NamedTuple):
-    """The masks of a batch."""
-
-    words_FN: Words
-    of_query_B: Int32s  # the number of each query's mask, or NO_MASK
-
-    @staticmethod
-    def of(words: Sequence[Words | None]) -> "Masks":
-        """Returns the masks of queries, some of which may share theirs or have none."""
-        different = {id(one): one for one in words if one is not None}
-        if not different:
-            return NO_MASKS
-        numbers = {key: number for number, key in enumerate(different)}
-        of_query_B = [numbers.get(id(one), NO_MASK) for one in words]
-        return Masks(np.stack(list(different.values())), np.array(of_query_B, dtype=np.int32))
-
-
-NO_MASKS = Masks(np.zeros((0, 0), dtype=np.uint16), np.zeros(0, dtype=np.int32))
-
-
-def pack(allowed_P: Bools) -> Words:
-    """Returns a bit for each position: the lowest bit of a word is the first item of its block."""
-    bits_P = np.zeros(-(-len(allowed_P) // BLOCK_ITEMS) * BLOCK_ITEMS, dtype=np.bool_)
-    bits_P[: len(allowed_P)] = allowed_P
-    words_N: Words = np.packbits(bits_P, bitorder="little").view(np.uint16)
-    return words_N
+def masked(words_N: Words, offsets_L: Int32s | None) -> Selection:
+    """Returns the selection of a mask; the offsets are those of inverted lists if there are any."""
+    ends_N = np.cumsum(np.bitwise_count(words_N), dtype=np.int32)
+    items = int(ends_N[-1]) if len(ends_N) else 0
+    if offsets_L is None:
+        return Selection(items, words_N, None)
+    ends_L = np.concatenate([[np.int32(0)], ends_N])[offsets_L]
+    return Selection(items, words_N, None, ListCounts(offsets_L, np.diff(ends_L)))
 
 
 def gather(catalogue: Int8Catalogue, positions_S: Int32s, rows_S: Int32s) -> Gathered:
@@ -119,12 +102,18 @@ class SelectionSearch:
     """Makes and searches selections of a catalogue in one thread, in memory that is used again."""
 
     def __init__(
-        self, catalogue: Int8Catalogue, rows_P: Int32s, gathered_share: float = GATHERED_SHARE
+        self,
+        catalogue: Int8Catalogue,
+        rows_P: Int32s,
+        gathered_share: float = GATHERED_SHARE,
+        offsets_L: Int32s | None = None,
     ) -> None:
         """Takes the row at each position of the catalogue's blocks, negative for padding.
 
-        A selection of up to `gathered_share` of the items is gathered, a larger one is a mask.
+        A selection of up to `gathered_share` of the items is gathered, a larger one is a mask. The
+        offsets are those of inverted lists, in blocks, if the catalogue is in such.
         """
+        self._offsets_L = offsets_L
         self._catalogue = catalogue
         self._everything = Gathered(catalogue.blocks, rows_P, NONE_HIDDEN)
         inside_P = rows_P >= 0
@@ -142,7 +131,7 @@ class SelectionSearch:
         """Returns the selection of these rows."""
         rows_S = np.flatnonzero(allowed_V).astype(np.int32)
         if len(rows_S) > self._max_gathered:
-            return Selection(len(rows_S), self.mask(allowed_V), None)
+            return masked(self.mask(allowed_V), self._offsets_L)
         gathered = gather(self._catalogue, self._positions_V[rows_S], rows_S)
         return Selection(len(rows_S), None, gathered)
 
@@ -197,16 +186,6 @@ class SelectionSearch:
         levels_BE, _, slack_B = self._of_queries
         scores_BP = self._scores[: queries * positions].reshape(queries, positions)
         return Int8Scores(levels_BE[:queries], scores_BP, slack_B[:queries])
-
-
-@inner
-def apply_mask(scores_P: Int16s, words_N: Words) -> None:
-    """Sets the scores of positions without their bit to the lowest value."""
-    for block in range(len(words_N)):
-        word, first = np.int32(words_N[block]), block * BLOCK_ITEMS
-        for item in range(BLOCK_ITEMS):
-            score = scores_P[first + item]
-            scores_P[first + item] = score if (word >> np.int32(item)) & 1 else LOWEST
 
 
 @compiled

@@ -30,8 +30,16 @@ from index.kernels.int8_gemm import (
     quantise_query,
     row_addresses,
 )
-from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, MAX_SCORES, Int8Blocks, Int16s
-from index.kernels.jit import Integer, compiled, inner
+from index.kernels.int8_layout import (
+    BLOCK_ITEMS,
+    FOUR,
+    MAX_SCORE,
+    MAX_SCORES,
+    Int8Blocks,
+    Int16s,
+)
+from index.kernels.jit import Integer, compiled, inlined, inner
+from index.kernels.masks import NO_MASKS, Int32s, Masks, apply_mask
 from index.kernels.topk import (
     TopKWorkspace,
     find_candidates,
@@ -42,10 +50,13 @@ from index.kernels.topk import (
 )
 
 Vectors = NDArray[np.float32]
-Int32s = NDArray[np.int32]
 Rows = NDArray[np.int64]
 
 MISSING = -1  # the row of a hit that the lists do not hold
+POOR = 0.9
+"""The share of the usual number of items below which a mask is not searched by lists."""
+MIN_LISTS = 8
+"""The fewest lists whose items a mask is judged by."""
 MIN_SPARE = 16  # items beyond k that are scored again
 
 
@@ -94,23 +105,56 @@ class IvfSearch:
 
         Best first, B K each. If the lists hold less than k items, the remaining rows are `MISSING`.
         """
-        queries = len(queries_BD)
+        self._reserve_probes(len(queries_BD))
+        _probe(self.layout, queries_BD, nprobe, self._probes)
+        if self._fits(len(queries_BD)):
+            return self._hits(queries_BD, k, NO_MASKS)
+        halves = np.array_split(queries_BD, 2)
+        found = zip(*(self.search(half, k, nprobe) for half in halves), strict=True)
+        scores, rows = found
+        return np.concatenate(scores), np.concatenate(rows)
+
+    def search_masked(
+        self, queries_BD: Vectors, k: int, masks: Masks, items_FL: Int32s, efforts_B: Int32s
+    ) -> tuple[Vectors, Rows]:
+        """Does the same among the items of each query's mask.
+
+        A query takes as many lists as its effort says, and further ones until they hold as many
+        items of the mask as other lists do. If the nearest ones hold clearly fewer, the mask leaves
+        out what the query is near to: the best of what is left may be in any list, and all rows
+        are `MISSING`. So they are if more than half of the lists would be taken. `items_FL` are the
+        items of each mask in each list.
+        """
+        self._reserve_probes(len(queries_BD))
+        of_query_B = masks.of_query_B
+        _probe_masked(self.layout, queries_BD, items_FL, of_query_B, efforts_B, self._probes)
+        if self._fits(len(queries_BD)):
+            return self._hits(queries_BD, k, masks)
+        found = []
+        for part in np.array_split(np.arange(len(queries_BD)), 2):
+            own = masks._replace(of_query_B=of_query_B[part])
+            found.append(self.search_masked(queries_BD[part], k, own, items_FL, efforts_B[part]))
+        scores, rows = zip(*found, strict=True)
+        return np.concatenate(scores), np.concatenate(rows)
+
+    def _reserve_probes(self, queries: int) -> None:
         if len(self._probes.lists_B) < queries:
             self._probes = Probes.allocate(self.layout, queries)
-        _probe(self.layout, queries_BD, nprobe, self._probes)
+
+    def _fits(self, queries: int) -> bool:
+        """Returns whether the scores of the lists that were found can be held at a time."""
         positions = int(self._probes.positions_B[:queries].max(initial=0))
-        if queries > 1 and queries * positions > MAX_SCORES:
-            halves = np.array_split(queries_BD, 2)
-            found = zip(*(self.search(half, k, nprobe) for half in halves), strict=True)
-            scores, rows = found
-            return np.concatenate(scores), np.concatenate(rows)
-        scores_BS = self._reserve(queries, positions)
+        return queries == 1 or queries * positions <= MAX_SCORES
+
+    def _hits(self, queries_BD: Vectors, k: int, masks: Masks) -> tuple[Vectors, Rows]:
+        """Returns the best hits in the lists that were found."""
+        queries = len(queries_BD)
+        scores_BS = self._reserve(queries, int(self._probes.positions_B[:queries].max(initial=0)))
         _score(self.layout, self._probes, scores_BS)
         scores_BK = np.zeros((queries, k), dtype=np.float32)
         rows_BK = np.full((queries, k), MISSING, dtype=np.int64)
-        _select(
-            self.layout, queries_BD, self._probes, scores_BS, self._workspace, scores_BK, rows_BK
-        )
+        memory = self._probes, scores_BS, self._workspace
+        _select(self.layout, queries_BD, masks, *memory, scores_BK, rows_BK)
         return scores_BK, rows_BK
 
     def _reserve(self, queries: int, positions: int) -> Int16s:
@@ -128,14 +172,7 @@ class IvfSearch:
 def _probe(layout: IvfLayout, queries_BD: Vectors, nprobe: Integer, probes: Probes) -> None:
     """Finds the lists of each query, and the queries of each list."""
     queries, lists = len(queries_BD), len(layout.offsets_L) - 1
-    turned_D = np.empty(queries_BD.shape[1], dtype=np.float32)
-    for query in range(queries):
-        np.dot(queries_BD[query], layout.rotation_DD, turned_D)
-        quantise_query(turned_D, layout.max_level, probes.levels_BE[query])
-    levels_T = row_addresses(probes.levels_BE[:queries])
-    scores_T = row_addresses(probes.centroid_scores_BP[:queries])
-    multiply(layout.centroids, levels_T, scores_T, layout.centroids_shift)
-    probes.queries_L[:] = 0
+    score_centroids(layout, queries_BD, probes)
     scores_L = np.empty(lists, dtype=np.int32)
     for query in range(queries):
         for number in range(lists):
@@ -149,6 +186,82 @@ def _probe(layout: IvfLayout, queries_BD: Vectors, nprobe: Integer, probes: Prob
                 probes.queries_L[number] += 1
                 blocks += layout.offsets_L[number + 1] - layout.offsets_L[number]
         probes.lists_B[query], probes.positions_B[query] = taken, blocks * BLOCK_ITEMS
+
+
+@compiled
+def _probe_masked(
+    layout: IvfLayout,
+    queries_BD: Vectors,
+    items_FL: Int32s,
+    of_query_B: Int32s,
+    efforts_B: Int32s,
+    probes: Probes,
+) -> None:
+    """Finds the lists of each query, and the queries of each list, by the items of its mask."""
+    score_centroids(layout, queries_BD, probes)
+    lists = items_FL.shape[1]
+    scores_L = np.empty(lists, dtype=np.int32)
+    for query in range(len(queries_BD)):
+        items_L = items_FL[of_query_B[query]]
+        for number in range(lists):
+            scores_L[number] = probes.centroid_scores_BP[query, number]
+        limit = _masked_limit(scores_L, items_L, layout.offsets_L, efforts_B[query])
+        taken, blocks = 0, 0
+        for number in range(lists):
+            if scores_L[number] >= limit and items_L[number] > 0:
+                probes.lists_BL[query, taken] = number
+                taken += 1
+                probes.queries_LB[number, probes.queries_L[number]] = query
+                probes.queries_L[number] += 1
+                blocks += layout.offsets_L[number + 1] - layout.offsets_L[number]
+        probes.lists_B[query], probes.positions_B[query] = taken, blocks * BLOCK_ITEMS
+
+
+@inner
+def _masked_limit(scores_L: Int32s, items_L: Int32s, offsets_L: Int32s, effort: Integer) -> Integer:
+    """Returns the score from which on a query takes lists: see `IvfSearch.search_masked`."""
+    lists, refused = len(scores_L), MAX_SCORE + 1
+    density = items_L.sum() / offsets_L[lists]  # items of the mask in a block
+    limit: Integer = 0
+    items, usual = np.int64(0), 0.0
+    for part in range(3):  # a sixteenth of the lists, a fourth, all
+        limit = threshold(scores_L, max(effort >> (4 - 2 * part), MIN_LISTS))
+        items, blocks = np.int64(0), np.int64(0)
+        for number in range(lists):
+            if scores_L[number] >= limit:
+                items += items_L[number]
+                blocks += offsets_L[number + 1] - offsets_L[number]
+        usual = density * blocks
+        if items < POOR * usual:
+            return refused
+    if 2 * effort > lists:
+        return refused
+    if items >= usual:
+        return limit
+    low, high = -np.int64(MAX_SCORE), np.int64(limit)
+    while high - low > 1:  # the highest score that enough items reach
+        middle, reaching = (low + high) // 2, np.int64(0)
+        for number in range(lists):
+            reaching += items_L[number] if scores_L[number] >= middle else 0
+        if reaching < usual:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+@inlined
+def score_centroids(layout: IvfLayout, queries_BD: Vectors, probes: Probes) -> None:
+    """Rounds queries to 8 bits and writes the scores of all centroids; no list is taken yet."""
+    queries = len(queries_BD)
+    turned_D = np.empty(queries_BD.shape[1], dtype=np.float32)
+    for query in range(queries):
+        np.dot(queries_BD[query], layout.rotation_DD, turned_D)
+        quantise_query(turned_D, layout.max_level, probes.levels_BE[query])
+    levels_T = row_addresses(probes.levels_BE[:queries])
+    scores_T = row_addresses(probes.centroid_scores_BP[:queries])
+    multiply(layout.centroids, levels_T, scores_T, layout.centroids_shift)
+    probes.queries_L[:] = 0
 
 
 @compiled
@@ -179,6 +292,7 @@ def _score(layout: IvfLayout, probes: Probes, scores_BS: Int16s) -> None:
 def _select(
     layout: IvfLayout,
     queries_BD: Vectors,
+    masks: Masks,
     probes: Probes,
     scores_BS: Int16s,
     workspace: TopKWorkspace,
@@ -194,8 +308,11 @@ def _select(
         end = 0
         for at in range(len(lists_L)):
             begin, stop = layout.offsets_L[lists_L[at]], layout.offsets_L[lists_L[at] + 1]
-            end += (stop - begin) * BLOCK_ITEMS
+            first, end = end, end + (stop - begin) * BLOCK_ITEMS
             ends_L[at] = end
+            if len(masks.words_FN):
+                words_N = masks.words_FN[masks.of_query_B[query], begin:stop]
+                apply_mask(scores_BS[query, first:end], words_N)
         positions_N, items = find_candidates(scores_BS[query, :end], wanted, 0, workspace), 0
         for at in range(len(positions_N)):
             row = _row_at(layout, lists_L, ends_L, positions_N[at])

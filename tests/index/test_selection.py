@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.build import build_index, vectors_sha256
+from index.kernels.masks import Masks, pack
 from index.search import load_index, selection_search
-from index.selection import MISSING, Masks, Selection, SelectionSearch, pack
+from index.selection import MISSING, Selection, SelectionSearch
 
 ITEMS, WIDTH = 3001, 20
 VECTORS_VD = np.random.default_rng(0).standard_normal((ITEMS, WIDTH), dtype=np.float32)

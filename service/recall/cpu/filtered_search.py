@@ -7,15 +7,20 @@ Shapes: W queries of a step, D width, F hits.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 
 from index.exact import ExactIndex
+from index.ivf.search import MISSING
 from index.search import IvfIndex, selection_search
 from index.selection import Selection
 from service.recall.candidate_lists import CandidateLists
 from service.recall.query_batch import Step
 from service.recall.types import Floats, Ints, StageTimes
+
+MASKS, NO_SELECTION = 0, 1
+"""Groups of queries beside those that share gathered items."""
 
 
 class FilteredSearcher:
@@ -40,7 +45,8 @@ class FilteredSearcher:
         hits = int((lists.k_B + skipped_B)[step.queries_W].max()) + 1
         shape = len(interests_WD), min(hits, len(lists.marks_V))
         scores_WF, rows_WF = np.empty(shape, np.float32), np.empty(shape, np.int64)
-        for queries, selections in _groups(selections_W):
+        shares_scan = isinstance(self._index, ExactIndex)
+        for queries, selections in _groups(selections_W, shares_scan):
             part_WD = interests_WD[queries]
             scores_WF[queries], rows_WF[queries] = self._hits(selections, part_WD, shape[1])
         times.lap("search")
@@ -58,15 +64,32 @@ class FilteredSearcher:
             return self.selections.search_gathered(first.gathered, interests_WD, hits)
         if not any(selections_W):
             return self._index.search(interests_WD, hits)
+        if isinstance(self._index, ExactIndex):
+            return self._scan(selections_W, interests_WD, hits)
+        masks_W = cast(Sequence[Selection], selections_W)
+        scores_WF, rows_WF = self._index.search_selected(interests_WD, hits, masks_W)
+        if rest := np.flatnonzero((rows_WF == MISSING).any(axis=1)).tolist():
+            masks = [masks_W[query] for query in rest]
+            scores_WF[rest], rows_WF[rest] = self._scan(masks, interests_WD[rest], hits)
+        return scores_WF, rows_WF
+
+    def _scan(
+        self, selections_W: Sequence[Selection | None], interests_WD: Floats, hits: int
+    ) -> tuple[Floats, Ints]:
+        """Returns the hits of masks by the scores of all items."""
         words_W = [one.words_N if one else None for one in selections_W]
         return self.selections.search_masked(words_W, interests_WD, hits)
 
 
 def _groups(
-    selections_W: Sequence[Selection | None],
+    selections_W: Sequence[Selection | None], shares_scan: bool
 ) -> list[tuple[list[int], list[Selection | None]]]:
-    """Divides queries into groups that are searched together; returns indices and selections."""
+    """Divides queries into groups that are searched together; returns indices and selections.
+
+    Queries without a selection join those with masks if both share a scan of all items.
+    """
     groups: dict[int, list[int]] = {}
     for query, one in enumerate(selections_W):
-        groups.setdefault(id(one) if one and one.gathered else 0, []).append(query)
+        alone = NO_SELECTION if one is None and not shares_scan else MASKS
+        groups.setdefault(id(one) if one and one.gathered else alone, []).append(query)
     return [(queries, [selections_W[query] for query in queries]) for queries in groups.values()]
