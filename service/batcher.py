@@ -31,6 +31,10 @@ from service.settings import ServeSettings
 log = logging.getLogger(__name__)
 
 STORE_PAUSE = 0.5  # seconds between two attempts to reach a store that failed
+DEGRADED: dict[StoreProblem, DegradedReason] = {
+    StoreProblem.UNAVAILABLE: "store_unavailable",
+    StoreProblem.WRONG_TYPE: "unreadable_history",
+}
 
 
 class WorkerLost(Exception):
@@ -68,7 +72,7 @@ class Waiting:
     answer: asyncio.Future[Answer]
     patience: float  # seconds after which the answer is of no use
     since: float = field(default_factory=time.perf_counter)
-    store_failed: bool = False
+    store_problem: StoreProblem | None = None
     seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
 
     def set_history(self, entries: Entries, types: EventTypes, now: float) -> None:
@@ -101,8 +105,8 @@ class Waiting:
     def _reason(self, found: EncodedCandidates) -> DegradedReason | None:
         if not found.cold:
             return None
-        if self.store_failed:
-            return "store_unavailable"
+        if self.store_problem:
+            return DEGRADED[self.store_problem]
         return "unknown_items" if found.unknown_items else "no_history"
 
 
@@ -292,7 +296,7 @@ class Batcher:
                 waiting.seconds["store"] = seconds
                 if isinstance(history, StoreProblem):
                     self._metrics.unreadable_histories.inc(history.value)
-                    waiting.store_failed = history is StoreProblem.UNAVAILABLE
+                    waiting.store_problem = history
                 else:
                     waiting.set_history(history, self._event_types, now)
                 self._ready.put(waiting)

@@ -91,7 +91,7 @@ const styleOf = (interest) => `interest-${interest % 8}`;
 
 function notesOf(answer) {
   const given = answer.explanation.interests.map((_, at) => answer.items.filter((item) => item.interest === at).length);
-  const reasons = { no_history: "no history", unknown_items: "no known item in the history", store_unavailable: "the store is unavailable" };
+  const reasons = { no_history: "no history", unknown_items: "no known item in the history", store_unavailable: "the store is unavailable", unreadable_history: "the stored history is not a list" };
   const notes = [`${answer.items.length} items`];
   if (answer.degraded_reason) notes.push(`popular items only: ${reasons[answer.degraded_reason] ?? answer.degraded_reason}`);
   if (answer.unknown_items) notes.push(`${answer.unknown_items} unknown items were skipped`);

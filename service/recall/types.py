@@ -17,7 +17,7 @@ from service.recall.served_bundle import ServedBundle
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.float32]
 
-DegradedReason = Literal["no_history", "unknown_items", "store_unavailable"]
+DegradedReason = Literal["no_history", "unknown_items", "store_unavailable", "unreadable_history"]
 """The reasons why an answer holds popular items only."""
 
 StageSeconds = dict[str, float]

@@ -270,3 +270,15 @@ async def test_the_documented_examples_are_answered(client: httpx.AsyncClient, p
     if path == "/recall":
         together = {"requests": schema["examples"]}
         assert (await client.post("/recall/batch", json=together)).status_code == 200
+
+
+async def test_a_history_that_cannot_be_read_is_not_taken_for_none(
+    client: httpx.AsyncClient,
+) -> None:
+    store = client.store  # type: ignore[attr-defined]
+    await store._client.set("h:ann", "not a list")
+    found = await recall(client, user_id="ann", k=3)
+    assert (found["degraded_reason"], len(ids(found))) == ("unreadable_history", 3)
+    metrics = (await client.get("/metrics")).text
+    assert sample(metrics, "recgpt_fallbacks_total", reason="unreadable_history") == 1
+    assert (await client.get("/readyz?strict=1")).status_code == 200  # it concerns one user only
