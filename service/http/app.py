@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from model.kinds import Kind
 from service.batcher import Batcher
 from service.catalogue.state import CatalogueState, ItemsChange
 from service.catalogue.store import CatalogueStore
@@ -125,7 +126,7 @@ def create_app(
     metrics = metrics or Metrics()
     event_types = load_event_types(settings.event_types)
     items, state = CatalogueStore(store), catalogue or CatalogueState()
-    scenarios = Scenarios(settings.scenarios)
+    scenarios = Scenarios(settings.scenarios, lambda: _attributes(engine))
     pages = Pages(settings.cursor_key, lambda: state.hidden)
     experiments = LiveExperiments(settings.experiments, scenarios)
     exposures = ExperimentLog(
@@ -307,6 +308,10 @@ def _count(metrics: Metrics, change: ItemsChange) -> None:
     metrics.item_changes.inc("attributes", by=len(change.texts))
     if change.hidden is not None:
         metrics.item_changes.inc("hidden")
+
+
+def _attributes(engine: Engine) -> Mapping[str, Kind] | None:
+    return engine.bundle.attributes if engine.bundle else None
 
 
 async def _docs() -> Response:

@@ -9,16 +9,20 @@ replace the one before: the scenarios stay, and the log and `GET /scenarios` say
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, create_model
 
+from model.kinds import Kind
 from service.errors import FieldError, Invalid
+from service.http.filters import checked_form
 from service.http.schemas import Body, RecallRequest, ScenarioName
 from service.http.watched_file import WatchedFile
 
+Attributes = Mapping[str, Kind]
+"""The attributes of items that a filter can read, and their kinds."""
 MAX_SCENARIOS = 1000
 PER_REQUEST = {"user_id", "history", "seeds", "exclude", "scenario", "cursor"}
 """Fields that are a request's own."""
@@ -48,10 +52,15 @@ class ScenariosResponse(BaseModel):
 class Scenarios:
     """The scenarios of a file; none without a file."""
 
-    def __init__(self, file: Path | None) -> None:
-        """Reads the file. Raises ValueError that names the file, the scenario and the field."""
+    def __init__(
+        self, file: Path | None, attributes: Callable[[], Attributes | None] = lambda: None
+    ) -> None:
+        """Reads the file. Raises ValueError that names the file, the scenario and the field.
+
+        Filters are checked when the attributes of the items are known, and again of each bundle.
+        """
         without: Fields = {}
-        self.file = WatchedFile(file, _read, without)
+        self.file = WatchedFile(file, lambda path: _read(path, attributes()), without, attributes)
 
     def applied_to(self, body: RecallRequest) -> RecallRequest:
         """Returns the request with the fields of its scenario that it does not give itself.
@@ -77,8 +86,19 @@ class Scenarios:
         return ScenariosResponse(scenarios=found, problem=self.file.problem)
 
 
-def _read(file: Path) -> Fields:
+def _read(file: Path, attributes: Attributes | None) -> Fields:
     """Returns the given fields of each scenario. Raises ValueError if the file cannot be used."""
+    found = _parsed(file)
+    for name, fields in found.items():
+        if attributes is not None and fields.get("filter"):
+            try:
+                checked_form(fields["filter"], attributes, f"{name}.")
+            except Invalid as error:
+                raise ValueError(f"--scenarios: {file}: {error.detail}") from None
+    return found
+
+
+def _parsed(file: Path) -> Fields:
     try:
         found = _FILE.validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
     except ValidationError as error:

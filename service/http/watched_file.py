@@ -18,16 +18,26 @@ T = TypeVar("T")
 class WatchedFile(Generic[T]):
     """The content of a file. One that cannot be used does not replace the content before."""
 
-    def __init__(self, file: Path | None, read: Callable[[Path], T], without: T) -> None:
-        """Reads the file with `read`, which raises ValueError; without a file it is `without`."""
+    def __init__(
+        self,
+        file: Path | None,
+        read: Callable[[Path], T],
+        without: T,
+        context: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Reads the file with `read`, which raises ValueError; without a file it is `without`.
+
+        It is also read again when the `context` has changed, on which its validity depends.
+        """
         self.problem: str | None = None
         """The reason why the file, which has changed, is not used."""
         self.content = without
         self._file = file
         self._read = read
-        self._seen: tuple[int, ...] | None = None
+        self._context = context
+        self._seen: object = None
         if file:
-            self._seen = _state(file)
+            self._seen = _state(file), context()
             self.content = read(file)
 
     async def follow(self) -> None:
@@ -37,8 +47,8 @@ class WatchedFile(Generic[T]):
             self.refresh()
 
     def refresh(self) -> None:
-        """Reads the file if it has changed."""
-        if not self._file or (state := _state(self._file)) == self._seen:
+        """Reads the file if it or the context has changed."""
+        if not self._file or (state := (_state(self._file), self._context())) == self._seen:
             return
         self._seen = state
         try:

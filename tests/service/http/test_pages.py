@@ -134,6 +134,19 @@ async def test_pages_of_a_recall_whatever_happens_in_between(
 
 
 @pytest.mark.anyio
+async def test_an_item_that_is_hidden_between_two_pages_is_on_neither(
+    client: httpx.AsyncClient, recaller: Recaller
+) -> None:
+    asked: dict[str, Any] = {"history": recaller.item_ids[:3], "k": 12}
+    whole = ids(await recall(client, **asked))
+    page = await recall(client, **asked, page_size=4)
+    assert (await client.put(f"/items/{whole[5]}/hidden")).status_code == 200
+    second = await recall(client, cursor=page["cursor"])
+    assert ids(second) == [whole[4], *whole[6:9]]
+    assert (await client.delete(f"/items/{whole[5]}/hidden")).status_code == 200
+
+
+@pytest.mark.anyio
 async def test_bad_pages_are_refused(client: httpx.AsyncClient) -> None:
     page = await recall(client, user_id="ann", k=5, page_size=2)
     cursor = page["cursor"]

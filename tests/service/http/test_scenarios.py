@@ -9,6 +9,7 @@ import pytest
 from answers import ids, recall
 from in_process_worker import InProcessWorker
 
+from model.kinds import Kind
 from service.errors import Invalid
 from service.history.store import HistoryStore
 from service.http.app import create_app
@@ -111,6 +112,39 @@ def test_a_file_that_is_gone_changes_nothing(tmp_path: Path) -> None:
     write(tmp_path, FILE)
     scenarios.file.refresh()
     assert scenarios.file.problem is None
+
+
+FILTERED = """
+[comedies]
+filter = {all = [{field = "genres", in = ["Comedy"]}, {field = "price", lte = 20}]}
+"""
+
+
+def test_filters_are_checked_when_the_attributes_are_known(tmp_path: Path) -> None:
+    attributes: dict[str, Kind] = {"genres": "categories", "price": "number"}
+    known: list[dict[str, Kind]] = []
+    scenarios = Scenarios(write(tmp_path, FILTERED), lambda: known[-1] if known else None)
+    known.append(attributes)
+    scenarios.file.refresh()
+    assert scenarios.file.problem is None
+    given = scenarios.applied_to(request(scenario="comedies")).filter
+    asked = request(
+        filter={"all": [{"field": "genres", "in": ["Comedy"]}, {"field": "price", "lte": 20}]}
+    )
+    assert given == asked.filter
+    listed = asyncio.run(scenarios.listed()).scenarios
+    assert listed["comedies"]["filter"]["all"][0] == {"field": "genres", "in": ["Comedy"]}
+    write(tmp_path, FILTERED.replace("price", "prize"))
+    scenarios.file.refresh()
+    assert "comedies.filter" in str(scenarios.file.problem)
+    assert "prize" in str(scenarios.file.problem) or "price" in str(scenarios.file.problem)
+    assert scenarios.applied_to(request(scenario="comedies")).filter == given
+    write(tmp_path, FILTERED)
+    scenarios.file.refresh()
+    assert scenarios.file.problem is None
+    known.append({"genres": "categories"})  # of another bundle
+    scenarios.file.refresh()
+    assert scenarios.file.problem is not None
 
 
 @pytest.fixture
