@@ -4,6 +4,7 @@ import fnmatch
 import json
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -42,24 +43,28 @@ def stage_of(service: dict[str, Any]) -> str:
 
 def metric_names() -> set[str]:
     """Returns every name under which Prometheus can query one of our metrics."""
-    names = {"up"}
+    names = {"up"} | {rule["record"] for rule in rules() if "record" in rule}
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"], "gauge": [""]}
     for family in Metrics().registry.collect():
         names |= {family.name + suffix for suffix in suffixes[family.type]}
     return names
 
 
-def expressions() -> list[str]:
-    rules = [
-        rule["expr"]
-        for file in sorted(PROMETHEUS.glob("*.yml"))
-        for group in yaml.safe_load(file.read_text()).get("groups", [])
+def rules() -> list[dict[str, Any]]:
+    """Returns the rules of all files that Prometheus reads: recorded series and alerts."""
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    return [
+        rule
+        for name in config["rule_files"]
+        for group in yaml.safe_load((PROMETHEUS / name).read_text())["groups"]
         for rule in group["rules"]
     ]
+
+
+def expressions() -> list[str]:
     panels = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-    assert rules
     assert panels
-    return rules + panels
+    return [rule["expr"] for rule in rules()] + panels
 
 
 def test_the_image_holds_compiled_code_and_containers_can_add_theirs() -> None:
@@ -73,7 +78,7 @@ def test_the_image_holds_compiled_code_and_containers_can_add_theirs() -> None:
 
 @pytest.mark.parametrize("expression", expressions())
 def test_rules_and_panels_ask_for_metrics_that_exist(expression: str) -> None:
-    asked = set(re.findall(r"\brecgpt_\w+|\bup\b", expression))
+    asked = set(re.findall(r"\b(?:\w+:)?recgpt_[\w:]+|\bup\b", expression))
     assert asked
     assert asked <= metric_names()
     values = {"route": ROUTES, "stage": STAGES, "reason": FALLBACKS, "type": EVENT_TYPES}
@@ -88,12 +93,35 @@ def test_prometheus_scrapes_the_service_and_reads_the_rules() -> None:
     }
     assert jobs == {"recgpt": ["recall:8000"]}
     assert "recall" in SERVICES
-    for name in config["rule_files"]:
-        for group in yaml.safe_load((PROMETHEUS / name).read_text())["groups"]:
-            for rule in group["rules"]:
-                assert rule["labels"]["severity"] in ("page", "ticket")
-                assert rule["annotations"]["summary"]
-                assert rule["for"]
+
+
+def test_every_alert_has_a_section_in_the_runbook() -> None:
+    alerts = [rule for rule in rules() if "alert" in rule]
+    text = (ROOT / "docs" / "runbook.md").read_text()
+    assert re.findall(r"^## (\w+)", text, re.MULTILINE) == [rule["alert"] for rule in alerts]
+    for rule in alerts:
+        severity = rule["labels"]["severity"]
+        assert severity in ("page", "ticket")
+        assert f"## {rule['alert']}\n\n*{severity}.* " in text
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{rule['alert'].lower()}"
+        assert rule["for"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check", "config", "--syntax-only", "deploy/prometheus/prometheus.yml"],
+        ["check", "rules", "deploy/prometheus/recorded.yml", "deploy/prometheus/alerts.yml"],
+        ["test", "rules", "tests/deploy/alerts.promtool.yml"],
+    ],
+    ids=" ".join,
+)
+def test_promtool_accepts_the_rules_and_they_alert_when_they_should(words: list[str]) -> None:
+    if not shutil.which("promtool"):
+        pytest.skip("no promtool on PATH (Debian: prometheus)")
+    ended = subprocess.run(["promtool", *words], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_grafana_finds_prometheus_and_the_dashboard() -> None:
