@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types docs sbom e2e bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -74,6 +74,9 @@ bench: setup redis ## benchmark the service beside a naive one, in one run (ARGS
 
 bench-start: setup ## benchmark the start of the service and its processes' memory (ARGS="--rounds 1"; run make demo first)
 	$(BIN)/python -m loadtest.serving.bench_start --artifacts $(BENCH)/artifacts --out docs/results $(ARGS)
+
+chaos: setup redis ## overload, faults of engine and Redis, replaced instances: 8 minutes (ARGS="--quick --parts redis")
+	$(BIN)/python -m loadtest.reliability.chaos --out docs/results $(ARGS)
 
 bench-engine: setup ## benchmark the engine without HTTP against the machine's arithmetic limit
 	$(BIN)/python -m loadtest.serving.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)

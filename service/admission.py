@@ -5,11 +5,11 @@ Little's law, from the time that the engine has needed for a micro-batch lately:
 
     recalls under way / recalls in a full micro-batch * seconds of a micro-batch = wait
 
-A burst may fill the queue until the wait is half of the deadline. But a queue that has stood for
-100 ms is no burst: more arrives than the engine can answer, and every recall that waits only makes
-the others late. From then on no more are admitted than keep the engine busy, so that the accepted
-ones are answered about as fast as ever, until half of those have left. (CoDel judges a queue by how
-long it stands, too: Nichols and Jacobson, "Controlling Queue Delay", 2012.)
+A burst may fill the queue until the wait is a quarter of the deadline. But a queue that has stood
+for 100 ms is no burst: more arrives than the engine can answer, and every recall that waits only
+makes the others late. From then on no more are admitted than keep the engine busy, so that the
+accepted ones are answered about as fast as ever, until half of those have left. (CoDel judges a
+queue by how long it stands, too: Nichols and Jacobson, "Controlling Queue Delay", 2012.)
 
 A recall that is refused costs next to nothing, because that is decided before its body is read; one
 that is accepted and expires has cost as much as an answer.
@@ -22,8 +22,10 @@ from typing import Protocol
 
 STANDING_SECONDS = 0.1
 """Time after which a queue that keeps more than the engine busy is no burst any more."""
-BURST_SHARE = 0.5
+BURST_SHARE = 0.25
 """Share of a recall's deadline that it may be expected to wait."""
+BUSY_SECONDS = 0.025
+"""Wait that keeps an engine busy which computes a micro-batch in less than half of it."""
 WEIGHT = 1 / 16
 """Weight of the newest micro-batch in the mean of their times."""
 
@@ -114,6 +116,9 @@ class Admission:
     def _enough(self) -> int:
         """Returns the number of recalls under way that keep the engine busy.
 
-        It has a micro-batch to compute and some waiting, and the history of another one is read.
+        It has a micro-batch to compute, and another one waits. If micro-batches take but
+        milliseconds, more must wait, because front ends need milliseconds to send the next one.
         """
-        return self._sizes.ahead + 2 * self._sizes.max_batch
+        size = self._sizes.max_batch
+        wanted = int(BUSY_SECONDS / self._batch_seconds * size)
+        return max(2 * size, min(wanted, self._sizes.ahead + 2 * size))

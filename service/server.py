@@ -11,13 +11,11 @@ from service.history.event_types import load_event_types
 from service.http.api_keys import keys_from
 from service.observability.logs import configure_logs
 from service.processes.supervisor import Supervisor
-from service.settings import ServeSettings
+from service.settings import BACKLOG, ServeSettings
 
 log = logging.getLogger(__name__)
 
 LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
-BACKLOG = 2048
-"""Connections that wait in a listening socket until its front end accepts them."""
 
 
 def serve(settings: ServeSettings) -> None:

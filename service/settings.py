@@ -9,6 +9,10 @@ from pydantic import BaseModel, Field
 GpuSearch = Literal["product", "faiss"]
 """The ways to search on a GPU; `service.recall.gpu.search` describes them."""
 
+BACKLOG = 8192
+"""Connections that wait in a listening socket until its front end accepts them; the system may set
+a lower limit. If there is no room for a client's, it tries again after a second."""
+
 
 class ServeSettings(BaseModel, frozen=True):
     """Settings of `recgpt serve`."""

@@ -9,7 +9,7 @@ sent (coordinated omission). One thread, keep-alive connections, no HTTP library
 import asyncio
 import gc
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ class Load:
     latencies: list[float] = field(default_factory=list)  # of good answers, in seconds
     late: int = 0  # good answers that came after the end: they have a latency, but no rate
     failed: int = 0  # answers other than 200, and requests without an answer
+    statuses: Counter[int] = field(default_factory=Counter)  # of all answers; 0: none came
 
     @property
     def rate(self) -> float:
@@ -45,6 +46,7 @@ class Load:
 
     def count(self, status: int, latency: float, late: bool) -> None:
         """Adds one answer. Status 0 means that there was none."""
+        self.statuses[status] += 1
         if status != 200:
             self.failed += 1
             return

@@ -52,7 +52,8 @@ class EngineConfig(BaseModel, frozen=True):
     beside_another: bool = False
     """Whether another engine answers while this one loads."""
     standby: bool = False
-    """Whether it waits, once it has loaded, until it is told to `TakeOver`."""
+    """Whether it waits, once it has loaded and said so, until it is told to `TakeOver`; then it
+    reports once more that it is ready."""
 
 
 class TakeOver(BaseModel, frozen=True):

@@ -42,6 +42,7 @@ class EngineKeeper:
         self._listener = _listen(folder)
         self._started = 0.0
         self._standby: Child | None = None
+        self._standby_loading: asyncio.Task[Report] | None = None
         self._standby_started = 0.0
         self.bundle = bundle
         """The bundle, or until the first engine has loaded it the store that it is looked up in."""
@@ -52,7 +53,8 @@ class EngineKeeper:
         """Ends the engine, closes its socket, and removes the folder."""
         self.keeper.drain()
         await self.keeper.end()
-        if self._standby:
+        if self._standby and self._standby_loading:
+            self._standby_loading.cancel()
             await self._standby.end()
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -62,9 +64,12 @@ class EngineKeeper:
             self._status.count_restart()
         self._started = time.monotonic()
         standby, self._standby = self._standby, None
-        if standby and not standby.has_ended:
+        if not standby or not self._standby_loading:
+            return await self._launch()
+        if self._standby_loading.done() and not standby.has_ended:
             standby.tell(TakeOver())
             return standby
+        standby.kill()  # it loads with a low priority, so that a new one is faster
         return await self._launch()
 
     async def _launch(self, standby: bool = False) -> Child:
@@ -87,6 +92,8 @@ class EngineKeeper:
         if now - max(self._started, self._standby_started) > STANDBY_PAUSE_SECONDS:
             self._standby_started = now
             self._standby = await self._launch(standby=True)
+            self._standby_loading = asyncio.create_task(self._standby.report())
+            self._standby_loading.add_done_callback(_forget_failure)
 
     async def _watch(self, engine: Child, report: Report) -> str:
         """Waits until the engine ends, or kills it if its loop has not turned for the patience.
@@ -110,6 +117,12 @@ class EngineKeeper:
         engine.kill()
         await engine.ended()
         return f"it hung for {patience_seconds:g} s and was killed"
+
+
+def _forget_failure(loading: asyncio.Task[Report]) -> None:
+    """Lets an engine on standby fail: its log says why, and another is started later."""
+    if not loading.cancelled():
+        loading.exception()
 
 
 def _listen(folder: Path) -> socket.socket:

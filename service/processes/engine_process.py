@@ -298,6 +298,7 @@ def main() -> None:
         told = threading.Event()
         supervision.on_message(lambda message: told.set())
         log.info("on standby", extra={"version": recaller.version})
+        supervision.report(Report(bundle=recaller.bundle.absolute()))
         told.wait()
     with closing(EngineLoop(recaller, greeting, listener, status)) as loop:
         supervision.report(Report(bundle=recaller.bundle.absolute()))

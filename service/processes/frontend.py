@@ -30,7 +30,7 @@ from service.processes.child import (
 )
 from service.processes.engine_client import EngineClient
 from service.processes.engine_switch import EngineSwitch
-from service.settings import ServeSettings
+from service.settings import BACKLOG, ServeSettings
 
 
 def open_store(settings: ServeSettings) -> HistoryStore:
@@ -56,6 +56,7 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
         proxy_headers=False,  # the client's address is not used
         timeout_graceful_shutdown=settings.drain_seconds,
         lifespan="on",
+        backlog=BACKLOG,
     )
     return uvicorn.Server(config)
 

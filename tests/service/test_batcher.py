@@ -308,10 +308,12 @@ async def test_what_arrives_faster_than_it_is_answered_is_refused() -> None:
     assert running.has_room(arriving=100_000)
     first = asyncio.create_task(stored(running, "u0"))
     await until(lambda: worker.asked)
-    await asyncio.sleep(0.01)  # so long takes a recall at least: 50 of them half of the deadline
+    await asyncio.sleep(
+        0.01
+    )  # so long takes a recall at least: 25 of them a quarter of the deadline
     worker.go.set()
     await first
-    assert not running.has_room(arriving=50)
+    assert not running.has_room(arriving=25)
     assert running.has_room()
     await running.drain()
 

@@ -1,0 +1,87 @@
+"""Makes the faults that a service on call is feared for, and checks what its clients see.
+
+    python -m loadtest.reliability.chaos --out docs/results
+    python -m loadtest.reliability.chaos --out /tmp/out --quick --parts overload redis
+
+Overload at 5 and 20 times the peak, an engine that is killed and one that hangs, instances that
+are replaced behind a slow balancer, and a Redis that is gone, slow or cut. It takes eight minutes
+on two idle cores, and needs a redis-server (and wrk for one of the loads) on PATH. Load generator
+and service share the machine. Exits with 1 if a bar is missed.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from loadtest.environment import environment
+from loadtest.reliability import engine_faults, overload, redis_faults, shutdown
+from loadtest.reliability.instance import make_bundle
+from loadtest.reliability.report import Bar, Figures, table
+from loadtest.results import put_between_marks, say
+
+LOAD_S, FAULT_S, ROUNDS = 40.0, 20.0, 20
+QUICK_LOAD_S, QUICK_FAULT_S, QUICK_ROUNDS = 4.0, 4.0, 2
+
+
+class Part(NamedTuple):
+    """A kind of fault."""
+
+    title: str
+    measure: Callable[[Path, bool], Figures]  # of a folder of bundles; whether to be quick
+    bars: Callable[[Figures], Iterator[Bar]]
+
+
+PARTS = {
+    "overload": Part(
+        "Overload",
+        lambda folder, quick: overload.measure(folder, QUICK_LOAD_S if quick else LOAD_S),
+        overload.bars,
+    ),
+    "engine": Part(
+        "An engine that dies or hangs",
+        lambda folder, quick: engine_faults.measure(folder),
+        engine_faults.bars,
+    ),
+    "shutdown": Part(
+        "Going down",
+        lambda folder, quick: shutdown.measure(folder, QUICK_ROUNDS if quick else ROUNDS),
+        shutdown.bars,
+    ),
+    "redis": Part(
+        "Redis",
+        lambda folder, quick: redis_faults.measure(folder, QUICK_FAULT_S if quick else FAULT_S),
+        redis_faults.bars,
+    ),
+}
+
+
+def main() -> None:
+    """Measures, prints the tables, and writes reliability.json and reliability.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--quick", action="store_true", help="a few seconds each, to try it")
+    options = parser.parse_args()
+    figures: Figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        make_bundle(Path(folder))
+        for name in options.parts:
+            say(f"part {name}")
+            figures[name] = PARTS[name].measure(Path(folder), options.quick)
+    about: Figures = environment() | {"seconds": QUICK_LOAD_S if options.quick else LOAD_S}
+    found = {PARTS[name].title: list(PARTS[name].bars(figures[name])) for name in figures}
+    text = table(about, found)
+    print(text)
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = json.dumps(about | figures, indent=2) + "\n"
+    (options.out / "reliability.json").write_text(report, encoding="utf-8")
+    put_between_marks(options.out / "reliability.md", "chaos", text)
+    sys.exit(not all(bar.holds for bars in found.values() for bar in bars))
+
+
+if __name__ == "__main__":
+    main()
