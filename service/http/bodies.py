@@ -21,7 +21,7 @@ async def read_body(request: Request, kind: type[B], limit: int) -> B:
 
     Raises a ServiceError that says what is wrong.
     """
-    _check_encoding(request)
+    _check_head(request, limit)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             body = await _read(request, limit)
@@ -40,8 +40,12 @@ async def _read(request: Request, limit: int) -> bytearray:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
-            raise TooLarge(f"the body has more than {limit} bytes: send less at once")
+            raise _too_large(limit)
     return body
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body has more than {limit} bytes: send less at once")
 
 
 def json_response(
@@ -51,8 +55,12 @@ def json_response(
     return Response(body, status, headers, media_type="application/json")
 
 
-def _check_encoding(request: Request) -> None:
-    """Raises UnsupportedEncoding if the body is compressed."""
+def _check_head(request: Request, limit: int) -> None:
+    """Raises UnsupportedEncoding for a compressed body, TooLarge for one that says its size."""
     for name, value in request.scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise UnsupportedEncoding("the body has a Content-Encoding: send it uncompressed")
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise UnsupportedEncoding("the body has a Transfer-Encoding other than chunked")
+        if name == b"content-length" and int(value) > limit:
+            raise _too_large(limit)

@@ -1,4 +1,5 @@
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -156,3 +157,19 @@ async def test_a_compressed_body_is_refused_as_such(client: httpx.AsyncClient, p
         assert answer.headers["content-type"] == "application/problem+json"
     metrics = (await client.get("/metrics")).text
     assert sample(metrics, "recgpt_failures_total", reason="UnsupportedEncoding") == 2
+
+
+@pytest.mark.parametrize("path", ["/recall", "/recall/batch", "/events"])
+async def test_a_body_is_refused_by_its_head_before_it_is_read(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    async def unread() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    for name, value, status in (
+        ("content-length", "100001", 413),
+        ("transfer-encoding", "gzip, chunked", 415),
+    ):
+        answer = await client.post(path, content=unread(), headers={name: value})
+        assert answer.status_code == status
