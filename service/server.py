@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from service.history.event_types import load_event_types
 from service.http.api_keys import keys_from
 from service.observability.logs import configure_logs
+from service.processes.child import allow_many_files
 from service.processes.supervisor import Supervisor
 from service.settings import BACKLOG, ServeSettings
 
@@ -25,6 +26,7 @@ def serve(settings: ServeSettings) -> None:
     or a store cannot; the message says why.
     """
     configure_logs(settings.log_level)
+    allow_many_files()
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
         raise ValueError("--http-workers: an embedded store has one writer, so give 1")
     load_event_types(settings.event_types)  # raises its error before anything starts

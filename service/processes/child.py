@@ -16,6 +16,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -33,6 +34,9 @@ log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0
 """Time that a child has to end after SIGTERM, before it is killed."""
+
+MIN_FILES = 256
+"""Open files without which a process of the service cannot begin."""
 
 C = TypeVar("C", bound=BaseModel)
 
@@ -245,3 +249,18 @@ def freeze_loaded() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+def allow_many_files() -> None:
+    """Raises the soft limit of open files, of which every connection takes one, to the hard one.
+
+    Some systems set it to 1,024, which slow clients could use up for all others. Raises ValueError
+    if the hard limit is too low to begin.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < MIN_FILES:
+        raise ValueError(
+            f"only {hard} files may be open at a time, and each connection takes one: raise the "
+            "hard limit to 65,536 (ulimit -Hn, LimitNOFILE= of systemd, --ulimit nofile= of docker)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

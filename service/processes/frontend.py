@@ -6,7 +6,6 @@ that a front end starts fast and stays small.
 """
 
 import os
-import resource
 import socket
 from functools import partial
 
@@ -26,6 +25,7 @@ from service.processes.child import (
     FrontEndConfig,
     Report,
     Supervision,
+    allow_many_files,
     freeze_loaded,
 )
 from service.processes.engine_client import EngineClient
@@ -61,22 +61,13 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def allow_many_connections() -> None:
-    """Raises the soft limit of open files, of which every connection takes one, to the hard one.
-
-    Some systems set it to 1,024, which slow clients could use up for all others.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def main() -> None:
     """Serves HTTP until SIGTERM, or until the supervisor is gone."""
     supervision = Supervision()
     config = supervision.config(FrontEndConfig)
     settings = config.settings
     configure_logs(settings.log_level)
-    allow_many_connections()
+    allow_many_files()
     status = ServiceStatus(config.status)
     patience_seconds = settings.engine_patience_ms / 1000
     counters = CounterMemory(config.counters, settings.http_workers, config.row)

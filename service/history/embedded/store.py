@@ -245,9 +245,10 @@ def _empty(file: Path) -> Path:
 
 
 def _unusable(path: Path, error: OSError) -> ValueError:
+    words = f"{error.strerror or error} ({error.filename or path})"
     return ValueError(
-        f"--store: {path} cannot be used: {error.strerror} ({error.filename or path}). Give the "
-        "service the right to read and write in that folder and free space there, or name another"
+        f"--store: {path} cannot be used: {words}. Give the service the right to read and write in "
+        "that folder and free space there, or name another"
     )
 
 
