@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -34,6 +34,13 @@ demo: setup ## train on MovieLens 100K and serve on port 8000 (ARGS=--no-serve, 
 
 test: setup redis ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov reports the coverage)
 	$(BIN)/python -m pytest $(ARGS)
+
+fuzz: setup redis ## requests from the OpenAPI document, damaged bundles and logs: more than 5,000 and twice 10,000 (half an hour)
+	RECGPT_FUZZ_EXAMPLES=500 $(BIN)/python -m pytest tests/service/http/test_openapi_fuzz.py
+	RECGPT_FUZZ_EXAMPLES=1700 $(BIN)/python -m pytest tests/model/artifact/test_bundle_fuzz.py tests/model/data/test_ingestion_fuzz.py
+
+crash: setup ## kill -9 at random moments: training, export, store and service (ARGS="--times 50")
+	$(BIN)/python -m loadtest.reliability.crash $(ARGS)
 
 # The tests start a redis-server of their own. RUNLEVEL=1 keeps Debian from starting another one.
 redis:

@@ -21,12 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
@@ -43,6 +45,12 @@ from model.kinds import Kind
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
 from model.tensor_files import write_tensors
+
+UNREADABLE = (
+    *(EOFError, RuntimeError, ValueError, KeyError, TypeError, SyntaxError, TokenError),
+    *(SafetensorError, *parquet.UNREADABLE),
+)
+"""The errors of the readers of a bundle's files if a file holds something else."""
 
 TABLES = {"items.weight": "item_vectors.npy", "users.weight": "user_table.npy"}
 
@@ -129,7 +137,7 @@ def load_artifact(folder: Path) -> Artifact:
             items=parquet.read(folder / "items.parquet"),
             user_rows=IdTable(folder, "user") if manifest.model.user_rank else None,
         )
-    except (OSError, RuntimeError, ValueError, KeyError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
     _check_sizes(artifact)
     return artifact

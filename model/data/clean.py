@@ -92,7 +92,7 @@ def _sink(rows: pl.LazyFrame, part: Path, path: Path) -> None:
     """Writes the rows of the file `path`. Raises ValueError if they can't be read or written."""
     try:
         rows.sink_parquet(part, compression="lz4", statistics=False)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except parquet.UNREADABLE as error:
         if "No space left" in str(error):
             raise ValueError(f"no space is left in {part.parent.parent}: {error}") from error
         raise ValueError(f"{path} can't be read to its end: {error}") from error

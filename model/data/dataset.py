@@ -209,7 +209,7 @@ def _read_table(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFra
         raise _unusable(path, "is missing")
     try:
         table = parquet.read(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except parquet.UNREADABLE as error:
         raise _unusable(path, f"is damaged ({error})") from error
     for name, kind in columns.items():
         if table.schema.get(name) != kind:

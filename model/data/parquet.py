@@ -7,6 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+UNREADABLE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""The errors that a damaged file may cause: polars' reader of Parquet gives up in several ways."""
+
 
 def scan(files: Path | list[Path], row_number: str | None = None) -> pl.LazyFrame:
     """Returns the rows of the files, one file after another, to be read when they are needed."""
@@ -14,5 +17,5 @@ def scan(files: Path | list[Path], row_number: str | None = None) -> pl.LazyFram
 
 
 def read(file: Path) -> pl.DataFrame:
-    """Returns the table in the file. Raises OSError or PolarsError if it can't be read."""
+    """Returns the table in the file. Raises one of UNREADABLE if it can't be read."""
     return pl.read_parquet(file, glob=False, hive_partitioning=False)

@@ -116,7 +116,7 @@ def open_table(path: Path, kind: Literal["csv", "tsv", "parquet"]) -> Table:
     if kind == "parquet":
         try:
             schema = parquet.scan(path).collect_schema()
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except parquet.UNREADABLE as error:
             raise ValueError(f"{path} can't be read as Parquet: {error}") from error
         return Table(path, kind, [_plain(name) for name in schema], list(schema.dtypes()))
     header = read_header(path, SEPARATORS[kind])
