@@ -1,13 +1,15 @@
 """The guard before all operations: it lets a request through if its key has the scope."""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.api_keys import ApiKey, KeyScope, digest_of, scope_of
 from service.http.problems import problem_response
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Refusal(NamedTuple):
@@ -19,7 +21,10 @@ class Refusal(NamedTuple):
 
 
 class Guarded:
-    """An ASGI application that lets requests with a fitting key through to another one."""
+    """An ASGI application that lets requests with a fitting key through to another one.
+
+    That finds the name of the key in `scope["state"]["client"]`.
+    """
 
     def __init__(self, app: ASGIApp, keys: Sequence[ApiKey]) -> None:
         self._app = app
@@ -41,7 +46,7 @@ class Guarded:
         needed = scope_of(method, request["path"])
         if needed is KeyScope.OPEN:
             return None
-        key = self._key_of(request)
+        key = key_of(self._keys, request["headers"])
         if key is None:
             detail = "no valid key: send the header Authorization: Bearer KEY"
             return Refusal(401, detail, {"www-authenticate": "Bearer"})
@@ -50,15 +55,17 @@ class Guarded:
         if seconds := key.wait_seconds():
             headers = {"retry-after": str(int(seconds) + 1)}
             return Refusal(429, "this key makes more requests than its rate allows", headers)
+        request["state"]["client"] = key.name
         return None
 
-    def _key_of(self, request: Scope) -> ApiKey | None:
-        """Returns the key of a request. Looks at all of them, whichever fits."""
-        found = None
-        for name, value in request["headers"]:
-            if name == b"authorization" and value[:7].lower() == b"bearer ":
-                digest = digest_of(value[7:].strip())
-                for key in self._keys:
-                    if hmac.compare_digest(key.digest, digest):
-                        found = key
-        return found
+
+def key_of(keys: Sequence[ApiKey], headers: Headers) -> ApiKey | None:
+    """Returns the key of a request. Looks at all of them, whichever fits."""
+    found = None
+    for name, value in headers:
+        if name == b"authorization" and value[:7].lower() == b"bearer ":
+            digest = digest_of(value[7:].strip())
+            for key in keys:
+                if hmac.compare_digest(key.digest, digest):
+                    found = key
+    return found

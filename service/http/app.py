@@ -164,7 +164,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.gate = Gate(batcher, metrics, settings.max_connections, leaving)
+    app.gate = Gate(batcher, metrics, settings.max_connections, leaving, keys)
     routes = Routes(
         settings, engine, batcher, store, metrics, experiments, exposures, pages, leaving
     )

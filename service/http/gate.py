@@ -10,9 +10,11 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from service.batcher import Batcher
+from service.http.access import Headers, key_of
+from service.http.api_keys import ApiKey
 from service.http.problems import prepared_problem
 from service.observability.metrics import QUIET_ROUTES, ROUTES, Metrics
 
@@ -44,8 +46,10 @@ class Gate:
         metrics: Metrics,
         max_connections: int,
         leaving: Callable[[], bool] = lambda: False,
+        keys: Sequence[ApiKey] = (),
     ) -> None:
         """Takes what the connections share; `leaving` is whether clients should go elsewhere."""
+        self._keys = keys
         self.max_connections = max_connections
         self.leaving = leaving
         self.metrics = metrics
@@ -54,7 +58,7 @@ class Gate:
         self._waiting: deque[Callable[[], None]] = deque()
         self._refused, self._logged_at = 0, -LOG_SECONDS  # since then
 
-    def reason_to_refuse(self, path: str, excess: bool) -> str:
+    def reason_to_refuse(self, path: str, headers: Headers, excess: bool) -> str:
         """Returns why the request is refused, a key of `REFUSALS`; empty if it is not.
 
         `excess` is whether its connection is one too many.
@@ -65,7 +69,7 @@ class Gate:
             return "TooManyConnections"
         if path not in RECALLS:
             return ""
-        if not self._batcher.has_room(self._arriving):
+        if not self._batcher.has_room(self._arriving) and not self._is_below_share(headers):
             return "QueueFull"
         if not self._arriving:  # all that arrive in this turn of the loop reach the batcher in it
             asyncio.get_running_loop().call_soon(self._have_arrived)
@@ -80,6 +84,11 @@ class Gate:
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._send_some)
         self._waiting.append(send)
+
+    def _is_below_share(self, headers: Headers) -> bool:
+        """Returns whether the request's key has so little under way that it is let in."""
+        key = key_of(self._keys, headers)
+        return key is not None and self._batcher.has_room(self._arriving, key.name)
 
     def _send_some(self) -> None:
         for _ in range(min(REFUSALS_A_TURN, len(self._waiting))):

@@ -173,7 +173,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refusal.keep_alive = False
         elif not self.cycle or self.cycle.response_complete:
             path = self.url.partition(b"?")[0].decode("ascii", "replace")
-            if reason := self._gate.reason_to_refuse(path, self._excess):
+            if reason := self._gate.reason_to_refuse(path, self.headers, self._excess):
                 keep_alive = not (self._excess or self.expect_100_continue or self._gate.leaving())
                 keep_alive &= self.parser.get_http_version() != "1.0"
                 keep_alive &= self.parser.should_keep_alive()

@@ -107,7 +107,7 @@ class Routes:
         query, is_stored = query_of(body, bundle.attributes)
         if explain:
             query = replace(query, explain=True)
-        recall = self._batcher.recall(query, is_stored, patience=_patience(request))
+        recall = self._batcher.recall(query, is_stored, _patience(request), _client(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         result = self._response(request, body, answer, arms)
@@ -125,7 +125,7 @@ class Routes:
             query_of(one, bundle.attributes, f"requests.{number}.")
             for number, one in enumerate(requests)
         ]
-        recalls = self._batcher.recall_all(queries, patience=_patience(request))
+        recalls = self._batcher.recall_all(queries, _patience(request), _client(request))
         answers = await _while_connected(request, recalls)
         results = [
             self._response(request, one, answer, arms)
@@ -253,6 +253,12 @@ class Routes:
         if any((request.interests or 0) > limit for request in requests):
             raise Invalid(f"interests: this bundle generates at most {limit}")
         return bundle
+
+
+def _client(request: Request) -> str:
+    """Returns the name of the request's key; empty if there are no keys."""
+    name: str = request.scope["state"].get("client", "")
+    return name
 
 
 def _patience(request: Request) -> float | None:

@@ -7,6 +7,7 @@ import pytest
 from fastapi.routing import APIRoute
 from in_process_worker import InProcessWorker
 
+from service.admission import Admission
 from service.history.store import HistoryStore
 from service.http import api_keys
 from service.http.api_keys import RULES, VARIABLE, ApiKey, KeyScope, keys_from, scope_of
@@ -67,6 +68,24 @@ async def test_a_key_opens_what_it_has_a_scope_for(guarded: httpx.AsyncClient) -
             await guarded.delete("/users/ann", headers=headers),
         ]
         assert [answer.status_code for answer in answers] == statuses
+
+
+async def test_recalls_count_for_the_name_of_their_key(
+    guarded: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which admission is fair between clients."""
+    entered: list[str] = []
+    enter = Admission.enter
+
+    def noted(admission: Admission, client: str = "") -> None:
+        entered.append(client)
+        enter(admission, client)
+
+    monkeypatch.setattr(Admission, "enter", noted)
+    await recall(guarded, SHOP)
+    batch = {"requests": [{"user_id": "u"}] * 2}
+    await guarded.post("/recall/batch", json=batch, headers=with_key(SHOP_NEW))
+    assert entered == ["shop", "shop-new", "shop-new"]
 
 
 async def test_without_a_valid_key_only_health_answers(

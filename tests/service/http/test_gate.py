@@ -7,6 +7,7 @@ import pytest
 from http_connections import Connection, Room, answer, ended, serving
 
 from service.http import gate, protocol
+from service.http.api_keys import ApiKey, KeyScope
 from service.observability.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +59,16 @@ async def test_other_operations_are_not_refused() -> None:
             assert await asked(connection, request) == (200, b"2")
         batch = recall().replace(b"/recall", b"/recall/batch")
         assert (await asked(connection, batch))[0] == 429
+
+
+async def test_a_key_below_its_share_is_let_in() -> None:
+    scopes = frozenset({KeyScope.READ})
+    keys = [ApiKey(name, scopes, name * 8) for name in ("modest", "greedy")]
+    async with serving(Room(recalls=0), keys=keys) as connect:
+        connection = await connect()
+        for name, status in (("greedy", 429), ("unknown", 429), ("modest", 200)):
+            header = f"Authorization: Bearer {name * 8}\r\n".encode()
+            assert (await asked(connection, recall(more=header)))[0] == status
 
 
 async def test_recalls_of_one_turn_are_counted_before_they_reach_the_batcher() -> None:
