@@ -10,7 +10,9 @@ from model.training.config import TrainConfig
 
 
 class Train(Command, TrainConfig):
-    """Pre-train and prompt-tune a RecGPT; checkpoints, curves and figures go to --out.
+    """Train a RecGPT; checkpoints, curves and figures go to --out.
+
+    Prompt-tuning is a second stage, --stages both.
 
     examples:
       recgpt train --data data --out run

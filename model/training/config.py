@@ -108,7 +108,8 @@ class TrainConfig(BaseModel, frozen=True):
     data: Path = Field(description="folder that `recgpt data prepare` wrote")
     out: Path = Field(description="folder of the run: checkpoints, curves, figures")
     stages: Literal["both", "pretrain", "tune"] = Field(
-        "both", description="stages to run; tune alone starts from the run's pre-trained weights"
+        "pretrain",
+        description="stages to run; tune alone starts from the run's pre-trained weights",
     )
     peer: str | None = Field(
         None,

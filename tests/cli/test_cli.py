@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,19 +11,21 @@ import pytest
 import tiny
 
 from cli import main as cli
-from cli.demo import invitation
+from cli.demo import demo_training, invitation
 from cli.main import COMMANDS
 from model.artifact.versions import find_bundle
 from model.data import fetch
 from model.data.dataset import Dataset
 from model.training import run
+from model.training.config import TrainConfig
 from service.http.filters import Filter
 from service.settings import ServeSettings
 
+RECIPES = Path(__file__).parents[2] / "model" / "recipes"
 SMALL = [
     *("--model.dim", "16", "--model.feed-forward", "32", "--model.max-history", "8"),
     *("--model.user-rank", "4", "--device", "cpu"),
-    *("--pretrain.epochs", "2", "--tune.epochs", "1"),
+    *("--stages", "both", "--pretrain.epochs", "2", "--tune.epochs", "1"),
 ]
 
 
@@ -290,3 +293,24 @@ def test_the_demo_reuses_what_is_there(
 def test_the_filter_that_the_demo_suggests_is_one() -> None:
     (line,) = [line for line in invitation("http://host").splitlines() if '"all"' in line]
     assert Filter.model_validate_json(line).all
+
+
+def test_the_demo_trains_by_the_defaults_but_for_width_and_samples(tmp_path: Path) -> None:
+    demo = demo_training(tmp_path, tmp_path).model_dump()
+    usual = TrainConfig(data=tmp_path, out=tmp_path).model_dump()
+    differs = {
+        (part, name)
+        for part in ("model", "recall", "pretrain", "protocol")
+        for name, value in demo[part].items()
+        if value != usual[part][name]
+    }
+    smaller = {("model", "dim"), ("model", "feed_forward")}
+    assert differs == smaller | {("pretrain", n) for n in ("sampling", "batch_size", "epochs")}
+    assert demo["stages"] == usual["stages"] == "pretrain"
+
+
+@pytest.mark.parametrize("name", ["beauty", "sports", "toys", "yelp"])
+def test_the_recipes_of_the_tables_are_the_defaults(name: str, tmp_path: Path) -> None:
+    recipe = tomllib.loads((RECIPES / f"{name}.toml").read_text())
+    given = TrainConfig.model_validate({"data": tmp_path, "out": tmp_path, **recipe})
+    assert given == TrainConfig(data=tmp_path, out=tmp_path)

@@ -39,6 +39,7 @@ def test_the_comparison_agrees_with_the_run(tmp_path: Path) -> None:
         data=tmp_path / "data",
         out=tmp_path / "run",
         device="cpu",
+        stages="both",
         model=tiny.CONFIG,
         pretrain=PretrainConfig(epochs=2, batch_size=16),
         tune=TuneConfig(epochs=1, batch_size=16),

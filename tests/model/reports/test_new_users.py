@@ -9,7 +9,7 @@ from model.evaluation.metrics import evaluate
 from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.reports.new_users import compare_new_users
-from model.training.config import PretrainConfig, TrainConfig, TuneConfig
+from model.training.config import PretrainConfig, TrainConfig
 from model.training.run import load_run, train
 
 
@@ -27,7 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 device="cpu",
                 model=tiny.CONFIG,
                 pretrain=PretrainConfig(epochs=2, batch_size=16),
-                tune=TuneConfig(epochs=0),
             )
         )
     return folder

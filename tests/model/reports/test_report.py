@@ -74,7 +74,9 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
     first = PretrainConfig(epochs=3, batch_size=16, learning_rate=5e-3)
     second = TuneConfig(epochs=2, batch_size=16)
-    config = TrainConfig(data=data, out=out, device="cpu", pretrain=first, tune=second)
+    config = TrainConfig(
+        data=data, out=out, device="cpu", stages="both", pretrain=first, tune=second
+    )
     train(config.model_copy(update={"model": tiny.CONFIG, "recall": tiny.RECALL}))
     return out
 

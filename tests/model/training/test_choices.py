@@ -30,6 +30,7 @@ def config(data: Path, out: Path, **changes: object) -> TrainConfig:
         data=data,
         out=out,
         device="cpu",
+        stages="both",
         model=tiny.CONFIG,
         recall=RecallConfig(interests=3, first_share=0.3),
         pretrain=PretrainConfig(epochs=6, batch_size=16, learning_rate=1e-2),

@@ -20,6 +20,7 @@ def config(folder: Path, out: str, **changes: object) -> TrainConfig:
         data=folder / "data",
         out=folder / out,
         device="cpu",
+        stages="both",
         model=tiny.CONFIG.model_copy(
             update={"dropout": 0.0, "attention_dropout": 0.0, "user_dropout": 0.0}
         ),

@@ -31,6 +31,7 @@ def config(data: Path, out: Path, **changes: object) -> TrainConfig:
         data=data,
         out=out,
         device="cpu",
+        stages="both",
         model=tiny.CONFIG,
         pretrain=PretrainConfig(epochs=3, batch_size=16),
         tune=TuneConfig(epochs=2, batch_size=16, loss="sampled"),  # tables by row
