@@ -40,7 +40,7 @@ class GPTConfig(BaseModel, frozen=True):
         0,
         ge=0,
         description="rank of the adapters that offers pass behind every layer and histories do "
-        "not; prompt-tuning then trains them alone, and the first interest stays; 0: none",
+        "not; tuning with offers then trains them alone, and the first interest stays; 0: none",
     )
     feedback: Literal["none", "actions", "outcome"] = Field(
         "none",

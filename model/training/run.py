@@ -98,7 +98,7 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
             offers_of = _train_halves(config, training, device, validator)
         judge = validator(config.recall, config.tune.choose_by)
         second = prompt_tuning(config.tune, training, judge, offers_of)
-        if config.model.adapter_rank:
+        if config.model.adapter_rank and config.tune.form != "plain":
             train_adapters_only(model)
         progress["tune"] = fit(model, training, second, config.out, config.seed, config.resume)
     if not distributed.is_first():
