@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-filters bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -96,6 +96,9 @@ gpu-check: setup ## all that the GPU's code has to show, in 8 minutes (ARGS=--dr
 
 bench-quality: setup ## train one seed on a public data set and compare with the recorded figures (ARGS="--set Beauty")
 	$(BIN)/python -m loadtest.quality.bench_quality $(ARGS)
+
+bench-filters: setup ## benchmark filtered recalls beside unfiltered ones, 12 k and 1 M items (ARGS=--short)
+	$(BIN)/python -m loadtest.scale.bench_filters --out docs/results $(ARGS)
 
 bench-scale: setup ## benchmark a synthetic catalogue of 1 M items: exact search beside the exported index
 	$(BIN)/python -m loadtest.scale.bench_scale --out docs/results $(ARGS)

@@ -28,9 +28,12 @@ PATIENCE_S = 600.0
 
 
 def bundle_of(
-    artifacts: Path, vectors_VD: np.ndarray, users: int
+    artifacts: Path, vectors_VD: np.ndarray, users: int, *numbers: pl.Series
 ) -> AbstractContextManager[tuple[Path, str]]:
-    """Opens a new bundle as `model.artifact.bundle.new_bundle` does; its index is not built yet."""
+    """Opens a new bundle as `model.artifact.bundle.new_bundle` does; its index is not built yet.
+
+    `numbers` are attributes of the items.
+    """
     items, width = vectors_VD.shape
     config = GPTConfig(dim=width, feed_forward=256, user_rank=8)  # with a table of users
     model = GPT(config, 1, 1)
@@ -44,7 +47,10 @@ def bundle_of(
         user_ids=[f"user-{row}" for row in range(users)],
         events=np.zeros(0, dtype=np.int32),
         offsets=np.zeros(users + 1, dtype=np.int64),
-        items=pl.DataFrame({"item_id": item_ids, "count": np.zeros(items, dtype=np.uint32)}),
+        items=pl.DataFrame(
+            {"item_id": item_ids, "count": np.zeros(items, dtype=np.uint32)}
+        ).with_columns(*numbers),
+        kinds={column.name: "number" for column in numbers},
     )
     return new_bundle(artifacts, dataset, model, RecallConfig(), {}, "loadtest")
 

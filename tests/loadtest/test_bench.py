@@ -8,7 +8,7 @@ import httpx
 import pytest
 from redis_server import RedisServer
 
-from loadtest.scale import bench_scale
+from loadtest.scale import bench_filters, bench_scale
 from loadtest.serving import bench_report
 from loadtest.serving.empty import asgi_app, fastapi_app
 from loadtest.serving.naive import create_app
@@ -119,3 +119,13 @@ def test_the_scale_report_is_a_table() -> None:
     )
     assert "The export chose ivf, lists 4,096, nprobe 298; held-out recall@150 0.9812." in text
     assert "| 1 | chosen | 120 | 160 | 450 |" in text
+
+
+def test_filters_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_filters, "MANY", 80)
+    monkeypatch.setattr(bench_filters, "JUDGED", 2)
+    figures = bench_filters.measure(2000, 0.001)
+    assert set(figures["over_unfiltered"]) == {"1", "16", "64"}
+    assert figures["recall"]["farthest"]["0.5"] == 1.0
+    about = {"command": "c", "machine": "m", "python": "p", "date": "d", "commit": "c"}
+    assert "| 2,000 (exact) | 16 |" in bench_filters.page({"2000": figures} | about)

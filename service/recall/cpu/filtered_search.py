@@ -48,17 +48,17 @@ class FilteredSearcher:
         shares_scan = isinstance(self._index, ExactIndex)
         for queries, selections in _groups(selections_W, shares_scan):
             part_WD = interests_WD[queries]
-            scores_WF[queries], rows_WF[queries] = self._hits(selections, part_WD, shape[1])
+            scores_WF[queries], rows_WF[queries] = self.hits(selections, part_WD, shape[1])
         times.lap("search")
         lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
         offers_W = lists.offer_best(step.queries_W, rows_WF, step.interest)
         times.lap("merge")
         return offers_W
 
-    def _hits(
+    def hits(
         self, selections_W: Sequence[Selection | None], interests_WD: Floats, hits: int
     ) -> tuple[Floats, Ints]:
-        """Returns the hits of one group of queries."""
+        """Returns scores and rows of each query's best items; gathered items are shared by all."""
         first = selections_W[0]
         if first and first.gathered:
             return self.selections.search_gathered(first.gathered, interests_WD, hits)
