@@ -48,9 +48,14 @@ class RedisServer:
         return [option for option in self._options if not option.endswith(".conf")]
 
     def stop(self) -> None:
-        """Stops it and waits until it has ended."""
+        """Stops it and waits until it has ended. It is killed if it is too busy to notice."""
         self.process.terminate()
-        self.process.wait(timeout=10)
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
 
     def flush(self) -> None:
         """Empties it."""
