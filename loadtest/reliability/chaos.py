@@ -23,7 +23,7 @@ from loadtest.reliability.instance import make_bundle
 from loadtest.reliability.report import Bar, Figures, table
 from loadtest.results import put_between_marks, say
 
-LOAD_S, FAULT_S, ROUNDS = 40.0, 20.0, 20
+LOAD_S, FAULT_S, ROUNDS = 30.0, 20.0, 20
 QUICK_LOAD_S, QUICK_FAULT_S, QUICK_ROUNDS = 4.0, 4.0, 2
 
 
