@@ -21,9 +21,10 @@ TAB, ENTER, ESCAPE = "\ue004", "\ue007", "\ue00c"
 
 def missing() -> str:
     """Returns the reason why no browser can be driven here; empty if one can."""
-    programs = ("chromium", "chromedriver")
-    absent = [name for name in programs if not shutil.which(name)]
-    return f"not installed: {', '.join(absent)} (Debian: chromium-driver)" if absent else ""
+    browsers = ("chromium", "google-chrome")
+    if shutil.which("chromedriver") and any(map(shutil.which, browsers)):
+        return ""
+    return "no chromedriver, or no Chromium for it, on PATH (Debian: chromium-driver)"
 
 
 class Browser:

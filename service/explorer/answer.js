@@ -96,6 +96,7 @@ function notesOf(answer) {
   if (answer.degraded_reason) notes.push(`popular items only: ${reasons[answer.degraded_reason] ?? answer.degraded_reason}`);
   if (answer.unknown_items) notes.push(`${answer.unknown_items} unknown items were skipped`);
   if (answer.filter) notes.push(Object.entries(answer.filter).map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join(", "));
+  for (const { experiment, arm } of answer.experiments ?? []) notes.push(`experiment ${experiment}: ${arm}`);
   return {
     listNote: notes.join(" · "),
     interestsNote: given.length ? `the best items of each; bold: ${given.join(" + ")} of the merged list` : "",

@@ -201,8 +201,12 @@ class Routes:
     def _response(
         self, request: Request, body: RecallRequest, answer: Answer, arms: Sequence[Assignment]
     ) -> bytes:
-        """Returns a `RecallResponse` in JSON, and logs the exposure to arms of experiments."""
-        if arms and body.user_id is not None and answer.bundle:
+        """Returns a `RecallResponse` in JSON, and logs the exposure to arms of experiments.
+
+        An explained answer is shown to a colleague, and no exposure of the user.
+        """
+        is_shown = not answer.found.explanation
+        if arms and is_shown and body.user_id is not None and answer.bundle:
             request_id: str = request.scope["state"]["request_id"]
             version, degraded = answer.bundle.version, bool(answer.degraded_reason)
             self._experiment_log.expose(arms, body.user_id, request_id, version, degraded)

@@ -54,6 +54,7 @@ async def client(
         deadline_ms=60_000,
         experiments=written(tmp_path),
         scenarios=scenarios,
+        explorer=True,
     )
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
@@ -103,6 +104,8 @@ async def test_others_are_answered_as_without_experiments(client: httpx.AsyncCli
 async def test_the_log_tells_what_was_shown_and_done(
     client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
+    explained = await client.post("/explorer/recall", json={"user_id": "bob"})  # is not logged
+    assert explained.json()["experiments"] == [{"experiment": "length", "arm": "long"}]
     shown = await recall(client, user_id="bob")
     events = [
         {
