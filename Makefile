@@ -13,7 +13,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-filters bench-gpu gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-filters bench-gpu bench-hidden gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -93,6 +93,9 @@ bench-gpu: setup ## benchmark the engine on 1 M synthetic items beside a naive l
 
 gpu-check: setup ## all that the GPU's code has to show, in 8 minutes (ARGS=--dry-run: in small, on the CPU)
 	$(BIN)/python -m loadtest.gpu.check $(ARGS)
+
+bench-hidden: setup ## hide items under load, and look for them in a million answers (run make demo first)
+	$(BIN)/python -m loadtest.serving.bench_hidden --artifacts $(BENCH)/artifacts $(ARGS)
 
 bench-quality: setup ## train one seed on a public data set and compare with the recorded figures (ARGS="--set Beauty")
 	$(BIN)/python -m loadtest.quality.bench_quality $(ARGS)
