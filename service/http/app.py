@@ -37,6 +37,7 @@ from service.http.gate import Gate
 from service.http.item_routes import ItemPatch, ItemResponse, ItemRoutes
 from service.http.middleware import Observed
 from service.http.pages import Pages
+from service.http.paths import ITEM, USER
 from service.http.problems import Problem, error_responses
 from service.http.routes import DEADLINE_HEADER, MAX_DEADLINE_MS, Routes
 from service.http.scenarios import Scenarios, ScenariosResponse
@@ -244,13 +245,13 @@ def _route(app: RecallApp, routes: Routes, events: EventRoutes, versions: Versio
 
 def _route_users(app: RecallApp, users: UserRoutes) -> None:
     app.get(
-        "/users/{user_id:path}/history",
+        f"{USER}/history",
         response_model=UserHistoryResponse,
         summary="Stored history of a user",
         responses=error_responses(409, 422, 503),
     )(users.history)
     app.delete(
-        "/users/{user_id:path}",
+        USER,
         response_model=DeletedResponse,
         summary="Deletion of a user's data",
         responses=error_responses(422, 503),
@@ -271,7 +272,7 @@ def _route_explorer(app: RecallApp, routes: Routes) -> None:
 
 
 def _route_items(app: RecallApp, items: ItemRoutes) -> None:
-    path, hidden = "/items/{item_id:path}", "/items/{item_id:path}/hidden"
+    path, hidden = ITEM, f"{ITEM}/hidden"
     errors, write_errors = error_responses(404, 422, 503), error_responses(404, 409, 422, 503)
     body_errors = error_responses(400, 404, 408, 409, 413, 415, 422, 503)
     app.put(hidden, response_model=ItemResponse, summary="Hide an item", responses=write_errors)(

@@ -10,7 +10,7 @@ from service.recall.recaller import Recaller
 
 pytestmark = pytest.mark.anyio
 
-ODD = "ann/history/ü b\t?#"
+ODD = "ann/history/ü b\t?#\n"
 
 
 async def test_a_history_is_returned_with_all_that_is_known(client: httpx.AsyncClient) -> None:
