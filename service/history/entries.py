@@ -91,6 +91,8 @@ def read_history(
     if repeat_after_days:
         return _read_each(entries, types, now, repeat_after_days)
     joined = b"\n".join(entries)
+    if not types.by_bytes[b""].is_plain:
+        return _read_each(entries, types, now, 0)
     if TAB not in joined:
         return UserHistory(entries[::-1])
     if not any(mark in joined for mark in types.marks):

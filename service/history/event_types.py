@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from service.history.events import CLICK
+
 NAME = r"^[a-z][a-z_]{0,31}$"
 """The pattern of a type's name."""
 CUSTOM = "custom"
@@ -71,9 +73,13 @@ class EventTypes(BaseModel):
 
     @cached_property
     def by_bytes(self) -> dict[bytes, EventType]:
-        """The named types by the UTF-8 of their names; an entry without a type is history."""
+        """The named types by the UTF-8 of their names.
+
+        An entry without a type is a click; it is history even if the clicks to come are not.
+        """
         named = {name.encode(): kind for name, kind in self.by_name.items()}
-        return named | {b"": EventType()}
+        click = self.of(CLICK)
+        return named | {b"": click if click.history else EventType()}
 
     @cached_property
     def marks(self) -> tuple[bytes, ...]:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 
+CLICK = "click"
+"""The type of an event that names none, and of an entry that is only an item's id."""
 DAY_SECONDS = 86_400
 RETRY_SECONDS = 3600
 """Time for which the ids of a user's events are kept after their latest event."""
@@ -71,13 +73,18 @@ class HistoryEvent(NamedTuple):
 
     user_id: str
     item_id: str
-    type: str = "click"
+    type: str = CLICK
     timestamp: float | None = None
     """Seconds since 1970."""
     request_id: str | None = None
     value: float | None = None
     """A price, a rating, …: the type says which."""
     watch_seconds: float | None = None
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing is known of the event but that a user clicked an item."""
+        return self.type == CLICK and self.timestamp is self.value is self.watch_seconds is None
 
     @property
     def identity(self) -> tuple[Any, ...]:

@@ -139,7 +139,7 @@ class HistoryStore:
         for number, (user, positions) in enumerate(by_user.items()):
             known = number and not self._is_spread  # each node learns a script for itself
             run, script = (pipeline.evalsha, APPEND_SHA) if known else (pipeline.eval, APPEND)
-            pairs = [(ids[p], encode_entry(events[p], now)) for p in positions]
+            pairs = [(ids[p], self._entry(events[p], now)) for p in positions]
             key = _key(user)
             arguments = append_arguments(self._limit, self._retention, now, pairs)
             run(script, 2, key, ids_key(key), *arguments)
@@ -224,6 +224,16 @@ class HistoryStore:
         await close_client(self._client)
         if self._reader:
             await self._reader.close()
+
+    def _entry(self, event: HistoryEvent, now: float) -> bytes:
+        """Returns the entry of an event.
+
+        A bare click is its item's id, which is shorter and faster to read. Where old events are not
+        kept, it needs a time as well.
+        """
+        if event.is_bare and self._retention.days is None:
+            return encode_item(event.item_id)
+        return encode_entry(event, now)
 
     async def _known(self, histories: Sequence[tuple[str, Sequence[str]]]) -> list[bool]:
         pipeline = self._client.pipeline()

@@ -105,6 +105,15 @@ def test_items_are_repeated_some_days_after_their_latest_event() -> None:
     assert sorted(found.excluded) == [b"a", b"c", b"d"]  # nobody knows when c was
 
 
+def test_an_entry_without_a_type_is_a_click() -> None:
+    for click, expected in (
+        (EventType(exclude_days=1), (["a"], ["a"])),
+        (EventType(history=False, weight=0), (["a"], [])),
+    ):
+        changed = EventTypes(by_name={**DEFAULT_TYPES.by_name, "click": click})
+        assert read("a", types=changed) == expected
+
+
 def test_custom_types_may_be_kept_out_of_the_history() -> None:
     no_custom = EventTypes(
         by_name={**DEFAULT_TYPES.by_name, "custom": EventType(history=False, weight=0)}

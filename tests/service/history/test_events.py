@@ -149,3 +149,18 @@ async def test_the_ids_of_events_are_bounded(redis_server: RedisServer) -> None:
     assert redis_server.command("LLEN", "h:ann") == str(MAX_EVENTS)
     assert redis_server.command("LLEN", "e:{h:ann}") == str(MAX_EVENTS)
     await store.close()
+
+
+async def test_a_bare_click_is_stored_as_its_item_alone(redis_server: RedisServer) -> None:
+    """So that jobs find what they would have written themselves."""
+    redis_server.flush()
+    for days, expected in ((None, b"i1"), (30.0, b"i1\tclick\t")):
+        store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT, days=days)
+        await store.append([HistoryEvent("ann", "i1")])
+        (found, *_) = (await store.read(["ann"]))[0]  # type: ignore[misc]
+        assert found.startswith(expected)
+        assert (found == b"i1") is (days is None)
+        await store.append([HistoryEvent("ann", "i2", "like")])
+        (liked, *_) = (await store.read(["ann"]))[0]  # type: ignore[misc]
+        assert liked.startswith(b"i2\tlike\t1")
+        await store.close()
