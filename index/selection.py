@@ -29,8 +29,6 @@ from index.kernels.jit import compiled
 from index.kernels.masks import NO_MASKS, Bools, Int32s, Masks, Words, apply_mask, pack
 from index.kernels.topk import TopKWorkspace, find_candidates, key_row, key_score, rescore
 
-GATHERED_SHARE = 0.25
-"""The share of a catalogue up to which a selection is gathered, unless it was measured."""
 NONE_HIDDEN = np.zeros(0, dtype=np.int32)
 
 
@@ -105,7 +103,7 @@ class SelectionSearch:
         self,
         catalogue: Int8Catalogue,
         rows_P: Int32s,
-        gathered_share: float = GATHERED_SHARE,
+        gathered_share: float,
         offsets_L: Int32s | None = None,
     ) -> None:
         """Takes the row at each position of the catalogue's blocks, negative for padding.

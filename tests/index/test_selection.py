@@ -22,7 +22,8 @@ def search(
     """Over the codes of each kind of index, which stand in another order in the lists."""
     folder = tmp_path_factory.mktemp(request.param)
     build_index(VECTORS_VD, folder, request.param, 0.01)
-    return selection_search(load_index(folder, VECTORS_VD, vectors_sha256(VECTORS_VD)))
+    index = load_index(folder, VECTORS_VD, vectors_sha256(VECTORS_VD))
+    return selection_search(index, gathered_share=0.25)
 
 
 def best(query_D: np.ndarray, allowed_V: np.ndarray, k: int) -> list[int]:
