@@ -65,11 +65,13 @@ async def _ready(instance: Instance) -> bool:
 
 
 async def _loaded(instance: Instance) -> None:
-    """Waits until the engine on standby uses no more time, for it has loaded then."""
-    standby, used = instance.children(ENGINE)[-1], -1.0
-    while (now := sum(standby.cpu_times()[:2])) > used or now < 1:
-        used = now
+    """Waits until the engine on standby has used no time for 3 s, for it has loaded then."""
+    standby, used, quiet_s = instance.children(ENGINE)[-1], 0.0, 0
+    while quiet_s < 3:
         await asyncio.sleep(1)
+        now = sum(standby.cpu_times()[:2])
+        quiet_s = quiet_s + 1 if 1 < now == used else 0
+        used = now
 
 
 def bars(figures: Figures) -> Iterator[Bar]:
