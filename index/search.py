@@ -23,9 +23,10 @@ Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 
-GATHERED_SHARE = {"exact": 0.6, "ivf": 0.25}
-"""The share of a catalogue up to which a selection is gathered. More of them are scored together
-with all other items at 12,000 items, or found in lists at 300,000, in about the same time."""
+GATHERED_SHARE, GATHERED_SHARE_IVF, GATHERED_ITEMS = 0.6, 0.25, 100_000
+"""The share of a catalogue up to which a selection is gathered; with inverted lists a smaller share
+of a catalogue in which that would be more than `GATHERED_ITEMS`. Measured at 12,000, 120,000 and
+300,000 items: beyond it, a mask takes about as long."""
 GROWTH = 0.4
 """For hits among a share of the items, 1 / share to this power times as many lists are searched."""
 
@@ -86,12 +87,14 @@ def selection_search(
     index: ExactIndex | IvfIndex, gathered_share: float | None = None
 ) -> SelectionSearch:
     """Returns the search among the items that a filter allows, over the codes of the index."""
-    if gathered_share is None:
-        gathered_share = GATHERED_SHARE[index.kind]
     if isinstance(index, ExactIndex):
+        gathered_share = GATHERED_SHARE if gathered_share is None else gathered_share
         rows_V = np.arange(len(index.catalogue.vectors_VD), dtype=np.int32)
         return SelectionSearch(index.catalogue, rows_V, gathered_share)
     layout = index.layout
+    if gathered_share is None:
+        few = GATHERED_ITEMS / len(layout.vectors_VD)
+        gathered_share = min(GATHERED_SHARE, max(GATHERED_SHARE_IVF, few))
     catalogue = Int8Catalogue(
         layout.vectors_VD,
         layout.rotation_DD,
