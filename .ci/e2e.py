@@ -174,7 +174,9 @@ def check_prometheus(project: Project) -> None:
         time.sleep(1)
     groups = httpx.get(f"{url}/api/v1/rules", timeout=10).json()["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    bad = [rule["name"] for rule in rules if rule["health"] == "err" or rule["state"] == "firing"]
+    bad = [
+        rule["name"] for rule in rules if rule["health"] == "err" or rule.get("state") == "firing"
+    ]
     if not rules or bad:
         raise Failed(f"{len(rules)} alert rules, broken or firing: {bad}")
 
