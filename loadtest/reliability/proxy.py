@@ -92,5 +92,8 @@ class Proxy:
             with suppress(ConnectionError):
                 await writer.drain()
             if replies and self.cut:
+                writer.close()  # sends what is buffered first
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
                 break
         raise EOFError  # ends the other direction, too

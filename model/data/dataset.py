@@ -35,6 +35,7 @@ FILES = (
     "events.npy",
     "offsets.npy",
     "times.npy",
+    "actions.npy",
     "items.parquet",
     "users.parquet",
 )

@@ -8,7 +8,7 @@ from simulated_experiment import simulated
 
 from cli.main import main
 
-EXPERIMENTS = "[e.arms.a]\n[e.arms.b]\ninterests = 4\n"
+EXPERIMENTS = "[e.arms.a]\n[e.arms.b]\nrecall = { interests = 4 }\n"
 
 
 @pytest.fixture

@@ -65,6 +65,6 @@ def test_a_peer_is_a_configuration_of_the_trainer(recipe: str, tmp_path: Path) -
 
 
 def test_a_peer_is_not_tuned(dataset: Dataset, tmp_path: Path) -> None:
-    config = TrainConfig(data=tmp_path, out=tmp_path / "run", model=CONFIG)
+    config = TrainConfig(data=tmp_path, out=tmp_path / "run", model=CONFIG, stages="both")
     with pytest.raises(ValueError, match="say --stages pretrain"):
         train(config)

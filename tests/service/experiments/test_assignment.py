@@ -12,7 +12,7 @@ from service.experiments.assignment import Assigner
 from service.experiments.config import Experiments, read_experiments
 
 USERS = [f"user-{number}" for number in range(20_000)]
-TWO_ARMS = {"one": {"interests": 1}, "four": {"interests": 4, "weight": 3}}
+TWO_ARMS = {"one": {"recall": {"interests": 1}}, "four": {"recall": {"interests": 4}, "weight": 3}}
 
 
 def assigner(**experiments: object) -> Assigner:
@@ -30,8 +30,8 @@ def test_users_are_split_by_weight() -> None:
 
 def test_an_arm_carries_its_settings() -> None:
     found = assigner(interests={"arms": TWO_ARMS})
-    settings = {one.arm: one.settings.interests for u in USERS[:50] for one in found.assign(u)}
-    assert settings == {"one": 1, "four": 4}
+    settings = {one.arm: one.settings.recall for u in USERS[:50] for one in found.assign(u)}
+    assert settings == {"one": {"interests": 1}, "four": {"interests": 4}}
 
 
 def test_the_arm_is_the_same_in_another_process() -> None:

@@ -6,6 +6,7 @@ from appending import PATIENT, append
 from redis_server import RedisServer
 from stored import items_of
 
+from service.history.events import HistoryEvent
 from service.history.store import HistoryStore, StoreProblem
 
 pytestmark = pytest.mark.anyio
@@ -74,10 +75,11 @@ async def test_redis_is_written_as_documented(redis_server: RedisServer) -> None
     store = HistoryStore.open(redis_server.url, timeout_ms=PATIENT)
     assert await items_of(store, ["ann"]) == [["a", "b"]]
     await append(store, [("ann", "c")])
+    await store.append([HistoryEvent("ann", "d", "like")])
     newest, *others = redis_server.command("LRANGE", "h:ann", "0", "-1").split("\n")
-    assert others == ["b", "a"]
+    assert others == ["c", "b", "a"]
     item, kind, moment = newest.split("\t")
-    assert (item, kind) == ("c", "click")
+    assert (item, kind) == ("d", "like")
     assert abs(float(moment) - time.time()) < 60
     await store.close()
 
