@@ -9,8 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from model.files import new_file
 from service.experiments.analysis import ArmReport, Comparison, ExperimentReport
 
-WIDTH, LABELS, ROW = 640.0, 190.0, 30.0
-"""Units of the drawing: its width, the part with the names, the height of a row."""
+WIDTH, LABELS, MARGIN, ROW = 640.0, 170.0, 50.0, 30.0
+"""Units of the drawing: its width, the part with the names, what is free at the right, a row."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Bar:
     left: float
     middle: float
     right: float
-    side: str
-    """The interval lies `above` or `below` zero, or zero is `inside`."""
+    meaning: str
+    """The difference is `better` or `worse` beyond chance, or neither: `unclear`."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,21 @@ def write_page(report: ExperimentReport, out: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    arms = [(arm, forest(_comparisons(arm))) for arm in report.arms]
+    arms = [(arm, _forest_of(arm)) for arm in report.arms]
     page = environment.get_template("page.html").render(report=report, arms=arms, width=WIDTH)
     with new_file(out) as beside:
         beside.write_text(page, encoding="utf-8")
 
 
-def forest(comparisons: Sequence[Comparison]) -> Forest:
-    """Returns the drawing of relative differences with their intervals."""
+def forest(comparisons: Sequence[Comparison], guardrails: int = 0) -> Forest:
+    """Returns the drawing of relative differences with their intervals.
+
+    The last ones may be guardrails, of which more is worse.
+    """
     reach = max(abs(end) for one in comparisons for end in (one.lower, one.upper)) or 1.0
 
     def x(value: float) -> float:
-        return LABELS + (WIDTH - LABELS - 20) * (value / reach + 1) / 2
+        return LABELS + (WIDTH - LABELS - MARGIN) * (value / reach + 1) / 2
 
     bars = [
         Bar(
@@ -67,7 +70,7 @@ def forest(comparisons: Sequence[Comparison]) -> Forest:
             left=x(one.lower),
             middle=x(one.relative),
             right=x(one.upper),
-            side="above" if one.lower > 0 else "below" if one.upper < 0 else "inside",
+            meaning=_meaning(one, position >= len(comparisons) - guardrails),
         )
         for position, one in enumerate(comparisons)
     ]
@@ -75,5 +78,11 @@ def forest(comparisons: Sequence[Comparison]) -> Forest:
     return Forest(ROW * len(bars), x(0), bars, ticks)
 
 
-def _comparisons(arm: ArmReport) -> list[Comparison]:
-    return [arm.primary, *arm.secondary, *arm.guardrails]
+def _forest_of(arm: ArmReport) -> Forest:
+    return forest([arm.primary, *arm.secondary, *arm.guardrails], len(arm.guardrails))
+
+
+def _meaning(one: Comparison, more_is_worse: bool) -> str:
+    if one.lower <= 0 <= one.upper:
+        return "unclear"
+    return "worse" if (one.lower > 0) == more_is_worse else "better"

@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import binomtest
 from simulated_experiment import START, simulated
 
-from service.experiments.analysis import ExperimentReport, Question, analyse
+from service.experiments.analysis import Comparison, ExperimentReport, Question, analyse
 from service.experiments.metric import Metric
+from service.experiments.page import forest
 from service.experiments.plan import figures_of, plan
 from service.experiments.sequence import half_width
 from service.experiments.totals import user_totals
@@ -185,3 +186,23 @@ def test_the_sequence_is_narrowest_at_the_planned_end() -> None:
 def test_a_metric_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is no metric"):
         Metric.parse(text)
+
+
+def test_the_drawing_shows_what_is_better_and_what_is_worse() -> None:
+    def comparison(lower: float, upper: float) -> Comparison:
+        middle = (lower + upper) / 2
+        return Comparison(
+            metric="x",
+            control=1,
+            treatment=1 + middle,
+            relative=middle,
+            lower=lower,
+            upper=upper,
+            p_value=None,
+        )
+
+    up, down, both = comparison(0.1, 0.3), comparison(-0.3, -0.1), comparison(-0.1, 0.1)
+    drawn = forest([up, down, both, up, down], guardrails=2)
+    meanings = [bar.meaning for bar in drawn.bars]
+    assert meanings == ["better", "worse", "unclear", "worse", "better"]
+    assert all(170 <= bar.left < bar.middle < bar.right <= 640 for bar in drawn.bars)
