@@ -84,14 +84,15 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, replies: bool = False
     ) -> None:
         while data := await reader.read(CHUNK):
-            if replies and self.cut:
+            cutting = replies and self.cut
+            if cutting:
                 data = data[: len(data) // 2]
             if replies and self.delay_s:
                 await asyncio.sleep(self.delay_s)
             writer.write(data)
             with suppress(ConnectionError):
                 await writer.drain()
-            if replies and self.cut:
+            if cutting:
                 writer.close()  # sends what is buffered first
                 with suppress(ConnectionError):
                     await writer.wait_closed()
