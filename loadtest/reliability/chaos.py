@@ -1,7 +1,7 @@
 """Makes the faults that a service on call is feared for, and checks what its clients see.
 
     python -m loadtest.reliability.chaos --out docs/results
-    python -m loadtest.reliability.chaos --out /tmp/out --quick --parts overload redis
+    python -m loadtest.reliability.chaos --out build --quick --parts overload redis
 
 Overload at 5 and 20 times the peak, an engine that is killed and one that hangs, instances that
 are replaced behind a slow balancer, and a Redis that is gone, slow or cut. It takes eight minutes
