@@ -124,6 +124,7 @@ async def _hide(port: int, client: aioredis.Redis, watch: Watch, seed: int) -> N
 
     async def in_redis(method: str, item: str) -> None:
         await (client.sadd if method == "PUT" else client.srem)("hidden", item)
+        await client.xadd("items:changes", {"item": item}, maxlen=100_000)
 
     ways: list[Callable[[str, str], Awaitable[None]]] = [over_http, in_redis]
     try:
