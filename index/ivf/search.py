@@ -168,6 +168,18 @@ class IvfSearch:
         return self._scores[: queries * positions].reshape(queries, positions)
 
 
+@inner
+def _take_list(
+    layout: IvfLayout, probes: Probes, query: Integer, number: Integer, taken: Integer
+) -> Integer:
+    """Notes that a query takes a list, beside those taken before; returns the list's blocks."""
+    probes.lists_BL[query, taken] = number
+    probes.queries_LB[number, probes.queries_L[number]] = query
+    probes.queries_L[number] += 1
+    blocks: Integer = layout.offsets_L[number + 1] - layout.offsets_L[number]
+    return blocks
+
+
 @compiled
 def _probe(layout: IvfLayout, queries_BD: Vectors, nprobe: Integer, probes: Probes) -> None:
     """Finds the lists of each query, and the queries of each list."""
@@ -180,11 +192,8 @@ def _probe(layout: IvfLayout, queries_BD: Vectors, nprobe: Integer, probes: Prob
         limit, taken, blocks = threshold(scores_L, nprobe), 0, 0
         for number in range(lists):
             if scores_L[number] >= limit:
-                probes.lists_BL[query, taken] = number
+                blocks += _take_list(layout, probes, query, number, taken)
                 taken += 1
-                probes.queries_LB[number, probes.queries_L[number]] = query
-                probes.queries_L[number] += 1
-                blocks += layout.offsets_L[number + 1] - layout.offsets_L[number]
         probes.lists_B[query], probes.positions_B[query] = taken, blocks * BLOCK_ITEMS
 
 
@@ -209,11 +218,8 @@ def _probe_masked(
         taken, blocks = 0, 0
         for number in range(lists):
             if scores_L[number] >= limit and items_L[number] > 0:
-                probes.lists_BL[query, taken] = number
+                blocks += _take_list(layout, probes, query, number, taken)
                 taken += 1
-                probes.queries_LB[number, probes.queries_L[number]] = query
-                probes.queries_L[number] += 1
-                blocks += layout.offsets_L[number + 1] - layout.offsets_L[number]
         probes.lists_B[query], probes.positions_B[query] = taken, blocks * BLOCK_ITEMS
 
 
