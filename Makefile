@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEER := build/recbole
+HELM := build/tools/helm
 BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
@@ -32,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## train on MovieLens 100K and serve on port 8000 (ARGS=--no-serve, ARGS="--port N")
 	$(BIN)/recgpt demo --dir demo $(ARGS)
 
-test: setup redis ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov reports the coverage)
+test: setup redis $(HELM) ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov reports the coverage)
 	$(BIN)/python -m pytest $(ARGS)
 
 fuzz: setup redis ## requests from the OpenAPI document, damaged bundles and logs: more than 5,000 and twice 10,000 (half an hour)
@@ -54,6 +55,11 @@ redis:
 	         'Fedora, macOS with Homebrew: redis), then make test again.' >&2; \
 	    exit 1; \
 	  fi; }
+
+# The tests render the Helm chart.
+$(HELM): .ci/fetch_helm.py | $(STAMP)
+	@echo 'fetching helm, which the tests of the chart use'
+	@$(BIN)/python .ci/fetch_helm.py $@
 
 lint: setup ## check style, format, spelling and prose
 	$(BIN)/ruff check
