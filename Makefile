@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs sbom e2e chaos bench bench-start bench-engine bench-filters bench-gpu bench-hidden gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs api sbom e2e chaos bench bench-start bench-engine bench-filters bench-gpu bench-hidden gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -74,6 +74,9 @@ types: setup ## check types
 docs: setup ## build the documentation into build/site and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	$(BIN)/python .ci/check_site.py build/site
+
+api: setup ## write docs/openapi.json, docs/api.md and the TypeScript types anew, after a change of the API
+	$(BIN)/python .ci/api_documents.py
 
 sbom: setup ## list the packages of the service, as CycloneDX, in build/sbom.json
 	$(BIN)/python .ci/sbom.py build/sbom.json

@@ -1,0 +1,385 @@
+/**
+ * Types of the RecGPT API 0.2.0, made from docs/openapi.json by `make api`: do not edit.
+ *
+ * `Operations["POST /recall"]["body"]` is what an operation takes, `["answer"]` what it gives.
+ */
+
+/** A time after which an item of the history may be returned again. */
+export interface AfterDays {
+  /** days since then */
+  after_days: number;
+}
+
+/** The arm of a user in an experiment. */
+export interface Arm {
+  experiment: string;
+  arm: string;
+}
+
+/** Several recalls in one request. */
+export interface BatchRequest {
+  requests: Array<RecallRequest>;
+}
+
+/** Answers in the order of the requests. */
+export interface BatchResponse {
+  results: Array<RecallResponse>;
+}
+
+/** One recalled item. */
+export interface Candidate {
+  item_id: string;
+  /** inner product with the interest, six decimals; 0: back-filled */
+  score: number;
+  /** number of the interest, from 0; -1: a back-filled popular item */
+  interest: number;
+  /** present if with_metadata was given */
+  metadata?: Record<string, unknown> | null;
+}
+
+/** A condition on one attribute. An item without a value does not match. */
+export interface Condition {
+  /** name of an attribute of the items */
+  field: string;
+  /** the item has one of these values: strings, numbers, or true and false */
+  in?: Array<string | boolean | number> | null;
+  /** the value is above this number or time (ISO 8601) */
+  gt?: number | string | null;
+  /** … at least this */
+  gte?: number | string | null;
+  /** … below this */
+  lt?: number | string | null;
+  /** … at most this */
+  lte?: number | string | null;
+}
+
+/** The outcome of a deletion. */
+export interface DeletedResponse {
+  /** false: the store had nothing of this user */
+  deleted: boolean;
+}
+
+/** An interaction of a user with an item. */
+export interface Event {
+  user_id: string;
+  item_id: string;
+  /** click, view, purchase, like, dislike, skip, impression, or one of your own; the table of event types says what it does */
+  type?: string;
+  /** seconds since 1970, or ISO 8601; orders the events of one request, and tells an event that is sent again from a new one; without it, the time of arrival is stored */
+  timestamp?: number | string | null;
+  /** request_id of the recall that offered the item */
+  request_id?: string | null;
+  /** price, rating, …: stored with the event */
+  value?: number | null;
+  /** seconds for which the item was watched or heard: stored with the event */
+  watch_seconds?: number | null;
+}
+
+/** Events that are acknowledged together. */
+export interface EventsRequest {
+  events: Array<Event>;
+}
+
+/** Events that need not be sent again, and those that were not stored. */
+export interface EventsResponse {
+  /** events that are acknowledged: do not send them again */
+  accepted: number;
+  /** those of them that are in the store; impressions are not */
+  stored: number;
+  /** for 207: the events that were not stored, and what to do with each */
+  errors?: Array<FieldProblem>;
+}
+
+/** The experiments that run. */
+export interface ExperimentsResponse {
+  experiments: Array<Running>;
+  /** why the file, which has changed, is not used: these are the ones before */
+  problem?: string | null;
+}
+
+/** Candidates, and the steps behind them. */
+export interface ExplainedResponse {
+  request_id: string;
+  /** version of the bundle that answered */
+  version: string;
+  items: Array<Candidate>;
+  /** whether only popular items could be returned */
+  degraded: boolean;
+  degraded_reason: "no_history" | "unknown_items" | "store_unavailable" | "unreadable_history" | null;
+  /** with page_size: asks for the next page; null: there is none */
+  cursor?: string | null;
+  /** items of the history that the bundle does not hold */
+  unknown_items: number;
+  /** present if a filter was given */
+  filter?: FilterEffect | null;
+  /** present if the user takes part in experiments */
+  experiments?: Array<Arm> | null;
+  explanation: ExplanationSteps;
+}
+
+/** The steps behind an answer. */
+export interface ExplanationSteps {
+  /** as the network read it, oldest item first */
+  history: Array<HistoryItem>;
+  interests: Array<InterestSteps>;
+  /** for each candidate the items of the history with the most similar vectors */
+  related: Array<Array<string>>;
+}
+
+/** One thing that is wrong with the body. */
+export interface FieldProblem {
+  /** path of the field */
+  where: string;
+  /** what is wrong with it */
+  problem: string;
+}
+
+/** Conditions that an item must meet to be returned. */
+export interface Filter {
+  /** it meets all of them */
+  all?: Array<Condition>;
+  /** it meets at least one of them */
+  any?: Array<Condition>;
+  /** it meets none of them */
+  none?: Array<Condition>;
+}
+
+/** The effect of the request's filter. */
+export interface FilterEffect {
+  /** items of the catalogue that the filter allows */
+  matched: number;
+  /** whether fewer than k items are returned, because no others are left */
+  exhausted: boolean;
+}
+
+/** An item of the history that the network read. */
+export interface HistoryItem {
+  item_id: string;
+  /** present if with_metadata was given */
+  metadata?: Record<string, unknown> | null;
+}
+
+/** An item that an interest found. */
+export interface Hit {
+  item_id: string;
+  /** present if with_metadata was given */
+  metadata?: Record<string, unknown> | null;
+  /** inner product with the interest */
+  score: number;
+}
+
+/** One interest: what it found, and what was offered next. */
+export interface InterestSteps {
+  /** its best items, whatever the other interests found */
+  hits: Array<Hit>;
+  /** the item that was offered before the next interest; null for the last one */
+  offer: string | null;
+}
+
+/** New values of attributes; null brings the value of the bundle back. */
+export type ItemPatch = Record<string, unknown>;
+
+/** An item as it is now. */
+export interface ItemResponse {
+  item_id: string;
+  /** version of the bundle that has the item */
+  version: string;
+  /** whether no answer holds the item */
+  hidden: boolean;
+  /** its attributes, without those that are null */
+  attributes: Record<string, unknown>;
+  /** attributes whose value is not the bundle's */
+  changed: Array<string>;
+  /** values in the store that are ignored, and why: of unknown attributes, or of another kind */
+  ignored: Array<string>;
+}
+
+/** A problem document (RFC 9457). */
+export interface Problem {
+  /** kind of problem */
+  type?: string;
+  /** the status in words */
+  title: string;
+  status: number;
+  /** what went wrong, and what to do */
+  detail: string;
+  request_id: string;
+  /** the problems field by field */
+  errors?: Array<FieldProblem>;
+}
+
+/** This process can answer recalls. */
+export interface Ready {
+  ready: boolean;
+  /** version of the bundle that is served */
+  version: string;
+  /** unavailable: recalls of stored histories return popular items */
+  store: "available" | "unavailable";
+}
+
+/** A user, a session or seeds, and the number of candidates wanted for them. */
+export interface RecallRequest {
+  /** the caller's own id of the user, a string; may be left out beside `history` or `seeds` */
+  user_id?: string | null;
+  /** number of candidates wanted */
+  k?: number;
+  /** item ids, oldest first, used instead of the stored history */
+  history?: Array<string> | null;
+  /** items that candidates should be like, as ids or as {item_id, weight}: the network reads them as the newest events of the history, the heaviest last */
+  seeds?: Array<string | Seed>;
+  /** item ids that are not to be returned */
+  exclude?: Array<string>;
+  /** interests to generate; by default as many as the bundle says */
+  interests?: number | null;
+  /** whether items of the history may be returned again: never, allow (at once), or after some days since their latest event. Items in `exclude`, and those that the user disliked, are never returned */
+  repeats?: "never" | "allow" | AfterDays;
+  /** conditions on the attributes of the items */
+  filter?: Filter | null;
+  /** return title and attributes of every item, too */
+  with_metadata?: boolean;
+  /** scenario whose fields apply where this request gives none of its own */
+  scenario?: string | null;
+  /** candidates of a page: the answer has the first of the k, and a cursor */
+  page_size?: number | null;
+  /** the cursor of the page before, which stands for all other fields but `with_metadata` */
+  cursor?: string | null;
+}
+
+/** Candidates, best first within each interest. */
+export interface RecallResponse {
+  request_id: string;
+  /** version of the bundle that answered */
+  version: string;
+  items: Array<Candidate>;
+  /** whether only popular items could be returned */
+  degraded: boolean;
+  degraded_reason: "no_history" | "unknown_items" | "store_unavailable" | "unreadable_history" | null;
+  /** with page_size: asks for the next page; null: there is none */
+  cursor?: string | null;
+  /** items of the history that the bundle does not hold */
+  unknown_items: number;
+  /** present if a filter was given */
+  filter?: FilterEffect | null;
+  /** present if the user takes part in experiments */
+  experiments?: Array<Arm> | null;
+}
+
+/** An experiment as the service runs it. */
+export interface Running {
+  experiment: string;
+  layer: string;
+  /** part of the layer's users that takes part */
+  slice: [number, number];
+  /** fields of a recall that each arm sets */
+  arms: Record<string, Record<string, unknown>>;
+  weights: Record<string, number>;
+}
+
+/** The scenarios that requests can name. */
+export interface ScenariosResponse {
+  /** fields of a recall, by scenario */
+  scenarios: Record<string, Record<string, unknown>>;
+  /** why the file, which has changed, is not used: these are the ones before */
+  problem?: string | null;
+}
+
+/** An item that candidates should be like, and how much it counts beside the others. */
+export interface Seed {
+  item_id: string;
+  /** a heavier seed counts more */
+  weight?: number;
+}
+
+/** An event of a history; fields that are not known are left out. */
+export interface UserEvent {
+  item_id: string;
+  type?: string | null;
+  /** seconds since 1970 */
+  timestamp?: number | null;
+  value?: number | null;
+  watch_seconds?: number | null;
+}
+
+/** The stored history of a user, oldest event first; empty if there is none. */
+export interface UserHistoryResponse {
+  user_id: string;
+  events: Array<UserEvent>;
+}
+
+/** A version in an artifact store. */
+export interface Version {
+  version: string;
+  created: string;
+  dataset: string;
+  items: number;
+  bytes: number;
+  served: boolean;
+  published: string | null;
+  problem: string | null;
+}
+
+/** The version that answers recalls, and those that could. */
+export interface VersionsResponse {
+  /** version of the bundle that answers recalls */
+  serving: string;
+  /** why another version, which is to be served, is not; null if there is none */
+  problem: string | null;
+  /** the versions beside it, in the order of publication; empty if the service was given a single bundle */
+  versions: Array<Version>;
+}
+
+export interface Operations {
+  "POST /recall": {
+    body: RecallRequest;
+    answer: RecallResponse;
+  };
+  "POST /recall/batch": {
+    body: BatchRequest;
+    answer: BatchResponse;
+  };
+  "POST /events": {
+    body: EventsRequest;
+    answer: EventsResponse;
+  };
+  "GET /healthz": {
+    answer: unknown;
+  };
+  "GET /readyz": {
+    answer: Ready;
+  };
+  "GET /versions": {
+    answer: VersionsResponse;
+  };
+  "GET /metrics": {
+    answer: unknown;
+  };
+  "GET /users/{user_id}/history": {
+    answer: UserHistoryResponse;
+  };
+  "DELETE /users/{user_id}": {
+    answer: DeletedResponse;
+  };
+  "GET /scenarios": {
+    answer: ScenariosResponse;
+  };
+  "GET /experiments": {
+    answer: ExperimentsResponse;
+  };
+  "POST /explorer/recall": {
+    body: RecallRequest;
+    answer: ExplainedResponse;
+  };
+  "PUT /items/{item_id}/hidden": {
+    answer: ItemResponse;
+  };
+  "DELETE /items/{item_id}/hidden": {
+    answer: ItemResponse;
+  };
+  "GET /items/{item_id}": {
+    answer: ItemResponse;
+  };
+  "PATCH /items/{item_id}": {
+    body: ItemPatch;
+    answer: ItemResponse;
+  };
+}
