@@ -14,31 +14,24 @@ tokens that one token sees, D width, E = 2 D (keys, then values), F width of the
 H heads, d = D / H, C taps of the convolution.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from index.kernels.jit import Integer, Real, inlined, inner
 from index.kernels.topk import dot
+from service.recall.cpu.attention import (
+    HALF,
+    ONE,
+    ZERO,
+    HeadSpace,
+    Token,
+    Tokens,
+    add,
+    attend,
+)
 from service.recall.types import Floats
 
-Tokens = NDArray[np.void]
-"""Records of `TOKEN`."""
-
-Token = Any
-"""One of them: neither numpy's nor mypy's types know the fields of a record."""
-
-TOKEN = np.dtype(
-    [
-        ("query", np.int64),  # of the batch
-        ("begin", np.int64),  # the slot of the first item of its history
-        ("end", np.int64),  # the slot after the last history item that the token sees
-        ("offers", np.int64),  # offered items that it sees, itself included; 0 in a history
-    ]
-)
-
-ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 MIN_LENGTH = np.float32(1e-12)  # of a vector, so that it can be divided by
 
 # The error function in float32 is a quotient of two polynomials in z², highest power first.
@@ -75,7 +68,7 @@ class LayerWeights(NamedTuple):
     query_bias_D: Floats
     key_value_DE: Floats
     key_value_bias_E: Floats
-    distance_HT: Floats  # attention's bias by distance
+    bias_HT: Floats  # attention's bias by distance, that of a token to itself last
     local_CD: Floats  # taps of the convolution, oldest first
     out_DD: Floats
     out_bias_D: Floats
@@ -104,7 +97,7 @@ class Workspace(NamedTuple):
     attended_ND: Floats
     mixed_ND: Floats
     fed_NF: Floats
-    logits_T: Floats
+    head: HeadSpace
 
 
 @inner
@@ -115,7 +108,7 @@ def weights_at(layers: LayerWeights, depth: Integer) -> LayerWeights:
         layers.query_bias_D[depth],
         layers.key_value_DE[depth],
         layers.key_value_bias_E[depth],
-        layers.distance_HT[depth],
+        layers.bias_HT[depth],
         layers.local_CD[depth],
         layers.out_DD[depth],
         layers.out_bias_D[depth],
@@ -181,9 +174,23 @@ def run_layer(
 
     The cache must hold the keys and values of all that they see.
     """
-    for first in range(0, len(x_ND), rows):
+    count = len(x_ND)
+    query_ND, attended_ND = workspace.query_ND[:count], workspace.attended_ND[:count]
+    affine(x_ND, weights.query_DD, weights.query_bias_D, rows, query_ND)
+    known_SE, offers_ABE = cache.key_values_SE, cache.offer_key_values_ABE
+    attend(tokens_N, query_ND, known_SE, offers_ABE, weights.bias_HT, workspace.head, attended_ND)
+    for first in range(0, count, rows):
         chunk = slice(first, first + rows)
-        _run_chunk(weights, cache, workspace, eps, tokens_N[chunk], x_ND[chunk], out_ND[chunk])
+        _run_chunk(
+            weights,
+            cache,
+            workspace,
+            eps,
+            tokens_N[chunk],
+            x_ND[chunk],
+            attended_ND[chunk],
+            out_ND[chunk],
+        )
 
 
 @inlined
@@ -194,18 +201,12 @@ def _run_chunk(
     eps: Real,
     tokens_N: Tokens,
     x_ND: Floats,
+    attended_ND: Floats,
     out_ND: Floats,
 ) -> None:
+    """Computes all that comes behind attention."""
     count, norms_4D = len(x_ND), weights.norms_4D
-    query_ND, attended_ND = workspace.query_ND[:count], workspace.attended_ND[:count]
     mixed_ND, fed_NF = workspace.mixed_ND[:count], workspace.fed_NF[:count]
-    affine(x_ND, weights.query_DD, weights.query_bias_D, count, query_ND)
-    for at in range(count):
-        known_SE, offers_ABE = cache.key_values_SE, cache.offer_key_values_ABE
-        distance_HT, logits_T = weights.distance_HT, workspace.logits_T
-        _attend(
-            tokens_N[at], query_ND[at], known_SE, offers_ABE, distance_HT, logits_T, attended_ND[at]
-        )
     affine(attended_ND, weights.out_DD, weights.out_bias_D, count, mixed_ND)
     for at in range(count):
         add(mixed_ND[at], ONE, x_ND[at])
@@ -219,48 +220,6 @@ def _run_chunk(
     for at in range(count):
         add(out_ND[at], ONE, mixed_ND[at])
         normalise(out_ND[at], norms_4D[2:], eps)
-
-
-@inner
-def _attend(
-    token: Token,
-    query_D: Floats,
-    known_SE: Floats,
-    offers_ABE: Floats,
-    distance_HT: Floats,
-    logits_T: Floats,
-    out_D: Floats,
-) -> None:
-    """Computes the attention of a token over the history and offers before it, and itself."""
-    query, begin, offers = token["query"], token["begin"], token["offers"]
-    known = token["end"] - begin
-    seen = known + offers
-    width = len(out_D)
-    head_width = width // len(distance_HT)
-    for head in range(len(distance_HT)):
-        first = head * head_width
-        query_d, out_d = query_D[first : first + head_width], out_D[first : first + head_width]
-        for at in range(known):
-            logits_T[at] = dot(query_d, known_SE[begin + at, first : first + head_width])
-        for at in range(offers):
-            key_d = offers_ABE[at, query, first : first + head_width]
-            logits_T[known + at] = dot(query_d, key_d)
-        top = -np.float32(np.inf)
-        for at in range(seen):
-            logits_T[at] += distance_HT[head, seen - 1 - at]
-            top = max(top, logits_T[at])
-        total = ZERO
-        for at in range(seen):
-            logits_T[at] = np.exp(logits_T[at] - top)
-            total += logits_T[at]
-        for at in range(head_width):
-            out_d[at] = ZERO
-        first += width  # values follow the keys
-        for at in range(known):
-            add(out_d, logits_T[at] / total, known_SE[begin + at, first : first + head_width])
-        for at in range(offers):
-            value_d = offers_ABE[at, query, first : first + head_width]
-            add(out_d, logits_T[known + at] / total, value_d)
 
 
 @inner
@@ -298,13 +257,6 @@ def length_of(x_D: Floats) -> Real:
     """Returns the length of a vector, at least MIN_LENGTH."""
     length: Real = max(np.sqrt(dot(x_D, x_D)), MIN_LENGTH)
     return length
-
-
-@inner
-def add(sum_D: Floats, factor: Real, x_D: Floats) -> None:
-    """Adds a multiple of one vector to another."""
-    for at in range(len(sum_D)):
-        sum_D[at] += factor * x_D[at]
 
 
 @inner

@@ -21,15 +21,12 @@ from index.kernels.jit import Integer, Real, compiled, inlined, inner
 from model.network.block import Block
 from model.network.config import GPTConfig
 from model.network.gpt import GPT, HISTORY, OFFER
+from service.recall.cpu.attention import BLOCK, ONE, TOKEN, HeadSpace, Tokens, add
 from service.recall.cpu.gemm_chunking import measure_chunking
 from service.recall.cpu.layer_kernels import (
-    ONE,
-    TOKEN,
     KVCache,
     LayerWeights,
-    Tokens,
     Workspace,
-    add,
     affine,
     cache_at,
     gelu,
@@ -153,7 +150,17 @@ class Transformer:
             _floats(rows, width),
             _floats(rows, width),
             _floats(rows, fed),
-            _floats(self._config.max_history + steps),
+            self._head_space(),
+        )
+
+    def _head_space(self) -> HeadSpace:
+        longest, head_width = self._config.max_history, self._config.dim // self._config.heads
+        return HeadSpace(
+            _floats(longest, head_width),
+            _floats(longest, head_width),
+            _floats(longest, head_width),
+            _floats(longest, head_width),
+            _floats(BLOCK * (longest + self._config.max_interests)),
         )
 
 
@@ -312,7 +319,7 @@ def _layer_weights(block: Block, config: GPTConfig) -> LayerWeights:
         _array(block.query.bias * factor),
         _array(block.key_value.weight.t()),
         _array(block.key_value.bias),
-        _array(block.distance_table()),
+        _array(block.distance_table().flip(1)),
         _array(local_CD),
         _array(block.out.weight.t()),
         _array(block.out.bias),

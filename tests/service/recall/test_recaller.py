@@ -21,7 +21,7 @@ from model.network.gpt import GPT
 from service.offline import export_bundle, service_recall
 from service.recall import candidate_lists, item_ids, json_encoder
 from service.recall.candidate_lists import POPULAR
-from service.recall.cpu import exact_search, gemm_chunking, layer_kernels, transformer
+from service.recall.cpu import attention, exact_search, gemm_chunking, layer_kernels, transformer
 from service.recall.filters.item_filters import EVERYTHING, NOTHING
 from service.recall.gpu.backend import GpuBackend
 from service.recall.recaller import Recaller
@@ -280,7 +280,7 @@ def test_nothing_is_compiled_after_the_warm_up(recaller: Recaller, dataset: Data
         modules = (
             *(int8_gemm, topk, ivf_search),
             *(item_ids, json_encoder, candidate_lists),
-            *(exact_search, gemm_chunking, layer_kernels, selection, transformer),
+            *(attention, exact_search, gemm_chunking, layer_kernels, selection, transformer),
         )
         functions = [one for module in modules for one in vars(module).values()]
         return sum(len(one.signatures) for one in functions if hasattr(one, "signatures"))

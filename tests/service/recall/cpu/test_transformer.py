@@ -8,6 +8,7 @@ import tiny
 import torch
 
 from index.kernels.jit import compiled
+from service.recall.cpu.attention import BLOCK, LOWEST, SHORT, softmax
 from service.recall.cpu.gemm_chunking import GemmChunking, measure_chunking
 from service.recall.cpu.layer_kernels import gelu
 from service.recall.cpu.transformer import Transformer
@@ -50,6 +51,31 @@ def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) ->
             np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("positions", ["relative", "absolute"])
+@torch.no_grad()
+def test_histories_of_any_length_are_attended_alike(positions: str) -> None:
+    longest = 3 * BLOCK + 5
+    model = tiny.gpt(
+        tiny.CONFIG.model_copy(update={"max_history": longest, "positions": positions})
+    )
+    served = Transformer(model)
+    rng = np.random.default_rng(0)
+    lengths_B = np.array(
+        [SHORT - 1, SHORT, longest, 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK - 1, 3]
+    )
+    history_BL = rng.integers(0, 40, (len(lengths_B), longest))
+    users_B = np.full(len(lengths_B), -1)
+    items_S = np.concatenate(
+        [row[:length] for row, length in zip(history_BL, lengths_B, strict=True)]
+    )
+    expected_BD, cache = model.prefill(*map(torch.from_numpy, (history_BL, lengths_B, users_B)))
+    interest_BD = served.prefill(items_S, np.array([0, *lengths_B]).cumsum(), users_B)
+    np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
+    items_B = rng.integers(0, 40, len(lengths_B))
+    expected_BD = model.step(torch.from_numpy(items_B), cache)
+    np.testing.assert_allclose(served.step(items_B), expected_BD.numpy(), atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "chunking", [GemmChunking(1, 99), GemmChunking(5, 99), GemmChunking(4, 12)], ids=str
 )
@@ -77,6 +103,17 @@ def test_the_chunking_is_measured() -> None:
     chunking = measure_chunking(np.ones((16, 32), dtype=np.float32))
     assert 1 <= chunking.small <= chunking.rows_for(1 << 20)
     assert chunking.rows_for(1) == chunking.small
+
+
+@pytest.mark.parametrize("spread", [0.01, 1, 20, 200])
+def test_softmax_is_that_of_numpy(spread: float) -> None:
+    rng = np.random.default_rng(0)
+    logits_T = (rng.normal(size=77) * spread).astype(np.float32)
+    bias_I = rng.normal(size=100).astype(np.float32)
+    sum_T = (logits_T + bias_I[-77:]).astype(np.float64)
+    expected_T = np.exp(np.maximum(sum_T - sum_T.max(), LOWEST))
+    compiled(lambda logits_T, bias_I: softmax(logits_T, bias_I))(logits_T, bias_I)
+    np.testing.assert_allclose(logits_T, expected_T / expected_T.sum(), rtol=1e-5)
 
 
 def test_gelu_is_that_of_the_error_function() -> None:
