@@ -31,6 +31,12 @@ class Evaluate(Command):
     repeats: Literal["never", "allow"] = Field(
         "never", description="whether items of the history are recalled, as in the request"
     )
+    max_history: int | None = Field(
+        None,
+        ge=1,
+        description="newest items of a history that the network reads, as `recgpt serve "
+        "--max-history` has it (default: as many as in training)",
+    )
     out: Path | None = Field(None, description="JSON file for the figures")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs")
 
@@ -48,7 +54,7 @@ class Evaluate(Command):
         check_output(self.out)
         with log_above_bars():
             dataset = of_trained_users(Dataset.load(self.data), find_bundle(self.artifacts))
-            recaller = Recaller.load(self.artifacts, self.device)
+            recaller = Recaller.load(self.artifacts, self.device, max_history=self.max_history)
             protocol = self.protocol or recaller.manifest.protocol
             parts = splits(dataset, protocol)
             split, counts_V = parts.test, popularity(parts.training())
@@ -65,7 +71,7 @@ class Evaluate(Command):
         print(format_figures(figures))
         if self.out:
             write_json(self.out, {"version": recaller.version, "figures": figures})
-        comparable = protocol == recaller.manifest.protocol and not repeats
+        comparable = protocol == recaller.manifest.protocol and not repeats and not self.max_history
         if recaller.manifest.metrics and comparable:
             compared = check_equal(figures, recaller.manifest.metrics)
             print(f"equal to the trainer's figures to four decimals: {', '.join(compared)}")
@@ -79,7 +85,9 @@ class Evaluate(Command):
         assert self.run_dir is not None
         _, trained_on, model = load_run(self.run_dir, stage="pretrain")
         return Recaller.load(
-            export_bundle(folder, trained_on, model, ONE_INTEREST, {}), self.device
+            export_bundle(folder, trained_on, model, ONE_INTEREST, {}),
+            self.device,
+            max_history=self.max_history,
         )
 
 

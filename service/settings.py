@@ -65,6 +65,12 @@ class ServeSettings(BaseModel, frozen=True):
     history_limit: int = Field(
         1000, ge=1, le=100_000, description="newest items of a user that are kept and read"
     )
+    max_history: int | None = Field(
+        None,
+        ge=1,
+        description="newest items of a history that the network reads; fewer are cheaper, and "
+        "`recgpt evaluate --max-history` tells what they cost (default: as many as in training)",
+    )
     history_days: float | None = Field(
         None,
         gt=0,

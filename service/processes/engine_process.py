@@ -250,7 +250,9 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
     # By default both use every core that they see, and spin while one of them is late.
     torch.set_num_threads(settings.threads)
     faiss.omp_set_num_threads(settings.threads)
-    recaller = Recaller.load(config.artifacts, settings.device, settings.gpu_search)
+    recaller = Recaller.load(
+        config.artifacts, settings.device, settings.gpu_search, settings.max_history
+    )
     recaller.warm_up()
     log_compiled()
     read_metadata(recaller.bundle).save(folder)

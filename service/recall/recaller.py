@@ -71,7 +71,10 @@ class Backend(Protocol):
 class Recaller:
     """A loaded bundle that answers queries, from one thread at a time."""
 
-    def __init__(self, artifact: Artifact, backend: Backend) -> None:
+    def __init__(
+        self, artifact: Artifact, backend: Backend, max_history: int | None = None
+    ) -> None:
+        """Takes the bundle and what computes; `max_history` is that of `load`."""
         self.manifest = artifact.manifest
         self.bundle = artifact.folder
         self.version = artifact.manifest.version
@@ -80,7 +83,7 @@ class Recaller:
         self.max_interests = artifact.manifest.model.max_interests
         self.preferred_batch = backend.preferred_batch
         self._backend = backend
-        self._max_history = artifact.manifest.model.max_history
+        self._max_history = max_history or artifact.manifest.model.max_history
         item_ids = artifact.items["item_id"].to_list()
         self._ids, self._encoder = ItemIds.of(item_ids), JsonEncoder(item_ids)
         self._explainer = Explainer(artifact.model, self._ids)
@@ -91,17 +94,31 @@ class Recaller:
         self._filters = ItemFilters(columns, backend.selector, popular_V)
 
     @classmethod
-    def load(cls, artifacts: Path, device: str = "auto", gpu_search: GpuSearch = "product") -> Self:
+    def load(
+        cls,
+        artifacts: Path,
+        device: str = "auto",
+        gpu_search: GpuSearch = "product",
+        max_history: int | None = None,
+    ) -> Self:
         """Loads the served version under `artifacts`, or the bundle that `artifacts` is.
 
-        `device` is auto, cpu, cuda or cuda:1; `gpu_search` is how a GPU searches.
-        Every checksum is verified. Raises ArtifactError that names the file at fault.
+        `device` is auto, cpu, cuda or cuda:1; `gpu_search` is how a GPU searches; the network reads
+        the newest `max_history` items of a history (None: as many as in training).
+        Every checksum is verified. Raises ArtifactError that names the file at fault, and
+        ValueError if the network was trained with shorter histories.
         """
         artifact = load_artifact(find_bundle(artifacts))
+        longest = artifact.manifest.model.max_history
+        if max_history and max_history > longest:
+            raise ValueError(
+                f"a history of {max_history} items is too long: the network of "
+                f"{artifact.manifest.version} was trained with {longest}"
+            )
         chosen = choose_device(device)
         if chosen.type != "cpu":
-            return cls(artifact, GpuBackend(artifact, chosen, gpu_search))
-        return cls(artifact, CpuBackend(artifact, _load_index(artifact)))
+            return cls(artifact, GpuBackend(artifact, chosen, gpu_search), max_history)
+        return cls(artifact, CpuBackend(artifact, _load_index(artifact)), max_history)
 
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """Answers queries in order; returns the seconds of each stage, too."""

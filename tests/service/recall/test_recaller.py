@@ -158,6 +158,20 @@ def test_the_whole_history_is_excluded_not_only_what_the_model_reads(
     assert set(recaller.ids_of(answer)) == set(dataset.item_ids[30:])
 
 
+def test_the_network_reads_as_many_items_as_the_service_is_told(
+    dataset: Dataset, model: GPT, tmp_path: Path
+) -> None:
+    export_bundle(tmp_path, dataset, model, RECALL, {})
+    whole, short = (Recaller.load(tmp_path, "cpu", max_history=most) for most in (None, 3))
+    history = dataset.item_ids[:8]
+    answer = one(short, Query("u0", history, k=20))
+    newest = one(whole, Query("u0", history[-3:], exclude=history[:-3], k=20))
+    assert short.ids_of(answer) == whole.ids_of(newest)
+    assert whole.ids_of(one(whole, Query("u0", history, k=20))) != whole.ids_of(newest)
+    with pytest.raises(ValueError, match="9 items is too long"):
+        Recaller.load(tmp_path, "cpu", max_history=9)
+
+
 def test_scores_are_inner_products_that_fall_within_an_interest(
     recaller: Recaller, dataset: Dataset
 ) -> None:
