@@ -233,7 +233,7 @@ def test_every_turn_beats(engine: Engine) -> None:
     assert engine.status.beat_age < 10
 
 
-def test_the_settings_choose_device_and_search(
+def test_the_settings_choose_device_search_and_length_of_histories(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[object] = []
@@ -244,12 +244,16 @@ def test_the_settings_choose_device_and_search(
 
     monkeypatch.setattr(Recaller, "load", refuse)
     settings = ServeSettings(
-        artifacts=tmp_path, store="embedded:x", device="cuda:1", gpu_search="faiss"
+        artifacts=tmp_path,
+        store="embedded:x",
+        device="cuda:1",
+        gpu_search="faiss",
+        max_history=20,
     )
     config = EngineConfig(settings=settings, artifacts=tmp_path, listener=0, status=0)
     with pytest.raises(ValueError, match="no such device"):
         load(config, tmp_path)
-    assert loaded == [tmp_path, "cuda:1", "faiss"]
+    assert loaded == [tmp_path, "cuda:1", "faiss", 20]
 
 
 VARIED_QUERIES = """
