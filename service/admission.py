@@ -8,8 +8,9 @@ Little's law, from the time that the engine has needed for a micro-batch lately:
 A burst may fill the queue until the wait is a quarter of the deadline. But a queue that has stood
 for 100 ms is no burst: more arrives than the engine can answer, and every recall that waits only
 makes the others late. From then on no more are admitted than keep the engine busy, so that the
-accepted ones are answered about as fast as ever, until half of those have left. (CoDel judges a
-queue by how long it stands, too: Nichols and Jacobson, "Controlling Queue Delay", 2012.)
+accepted ones are answered about as fast as ever. (CoDel judges a queue by how long it stands, too:
+Nichols and Jacobson, "Controlling Queue Delay", 2012.) Bursts have room again after a second in
+which hardly any recall was refused: a short queue alone tells nothing, since it is kept short.
 
 A recall that is refused costs next to nothing, because that is decided before its body is read; one
 that is accepted and expires has cost as much as an answer.
@@ -26,6 +27,10 @@ BURST_SHARE = 0.25
 """Share of a recall's deadline that it may be expected to wait."""
 BUSY_SECONDS = 0.025
 """Wait that keeps an engine busy which computes a micro-batch in less than half of it."""
+CALM_SECONDS = 1.0
+"""Time over which refusals are counted, to see whether an overload lasts."""
+CALM_SHARE = 0.05
+"""Share of refused recalls below which it is over. Bursts of a moderate load are refused, too."""
 WEIGHT = 1 / 16
 """Weight of the newest micro-batch in the mean of their times."""
 
@@ -55,6 +60,8 @@ class Admission:
         self._batch_seconds = 0.0  # 0 before the first answer
         self._last_answer = 0.0
         self._standing_since: float | None = None
+        self._counted_since = 0.0
+        self._entered = self._refused = 0  # since then, while there is an overload
         self._by_client: Counter[str] = Counter()
 
     def has_room(self, patience: float, arriving: int = 0, client: str = "") -> bool:
@@ -67,14 +74,17 @@ class Admission:
         limit = self._limit(patience)
         if self.under_way + arriving < limit:
             return True
-        if not client:
-            return False
-        clients = len(self._by_client | Counter([client]))
-        return self._by_client[client] * clients < limit
+        if client:
+            clients = len(self._by_client | Counter([client]))
+            if self._by_client[client] * clients < limit:
+                return True
+        self._refused += 1
+        return False
 
     def enter(self, client: str = "") -> None:
         """Counts a recall that was accepted."""
         self.under_way += 1
+        self._entered += 1
         if client:
             self._by_client[client] += 1
 
@@ -89,8 +99,9 @@ class Admission:
     def answered(self, since: float) -> None:
         """Notes that the engine has answered a micro-batch that it was sent at `since`.
 
-        Called before they leave. Only answers move the estimates: while the engine is replaced,
-        recalls wait for the next one as long as the deadline allows.
+        Called once for a batch of the engine, before its recalls leave. Only answers move the
+        estimates: while the engine is replaced, recalls wait for the next one as long as the
+        deadline allows.
         """
         now = self._clock()
         seconds = now - max(since, self._last_answer)
@@ -100,11 +111,17 @@ class Admission:
         self._last_answer = now
         if self.under_way < self._enough():
             self._standing_since = None
-            self.overloaded &= 2 * self.under_way >= self._enough()
         elif self._standing_since is None:
             self._standing_since = now
-        elif now - self._standing_since > STANDING_SECONDS:
+        elif now - self._standing_since > STANDING_SECONDS and not self.overloaded:
             self.overloaded = True
+            self._count_again(now)
+        if self.overloaded and now - self._counted_since > CALM_SECONDS:
+            self.overloaded = self._refused > CALM_SHARE * (self._entered + self._refused)
+            self._count_again(now)
+
+    def _count_again(self, now: float) -> None:
+        self._counted_since, self._entered, self._refused = now, 0, 0
 
     def _limit(self, patience: float) -> float:
         """Returns the number of recalls under way from which on another is refused."""

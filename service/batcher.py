@@ -294,12 +294,19 @@ class Batcher:
             self._metrics.stage_seconds["store"].observe(seconds)
             for waiting, history in zip(batch, found, strict=True):
                 waiting.seconds["store"] = seconds
-                if isinstance(history, StoreProblem):
-                    self._metrics.unreadable_histories.inc(history.value)
-                    waiting.store_problem = history
-                else:
-                    waiting.set_history(history, self._event_types, now)
+                try:
+                    self._take_history(waiting, history, now)
+                except Exception:  # of one history, and all others are read after it
+                    log.exception("a history was not taken because of a bug")
+                    waiting.fail(ServiceError("the recall failed: the log has the details"))
                 self._ready.put(waiting)
+
+    def _take_history(self, waiting: Waiting, history: Entries | StoreProblem, now: float) -> None:
+        if isinstance(history, StoreProblem):
+            self._metrics.unreadable_histories.inc(history.value)
+            waiting.store_problem = history
+        else:
+            waiting.set_history(history, self._event_types, now)
 
     async def _until_store_is_back(self) -> None:
         """Probes the store in place of the recalls, so that only the first waits for it."""
@@ -358,8 +365,8 @@ class Batcher:
             else:
                 batch[0].fail(ServiceError("the recall failed: the log has the details"))
             return
-        self._admission.answered(sent)
-        if computed.batch_size:
+        if computed.batch_size:  # of the engine's batch, told with the first micro-batch in it
+            self._admission.answered(sent)
             for stage, taken in computed.seconds.items():
                 self._metrics.stage_seconds[stage].observe(taken)
             self._metrics.batch_size.observe(computed.batch_size)

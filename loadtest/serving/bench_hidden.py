@@ -6,7 +6,8 @@ Starts the service on a Redis of its own, with one front end and with two, and a
 recalls over several connections. Meanwhile items that were just recalled are hidden, over HTTP and
 by a job that writes to Redis, and some are shown again. An answer that was begun a second or more
 after an item was hidden, and before it is shown again, must not hold it. Prints the number of
-answers for each mode, and exits with 1 if one of them held such an item.
+answers for each mode, and exits with 1 if one of them held such an item. A request that is not
+answered within 30 s ends the run with an error that names its connection.
 """
 
 import argparse
@@ -32,6 +33,8 @@ RECALLS, K = 64, 20
 CONNECTIONS = 4
 OVERLOADED, PAUSE_SECONDS = (429, 504), 0.05
 """Statuses of a service that has too much to do, and the pause before it is asked again."""
+PATIENCE_SECONDS = 30.0
+"""Time within which every request must be answered."""
 HIDE_SECONDS, MAX_HIDDEN = 0.25, 40
 """Pause between two changes, and hidden items from which on the oldest is shown again."""
 
@@ -70,8 +73,12 @@ async def run(
     `grace_seconds` is the time after which a hidden item must be gone.
     """
     watch = Watch(grace_seconds)
-    client = aioredis.Redis.from_url(store)
-    asking = [asyncio.create_task(_ask(port, watch, answers, seed + n)) for n in range(CONNECTIONS)]
+    # With a time-out, the client waits by asyncio.wait_for, which in Python 3.11 may swallow the
+    # cancellation of `_hide`: a run in six never ended.
+    client = aioredis.Redis.from_url(store, socket_timeout=None)
+    asking = [
+        asyncio.create_task(_ask(port, watch, answers, n, seed + n)) for n in range(CONNECTIONS)
+    ]
     hiding = asyncio.create_task(_hide(port, client, watch, seed))
     try:
         waiting: list[asyncio.Future[Any]] = [hiding, asyncio.gather(*asking)]
@@ -86,10 +93,10 @@ async def run(
     return watch
 
 
-async def _ask(port: int, watch: Watch, answers: int, seed: int) -> None:
+async def _ask(port: int, watch: Watch, answers: int, number: int, seed: int) -> None:
     """Asks for one batch after the other, with histories of items that were recalled."""
     rng = random.Random(seed)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    connection = Connection(port, f"asker {number}")
     try:
         while watch.answers < answers:
             known = sorted(watch.seen) or ["nothing"]
@@ -99,7 +106,7 @@ async def _ask(port: int, watch: Watch, answers: int, seed: int) -> None:
             ]
             due = watch.due(time.monotonic())
             body = json.dumps({"requests": requests}).encode()
-            status, content = await _request(reader, writer, "POST", "/recall/batch", body)
+            status, content = await connection.request("POST", "/recall/batch", body)
             if status in OVERLOADED:
                 await asyncio.sleep(PAUSE_SECONDS)
             elif status != 200:
@@ -107,18 +114,16 @@ async def _ask(port: int, watch: Watch, answers: int, seed: int) -> None:
             else:
                 watch.check(content, due, RECALLS)
     finally:
-        writer.close()
+        connection.close()
 
 
 async def _hide(port: int, client: aioredis.Redis, watch: Watch, seed: int) -> None:
     """Hides items of the latest answers in turn over HTTP and in Redis."""
     rng = random.Random(seed)
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    connection = Connection(port, "hider")
 
     async def over_http(method: str, item: str) -> None:
-        status, content = await _request(
-            reader, writer, method, f"/items/{quote(item, safe='')}/hidden"
-        )
+        status, content = await connection.request(method, f"/items/{quote(item, safe='')}/hidden")
         if status != 200:
             raise RuntimeError(f"{method} /items/…/hidden answered {status}: {content[:300]!r}")
 
@@ -141,22 +146,51 @@ async def _hide(port: int, client: aioredis.Redis, watch: Watch, seed: int) -> N
                 del watch.hidden[oldest]
                 await way("DELETE", oldest)
     finally:
-        writer.close()
+        connection.close()
 
 
-async def _request(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    method: str,
-    path: str,
-    body: bytes = b"",
-) -> tuple[int, bytes]:
-    """Returns status and body of the answer."""
-    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
-    writer.write(head.encode() + body)
-    answer = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(answer.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
-    return int(answer[9:12]), await reader.readexactly(length)
+class Connection:
+    """A connection for one request after another, opened when there is none."""
+
+    def __init__(self, port: int, name: str) -> None:
+        """Takes the port, and a name for errors."""
+        self._port, self._name = port, name
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Returns status and body of the answer. Raises RuntimeError if none comes in time."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await self._request(method, path, body)
+        except TimeoutError:
+            raise RuntimeError(
+                f"{method} {path} was not answered within {PATIENCE_SECONDS:g} s: {self}"
+            ) from None
+        except (OSError, EOFError) as error:
+            raise RuntimeError(f"{method} {path} was not answered ({error!r}): {self}") from error
+
+    def close(self) -> None:
+        """Closes the connection if there is one."""
+        if self._streams:
+            self._streams[1].close()
+        self._streams = None
+
+    def __str__(self) -> str:
+        own = self._streams[1].get_extra_info("sockname") if self._streams else "not connected"
+        return f"{self._name}, {own} to port {self._port}"
+
+    async def _request(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        if not self._streams:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(answer.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+        content = await reader.readexactly(length)
+        if b"\r\nconnection: close\r\n" in answer:
+            self.close()
+        return int(answer[9:12]), content
 
 
 def main() -> None:

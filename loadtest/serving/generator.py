@@ -20,6 +20,7 @@ import numpy as np
 import uvloop
 
 TICK_S = 0.001  # the resolution of an event loop's timers
+IDLE_S = 3.0  # then a connection is replaced: servers close idle ones, the service after 5 s
 PATIENCE_S = 10.0  # for answers that are still under way at the end
 
 
@@ -68,9 +69,10 @@ class _Connection(asyncio.Protocol):
         self._answered = answered
         self._buffer = bytearray()
         self._expected = -1  # bytes of the answer, -1 until its head has been read
-        self._waiting = False
+        self._waiting = self._ends = False
         self._transport: asyncio.WriteTransport
         self.since = 0.0  # when its request was sent, or due
+        self._used = time.perf_counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
@@ -86,12 +88,16 @@ class _Connection(asyncio.Protocol):
             if end < 0:
                 return
             head = bytes(self._buffer[:end]).lower()
+            self._ends = b"connection: close" in head
             length = head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0]
             self._expected = end + 4 + int(length)
         if len(self._buffer) >= self._expected and self._waiting:
             status = int(self._buffer[9:12])
             self._buffer.clear()
             self._expected = -1
+            self._used = time.perf_counter()
+            if self._ends:
+                self._transport.close()
             self._end(status)
 
     def send(self, request: bytes, since: float) -> None:
@@ -101,6 +107,10 @@ class _Connection(asyncio.Protocol):
             self._end(0)
         else:
             self._transport.write(request)
+
+    def is_stale(self) -> bool:
+        """Returns whether the server may have closed the connection by now."""
+        return self._transport.is_closing() or time.perf_counter() - self._used > IDLE_S
 
     def close(self) -> bool:
         """Hangs up; returns whether a request was still without an answer."""
@@ -168,16 +178,29 @@ def open_loop(
     async def run() -> Load:
         load, source = Load(seconds), cycle(requests)
         due: deque[float] = deque()  # requests that no connection was free for
+        renewing: set[asyncio.Task[None]] = set()
 
         def answered(connection: _Connection, status: int) -> None:
             now = time.perf_counter()
             load.count(status, now - connection.since, late=now >= started + seconds)
-            if not status:
-                return
             if due:
-                connection.send(next(source), due.popleft())
+                send(connection, due.popleft())
             else:
                 free.append(connection)
+
+        def send(connection: _Connection, since: float) -> None:
+            if connection.is_stale():
+                task = asyncio.create_task(renew(connection, since))
+                renewing.add(task)
+                task.add_done_callback(renewing.discard)
+            else:
+                connection.send(next(source), since)
+
+        async def renew(connection: _Connection, since: float) -> None:
+            connection.close()
+            pool.remove(connection)
+            pool.extend(await _connect(port, 1, answered))
+            pool[-1].send(next(source), since)
 
         pool = await _connect(port, connections, answered)
         free = list(pool)
@@ -188,7 +211,7 @@ def open_loop(
             due.extend(started + number / rate for number in range(issued, reached))
             issued = reached
             while free and due:
-                free.pop().send(next(source), due.popleft())
+                send(free.pop(), due.popleft())
             await asyncio.sleep(TICK_S)
         give_up = time.perf_counter() + PATIENCE_S
         while len(load.latencies) + load.failed < count and time.perf_counter() < give_up:

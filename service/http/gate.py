@@ -2,8 +2,8 @@
 
 A refused client may ask again at once, and thousands of them would leave the event loop no time for
 the recalls that were accepted. So a refusal is a few bytes that no application has a part in, and
-only a few refusals are sent in a turn of the loop: accepted recalls come first, refusals get the
-time that is left. Health and metrics are never refused.
+only a few refusals are sent at once, with a pause behind them: accepted recalls come first,
+refusals get the time that is left. Health and metrics are never refused.
 """
 
 import asyncio
@@ -20,8 +20,11 @@ from service.observability.metrics import QUIET_ROUTES, ROUTES, Metrics
 
 log = logging.getLogger(__name__)
 
-REFUSALS_A_TURN = 16
-"""Refusals that are sent in a turn of the event loop."""
+REFUSALS_AT_ONCE = 16
+"""Refusals that are sent before a pause."""
+PAUSE_SECONDS = 0.001
+"""Pause between them: without it, clients that ask again at once would take a core of its own,
+which the engine may need."""
 LOG_SECONDS = 10.0
 """Time between two log lines that count refusals."""
 
@@ -91,10 +94,13 @@ class Gate:
         return key is not None and self._batcher.has_room(self._arriving, key.name)
 
     def _send_some(self) -> None:
-        for _ in range(min(REFUSALS_A_TURN, len(self._waiting))):
-            self._waiting.popleft()()
-        if self._waiting:
-            asyncio.get_running_loop().call_soon(self._send_some)
+        if len(self._waiting) > REFUSALS_AT_ONCE:
+            asyncio.get_running_loop().call_later(PAUSE_SECONDS, self._send_some)
+        for _ in range(min(REFUSALS_AT_ONCE, len(self._waiting))):
+            try:
+                self._waiting.popleft()()
+            except Exception:  # of one connection, and the others wait for their refusals
+                log.exception("a refusal was not sent because of a bug")
 
     def _have_arrived(self) -> None:
         self._arriving = 0

@@ -21,6 +21,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,8 +226,12 @@ class BoundedProtocol(HttpToolsProtocol):
         """Sends a last answer, and closes the connection when the client has had time to read."""
         self._refused = True
         self.transport.write(answer)
-        self.transport.write_eof()
-        self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        if self.transport.can_write_eof():  # TLS has no end in one direction
+            with suppress(OSError, RuntimeError):  # the client has reset the connection
+                self.transport.write_eof()
+            self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        else:
+            self.loop.call_later(LINGER_SECONDS, self._close)
 
     def _close(self) -> None:
         """Closes the connection, even if the client does not read the rest of an answer."""

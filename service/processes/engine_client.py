@@ -182,7 +182,7 @@ class EngineClient:
         if not self.bundle:
             return
         update = self.bundle.items.take(*change)
-        if self._writer:
+        if self._writer and not self._writer.is_closing():
             self._writer.write(encode_updates(update))
 
     def _ask_again(self, writer: asyncio.StreamWriter) -> None:
@@ -197,6 +197,8 @@ class EngineClient:
             self._send(writer, question)
 
     def _send(self, writer: asyncio.StreamWriter, question: Question) -> None:
+        if writer.is_closing():  # the next engine is asked
+            return
         question.sends += 1
         writer.write(question.frame)
 

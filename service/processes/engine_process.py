@@ -138,6 +138,8 @@ class EngineLoop:
             return
         try:
             data = front_end.connection.recv(RECEIVE_BYTES)
+        except BlockingIOError:  # the kernel had announced data that there are not
+            return
         except OSError:
             data = b""
         if not data:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.serving import generator
 from loadtest.serving.generator import closed_loop, open_loop, post
 from loadtest.serving.same_answers import differ
 
@@ -86,6 +87,19 @@ def test_a_latency_counts_from_when_the_request_was_due() -> None:
     # The last one was due 0.15 s after the first, whose answer took 0.3 s.
     assert min(load.latencies) >= 0.14
     assert load.failed == 0
+
+
+def test_an_open_loop_connects_again_where_a_connection_is_idle_or_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(generator, "IDLE_S", 0.02)
+    with serving(0, None) as port:  # a second request on a connection would fail
+        load = open_loop(port, [REQUEST], rate=20, seconds=0.5, connections=1)
+    assert (len(load.latencies), load.failed) == (10, 0)
+    monkeypatch.setattr(generator, "IDLE_S", 60)
+    with serving(0) as port:
+        load = open_loop(port, [REQUEST], rate=20, seconds=0.5, connections=1)
+    assert (len(load.latencies), load.failed) == (10, 0)
 
 
 Item = dict[str, Any]

@@ -85,17 +85,34 @@ def test_a_queue_that_stands_is_cut_to_what_keeps_the_engine_busy(engine: Engine
     while engine.admission.under_way > ENOUGH:  # those that were accepted are answered
         assert engine.arrive(5) == 0
         engine.answer()
-    for _ in range(1000):
+    for _ in range(5000):
         engine.answer()
         answered += engine.arrive(5)
         assert engine.admission.under_way <= ENOUGH
-    assert answered >= 999
+    assert answered >= 4999
 
 
-def test_room_for_bursts_is_back_when_the_queue_has_gone(engine: Engine) -> None:
+def test_an_overload_lasts_while_the_queue_is_empty_now_and_then(engine: Engine) -> None:
+    """A front end that comes to its turn late answers all before others arrive."""
     engine.arrive(200)
-    for _ in range(200):
-        engine.answer()
+    engine.answer(200)
+    assert engine.admission.overloaded
+    for _ in range(500):
+        assert engine.arrive(50) == ENOUGH
+        engine.answer(ENOUGH)
+    assert engine.admission.overloaded
+
+
+def test_room_for_bursts_is_back_when_hardly_any_recall_is_refused(engine: Engine) -> None:
+    engine.arrive(200)
+    engine.answer(200)
+    for _ in range(140):  # 0.84 s
+        assert engine.admission.overloaded
+        engine.arrive(6)
+        engine.answer(6)
+    for _ in range(20):  # 0.2 s; one in a hundred is refused
+        engine.arrive(ENOUGH + 1)
+        engine.answer(ENOUGH)
     assert not engine.admission.overloaded
     assert engine.arrive(200) == 200
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from in_process_worker import Answers, InProcessWorker
 
-from service.batcher import STORE_PAUSE, Answer, Batcher
+from service.batcher import STORE_PAUSE, Answer, Batcher, Waiting
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history.events import HistoryEvent
 from service.history.store import HistoryStore, StoreUnavailable
@@ -226,6 +226,25 @@ async def test_one_bad_query_does_not_fail_its_neighbours() -> None:
     failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Exception)]
     assert failed == [3]
     assert type(outcomes[3]) is ServiceError
+
+
+async def test_one_history_that_cannot_be_taken_harms_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    take = Waiting.set_history
+
+    def fail(waiting: Waiting, *args: object) -> None:
+        if waiting.query.user_id == "bad":
+            raise RuntimeError("poison")
+        take(waiting, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Waiting, "set_history", fail)
+    async with batcher(Computing(), Store()) as (running, _):
+        recalls = [stored(running, user) for user in ("ann", "bad", "bob")]
+        answers = await asyncio.gather(*recalls, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [Answer, ServiceError, Answer]
+        assert running.alive()
+    assert "poison" in caplog.text
 
 
 async def test_more_than_the_queue_holds_is_refused() -> None:

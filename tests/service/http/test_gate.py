@@ -1,7 +1,9 @@
 """Requests that are refused before an application sees them, over real sockets."""
 
 import asyncio
+import errno
 import json
+from functools import partial
 
 import pytest
 from http_connections import Connection, Room, answer, ended, serving
@@ -133,10 +135,10 @@ async def test_a_refused_connection_that_falls_silent_is_closed(
         assert await ended(reader)
 
 
-async def test_a_turn_sends_a_few_refusals_and_all_are_sent(
+async def test_a_few_refusals_are_sent_at_once_and_all_are_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(gate, "REFUSALS_A_TURN", 2)
+    monkeypatch.setattr(gate, "REFUSALS_AT_ONCE", 2)
     async with serving(Room(recalls=0)) as connect:
         connections = [await connect() for _ in range(25)]
         gone = connections.pop()
@@ -144,6 +146,49 @@ async def test_a_turn_sends_a_few_refusals_and_all_are_sent(
         gone[1].transport.abort()
         found = await asyncio.gather(*(asked(one, recall()) for one in connections))
         assert {status for status, _ in found} == {429}
+
+
+async def test_a_refusal_that_cannot_be_sent_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(gate, "REFUSALS_AT_ONCE", 2)
+    refusing = gate.Gate(Room(recalls=0), Metrics(), 1000)  # type: ignore[arg-type]
+    sent: list[int] = []
+
+    def send(number: int) -> None:
+        if number % 3 == 0:
+            raise RuntimeError("poison")
+        sent.append(number)
+
+    for number in range(9):
+        refusing.refuse("/recall", "QueueFull", partial(send, number))
+    async with asyncio.timeout(10):
+        while len(sent) < 6:
+            await asyncio.sleep(0)
+    assert sent == [1, 2, 4, 5, 7, 8]
+    assert caplog.text.count("a refusal was not sent") == 3
+    refusing.refuse("/recall", "QueueFull", partial(send, 10))
+    await asyncio.sleep(0)
+    assert sent[6:] == [10]
+
+
+async def test_a_client_that_resets_its_connection_is_refused_without_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection may end between the refusal and its last bytes."""
+
+    def fail(self: object) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(protocol._CoalescingTransport, "write_eof", fail)
+    async with serving(Room(recalls=0)) as connect:
+        reader, writer = await connect()
+        request = recall(more=b"Connection: close\r\n")
+        assert (await asked((reader, writer), request))[0] == 429
+        assert await ended(reader)
+        assert (await asked(await connect(), recall()))[0] == 429
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 async def test_connections_beyond_the_limit_may_ask_for_health_only() -> None:

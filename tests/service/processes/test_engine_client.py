@@ -157,6 +157,21 @@ async def test_the_next_engine_is_asked_what_the_last_left_unanswered(
     assert engine.asked == [["u0"], ["u1"], ["u2"], ["u2"], ["later"]]
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])  # of front ends
+async def test_a_question_behind_the_end_of_an_engine_waits_for_the_next_one(
+    client: EngineClient, engine: Engine
+) -> None:
+    async with engine.running():
+        assert await recalled(client, "ann") == "ann"
+        assert client._writer
+        client._writer.transport.abort()
+        for _ in range(2):
+            early = asyncio.create_task(recalled(client, "bob"))
+            client._catalogue.change(frozenset({"i1"}), {})
+            await asyncio.sleep(0)
+            assert await early == "bob"
+
+
 async def test_a_question_over_which_two_engines_ended_is_not_asked_again(
     client: EngineClient, engine: Engine
 ) -> None:

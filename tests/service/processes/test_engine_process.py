@@ -163,6 +163,15 @@ def test_an_update_that_fails_harms_no_recall(
     assert engine.recaller.updates == [(["i1"], {})]
 
 
+def test_data_that_do_not_come_end_no_connection(engine: Engine) -> None:
+    one = engine.connect()
+    (front_end,) = (key.data for key in engine._loop._selector.get_map().values() if key.data)
+    engine._loop._read(front_end)  # nothing was sent
+    one.sendall(question("a"))
+    engine.turn()
+    assert len(results(one, 1)) == 1
+
+
 def test_a_batch_is_bounded(engine: Engine) -> None:
     one = engine.connect()
     one.sendall(question("a", "b", "c") + question("d", "e") + question("f"))
