@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs api sbom e2e chaos bench bench-start bench-engine bench-filters bench-gpu bench-hidden gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs api sbom e2e chaos bench bench-start bench-engine bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -96,6 +96,9 @@ chaos: setup redis ## overload, faults of engine and Redis, replaced instances: 
 
 bench-engine: setup ## benchmark the engine without HTTP against the machine's arithmetic limit
 	$(BIN)/python -m loadtest.serving.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
+
+bench-histories: setup ## benchmark the engine beside the floor, histories of 5 to 200 items (ARGS="--pretend avx2")
+	$(BIN)/python -m loadtest.serving.bench_histories $(ARGS)
 
 bench-gpu: setup ## benchmark the engine on 1 M synthetic items beside a naive loop, on a GPU (ARGS="--items 20000")
 	$(BIN)/python -m loadtest.gpu.bench_gpu $(ARGS)

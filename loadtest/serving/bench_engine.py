@@ -12,9 +12,9 @@ products at the rate of 8-bit integers and a quarter of the bytes, as the engine
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -28,6 +28,7 @@ from loadtest.serving.pipeline import queries_of, run
 from model.data.dataset import Dataset
 from model.network.config import GPTConfig
 from service.recall.recaller import Recaller
+from service.recall.types import Query
 
 
 def best_seconds(work: Callable[[], object], seconds: float = 1.0) -> float:
@@ -80,36 +81,62 @@ def network_flops(config: GPTConfig, lengths: NDArray[np.integer], interests: in
     return (config.layers - 1) * lower + last + (interests - 1) * step
 
 
-def over_floor(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the time of a request and its ratio to the floor, by batch size."""
+class Rates(NamedTuple):
+    """The speed of the machine, with as many threads as torch uses."""
+
+    flops: float
+    """Operations per second of a matrix product of floats."""
+    integer_ops: float
+    copy_bytes: float
+
+    @classmethod
+    def measure(cls) -> "Rates":
+        """Measures for some seconds."""
+        return cls(matrix_rate(), integer_rate(), copy_bandwidth())
+
+
+def over_floor(
+    recaller: Recaller, queries: Sequence[Query], batch: int, rates: Rates, seconds: float
+) -> dict[str, float]:
+    """Returns the time of a request in batches of this size, and its ratio to the floor.
+
+    All queries ask for the same number of interests.
+    """
+    config, interests = recaller.manifest.model, queries[0].interests
+    assert interests is not None
+    lengths = np.array([len(query.history) for query in queries])
+    network = network_flops(config, lengths, interests)
+    search = 2.0 * recaller.catalogue_size * config.dim * interests
+    table = recaller.catalogue_size * config.dim * 4 * interests  # read once per step and batch
+    measured = 1 / run(recaller, queries, batch, seconds)
+    floor = max((network + search) / rates.flops, table / rates.copy_bytes / batch)
+    strict = max(
+        network / rates.flops + search / max(rates.flops, rates.integer_ops),
+        table / 4 / rates.copy_bytes / batch,
+    )
+    return {
+        "mflop_per_request": (network + search) / 1e6,
+        "us_per_request": measured * 1e6,
+        "floor_us": floor * 1e6,
+        "over_floor": measured / floor,
+        "over_integer_floor": measured / strict,
+    }
+
+
+def floors(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the figures of a bundle and its users' histories, by batch size."""
     recaller, dataset = Recaller.load(options.artifacts), Dataset.load(options.data)
     queries = queries_of(dataset, 4096, options.k, options.interests)
-    config = recaller.manifest.model
-    lengths = np.array([len(q.history) for q in queries])
-    network = network_flops(config, lengths, options.interests)
-    search = 2.0 * dataset.catalogue * config.dim * options.interests
-    table = dataset.catalogue * config.dim * 4 * options.interests  # read once per step and batch
-    rate, coarse_rate, bandwidth = matrix_rate(), integer_rate(), copy_bandwidth()
-    found: dict[str, Any] = {
-        "gflop_per_second": rate / 1e9,
-        "integer_gop_per_second": coarse_rate / 1e9,
-        "copy_gb_per_second": bandwidth / 1e9,
-        "mflop_per_request": (network + search) / 1e6,
-        "batches": {},
+    rates = Rates.measure()
+    return {
+        "gflop_per_second": rates.flops / 1e9,
+        "integer_gop_per_second": rates.integer_ops / 1e9,
+        "copy_gb_per_second": rates.copy_bytes / 1e9,
+        "batches": {
+            str(batch): over_floor(recaller, queries, batch, rates, options.seconds)
+            for batch in (1, 8, 64, 256)
+        },
     }
-    for batch in (1, 8, 64, 256):
-        measured = 1 / run(recaller, queries, batch, options.seconds)
-        floor = max((network + search) / rate, table / bandwidth / batch)
-        strict = max(
-            network / rate + search / max(rate, coarse_rate), table / 4 / bandwidth / batch
-        )
-        found["batches"][str(batch)] = {
-            "us_per_request": measured * 1e6,
-            "floor_us": floor * 1e6,
-            "over_floor": measured / floor,
-            "over_integer_floor": measured / strict,
-        }
-    return found
 
 
 def main() -> None:
@@ -124,7 +151,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
-    print(json.dumps(over_floor(options), indent=2))
+    print(json.dumps(floors(options), indent=2))
 
 
 if __name__ == "__main__":
