@@ -44,7 +44,7 @@ class Evaluate(Command):
         """Prints the table. Raises ValueError if the figures differ from the trainer's."""
         from model.artifact.versions import find_bundle
         from model.data.dataset import Dataset, popularity
-        from model.evaluation.metrics import check_equal, evaluate, format_figures
+        from model.evaluation.metrics import check_equal, evaluate_outcomes, format_figures
         from model.evaluation.protocols import splits
         from model.evaluation.reference import popular_recall
         from model.files import check_output, write_json
@@ -57,17 +57,16 @@ class Evaluate(Command):
             recaller = Recaller.load(self.artifacts, self.device, max_history=self.max_history)
             protocol = self.protocol or recaller.manifest.protocol
             parts = splits(dataset, protocol)
-            split, counts_V = parts.test, popularity(parts.training())
-            repeats = self.repeats == "allow"
-            popular = popular_recall(counts_V, repeats)
-            figures = {"popularity": evaluate(popular, dataset, split)}
-            if self.run_dir:
-                with tempfile.TemporaryDirectory() as folder:
+            counts_V, repeats = popularity(parts.training()), self.repeats == "allow"
+            recalls = {"popularity": popular_recall(counts_V, repeats)}
+            with tempfile.TemporaryDirectory() as folder:
+                if self.run_dir:
                     pretrained = self._pretrained(Path(folder))
                     baseline = service_recall(pretrained, dataset, repeats)
-                    figures["pre-trained, one interest"] = evaluate(baseline, dataset, split)
-            served = service_recall(recaller, dataset, repeats)
-            figures["recgpt"] = evaluate(served, dataset, split)
+                    recalls["pre-trained, one interest"] = baseline
+                recalls["recgpt"] = service_recall(recaller, dataset, repeats)
+                outcome = recaller.manifest.recall.outcome
+                figures = evaluate_outcomes(recalls, dataset, parts.test, outcome)
         print(format_figures(figures))
         if self.out:
             write_json(self.out, {"version": recaller.version, "figures": figures})
@@ -83,12 +82,10 @@ class Evaluate(Command):
         from service.recall.recaller import Recaller
 
         assert self.run_dir is not None
-        _, trained_on, model = load_run(self.run_dir, stage="pretrain")
-        return Recaller.load(
-            export_bundle(folder, trained_on, model, ONE_INTEREST, {}),
-            self.device,
-            max_history=self.max_history,
-        )
+        config, trained_on, model = load_run(self.run_dir, stage="pretrain")
+        recall = ONE_INTEREST.model_copy(update={"outcome": config.recall.outcome})
+        exported = export_bundle(folder, trained_on, model, recall, {})
+        return Recaller.load(exported, self.device, max_history=self.max_history)
 
 
 class EvaluateNewUsers(Command):

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -43,6 +43,10 @@ class WorkerLost(Exception):
 
 class Worker(BatchSizes, Protocol):
     """Computes micro-batches."""
+
+    @property
+    def actions(self) -> Collection[bytes]:
+        """The types of events that the network reads as feedback; none if it reads none."""
 
     async def start(self) -> None:
         """Prepares for micro-batches; called on the event loop."""
@@ -75,14 +79,19 @@ class Waiting:
     store_problem: StoreProblem | None = None
     seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
 
-    def set_history(self, entries: Entries, types: EventTypes, now: float) -> None:
-        """Completes the query: the stored history goes before the items that it has."""
-        found = read_history(entries, types, now, self.query.repeat_after_days)
+    def set_history(
+        self, entries: Entries, types: EventTypes, now: float, actions: Collection[bytes]
+    ) -> None:
+        """Completes the query: the stored history goes before the items that it has.
+
+        `actions` are the types of events that the network reads as feedback.
+        """
+        found = read_history(entries, types, now, self.query.repeat_after_days, actions)
         exclude = self.query.exclude
         if found.excluded:
             exclude = [*exclude, *found.excluded]
         items = [*found.items, *self.query.history] if self.query.history else found.items
-        self.query = self.query.with_history(items, exclude)
+        self.query = self.query.with_history(items, exclude, found.actions)
 
     def resolve(self, found: EncodedCandidates, computed: BatchResult) -> Answer:
         """Sets the answer, unless the caller has given up, and returns it."""
@@ -306,7 +315,7 @@ class Batcher:
             self._metrics.unreadable_histories.inc(history.value)
             waiting.store_problem = history
         else:
-            waiting.set_history(history, self._event_types, now)
+            waiting.set_history(history, self._event_types, now, self._worker.actions)
 
     async def _until_store_is_back(self) -> None:
         """Probes the store in place of the recalls, so that only the first waits for it."""

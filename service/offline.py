@@ -22,16 +22,20 @@ from model.artifact.config import AddConfig
 from model.artifact.versions import find_bundle, publish
 from model.data.dataset import Dataset, IntArray
 from model.evaluation.config import ProtocolConfig
-from model.evaluation.metrics import Figures, Recall
+from model.evaluation.metrics import Figures, Histories, Recall, histories_of
 from model.evaluation.protocols import LEAVE_ONE_OUT
-from model.evaluation.reference import pad
+from model.evaluation.reference import feedback_of, pad
 from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
+from service.history.events import CLICK, HistoryEvent
 from service.history.store import HistoryStore
 from service.recall.recaller import Recaller
 from service.recall.types import Query
 
 log = logging.getLogger(__name__)
+
+NOT_KNOWN = "\t"
+"""The type of an event about which nothing is known: no type has a tab."""
 
 
 def export_bundle(
@@ -54,21 +58,15 @@ def export_bundle(
             f"the {model.config.network} network is a peer to compare with and cannot be served: "
             "export a run that was trained without --model.network"
         )
-    not_served = []
     if recall.merge != "quotas" and recall.interests > 1:
-        not_served.append(f"recall.merge = {recall.merge}")
-    if recall.outcome is not None:
-        not_served.append(f"recall.outcome = {recall.outcome}")
-    if model.config.feedback != "none":
-        not_served.append(f"model.feedback = {model.config.feedback}")
-    if not_served:
         raise ValueError(
-            f"{' and '.join(not_served)} can be measured, but not served yet: train without"
+            f"recall.merge = {recall.merge} can be measured, but not served yet: train without"
         )
     code = package_version("recgpt")
     writing = new_bundle(artifacts, dataset, model, recall, figures, code, protocol)
     with writing as (folder, version):
-        interests_BD = sample_interests(dataset, model, QUERIES)
+        wanted = -1 if recall.outcome is None else dataset.action_code(recall.outcome)
+        interests_BD = sample_interests(dataset, model, QUERIES, wanted)
         build_index(read_item_vectors(folder), folder, index, index_recall, interests_BD)
     publish(artifacts, version)
     return artifacts / version
@@ -89,22 +87,28 @@ def add_items(config: AddConfig) -> tuple[Path, Additions]:
     return config.artifacts / version, new.report
 
 
-def sample_interests(dataset: Dataset, model: GPT, count: int) -> NDArray[np.float32] | None:
+def sample_interests(
+    dataset: Dataset, model: GPT, count: int, wanted: int = -1
+) -> NDArray[np.float32] | None:
     """Returns the first interests B D of up to `count` users with a history, always the same ones.
 
-    Returns None if no user has a history.
+    A network that reads outcomes is asked for the action `wanted`. Returns None if no user has a
+    history.
     """
     users = np.flatnonzero(np.diff(dataset.offsets))
     users_B = np.sort(np.random.default_rng(0).permutation(users)[:count])
     if not len(users_B):
         return None
     device = model.items.weight.device
-    history_BL, lengths_B = pad([dataset.history(u) for u in users_B], model.config.max_history)
+    histories = histories_of(dataset, users_B, np.diff(dataset.offsets)[users_B])
+    history_BL, lengths_B = pad(histories, model.config.max_history)
+    feedback = feedback_of(histories, model.config.max_history, wanted).to(device)
     with evaluating(model), torch.inference_mode():
         interest_BD, _ = model.prefill(
             torch.from_numpy(history_BL).to(device),
             torch.from_numpy(lengths_B).to(device),
             torch.from_numpy(users_B).to(device),
+            feedback,
         )
     found: NDArray[np.float32] = interest_BD.cpu().numpy()
     return found
@@ -115,19 +119,40 @@ async def load_histories(
 ) -> int:
     """Fills a store with the whole histories of a data set; returns how many were stored.
 
-    A history that gets no event for `days` expires.
+    Events have the types and times that the data set knows. A history that gets no event for `days`
+    expires.
 
     Raises ValueError if the URL is of no usable store, StoreUnavailable if it does not answer.
     """
     store = HistoryStore.open(url, timeout_ms=10_000, days=days)
     try:
-        histories = (
-            (user, [dataset.item_ids[row] for row in dataset.history(i)])
-            for i, user in enumerate(dataset.user_ids)
+        users = range(dataset.users)
+        if dataset.actions is None:
+            plain = (
+                (dataset.user_ids[user], [dataset.item_ids[row] for row in dataset.history(user)])
+                for user in users
+            )
+            return await store.load(plain, overwrite)
+        return await store.load(
+            ((dataset.user_ids[u], _events(dataset, u)) for u in users), overwrite
         )
-        return await store.load(histories, overwrite)
     finally:
         await store.close()
+
+
+def _events(dataset: Dataset, user: int) -> list[HistoryEvent]:
+    """Returns the events of a user of a data set with actions, oldest first."""
+    assert dataset.actions is not None
+    part = slice(dataset.offsets[user], dataset.offsets[user + 1])
+    rows, actions = dataset.events[part], dataset.actions[part]
+    times = (
+        dataset.times[part] if dataset.times is not None and dataset.clock else [None] * len(rows)
+    )
+    names = [*dataset.action_names, CLICK]  # -1 is the last one
+    return [
+        HistoryEvent(dataset.user_ids[user], dataset.item_ids[row], names[code], time)
+        for row, code, time in zip(rows, actions, times, strict=True)
+    ]
 
 
 def of_trained_users(dataset: Dataset, bundle: Path) -> Dataset:
@@ -158,6 +183,14 @@ def service_recall(recaller: Recaller, dataset: Dataset, repeats: bool = False) 
     if not unlike <= set(item_ids[len(item_ids) - added :]):
         raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
     item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
+    names = [*dataset.action_names, NOT_KNOWN]  # -1 is the last one
+    reads_feedback = recaller.manifest.model.feedback != "none"
+
+    def actions_of(histories: Sequence[IntArray]) -> Sequence[Sequence[str]]:
+        told = histories.actions if isinstance(histories, Histories) else None
+        if told is None or not reads_feedback:
+            return [()] * len(histories)
+        return [[names[code] for code in codes] for codes in told]
 
     def recall(
         histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
@@ -171,8 +204,11 @@ def service_recall(recaller: Recaller, dataset: Dataset, repeats: bool = False) 
                 history=[dataset.item_ids[row] for row in history],
                 k=k,
                 repeat_after_days=0 if repeats else None,
+                actions=actions,
             )
-            for user, history in zip(users_B, histories, strict=True)
+            for user, history, actions in zip(
+                users_B, histories, actions_of(histories), strict=True
+            )
         ]
         answers, _ = recaller.recall(queries)
         rows_BK = np.full((len(queries), k), -1, dtype=np.int64)

@@ -1,7 +1,7 @@
 """A worker without a process of its own, for tests of what stands in front of the engine."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -32,6 +32,10 @@ class InProcessWorker:
         self.bundle = bundle
         self._recaller = recaller
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recall")
+
+    @property
+    def actions(self) -> Collection[bytes]:
+        return self.bundle.actions if self.bundle else ()
 
     async def start(self) -> None:
         """The thread starts with the first micro-batch."""

@@ -13,5 +13,11 @@ def served_bundle(recaller: Recaller, folder: Path) -> ServedBundle:
     read_metadata(recaller.bundle).save(folder)
     write_ids(folder, "item", recaller.item_ids)
     return ServedBundle.load(
-        folder, folder, recaller.version, recaller.max_interests, recaller.kinds
+        folder,
+        folder,
+        recaller.version,
+        recaller.max_interests,
+        recaller.kinds,
+        recaller.manifest.actions,
+        recaller.outcomes,
     )

@@ -115,6 +115,7 @@ def new_bundle(
                 "events": len(dataset.events),
             },
             model=model.config,
+            actions=list(dataset.action_names) if model.config.feedback != "none" else [],
             recall=recall,
             protocol=protocol,
             metrics=metrics,
@@ -201,7 +202,8 @@ def _read_model(folder: Path, manifest: Manifest) -> GPT:
         weights["users.weight"] = torch.from_numpy(table)
         users = len(table) - 1
     with torch.device("meta"), _Uninitialised():
-        model = GPT(manifest.model, len(weights["items.weight"]), users)
+        actions = len(manifest.actions)
+        model = GPT(manifest.model, len(weights["items.weight"]), users, actions)
     model.load_state_dict(weights, assign=True)
     return model.eval().requires_grad_(False)
 

@@ -45,6 +45,8 @@ class Manifest(BaseModel, frozen=True):
     metrics: dict[str, dict[str, float]]
     vectors_sha256: str
     files: dict[FileName, FileEntry]
+    actions: list[str] = []
+    """The actions that the network knows, in the order of their numbers, if it reads feedback."""
     item_kinds: dict[str, Kind] = {}
     """The kind of each attribute of the items; one that is missing here is text."""
     additions: list[dict[str, Any]] = []

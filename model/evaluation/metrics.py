@@ -7,7 +7,7 @@ is in the history already counts as missed, unless the recall repeats items of t
 Shapes: N cases, B batch, K candidates, S targets of a case, V catalogue.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from model.data.dataset import Dataset, IntArray
-from model.evaluation.protocols import Split, target_sets
+from model.evaluation.protocols import Split, by_outcome, target_sets
 
 Recall = Callable[[Sequence[IntArray], IntArray, Sequence[int]], list[IntArray]]
 """(whole histories as item rows, oldest first; user rows B, -1: unknown; lengths of lists) → for
@@ -66,6 +66,24 @@ def evaluate(
     return metrics | {f"coverage@{k}": float(found.covered[k].mean()) for k in deep}
 
 
+def evaluate_outcomes(
+    recalls: Mapping[str, Recall], dataset: Dataset, split: Split, outcome: str | None
+) -> Figures:
+    """Returns the figures of each recall, by its name.
+
+    With an outcome they are of the cases whose next item got that action; those of the other cases
+    stand beside them, as "NAME, not OUTCOME".
+    """
+    if outcome is None:
+        return {name: evaluate(recall, dataset, split) for name, recall in recalls.items()}
+    parts = by_outcome(dataset, split, outcome)
+    return {
+        name + suffix: evaluate(recall, dataset, part)
+        for part, suffix in zip(parts, ("", f", not {outcome}"), strict=True)
+        for name, recall in recalls.items()
+    }
+
+
 def measure_cases(
     recall: Recall,
     dataset: Dataset,
@@ -114,15 +132,23 @@ def case_batches(
     for start in tqdm(range(0, len(split.users), batch), "evaluate", leave=False, disable=None):
         part = slice(start, start + batch)
         users_B = split.users[part]
-        starts_B = np.asarray(dataset.offsets)[users_B]
-        cuts = [
-            slice(start + max(0, n - (newest or n)), start + n)
-            for start, n in zip(starts_B, split.lengths[part], strict=True)
-        ]
-        histories = Histories(np.asarray(dataset.events[cut]) for cut in cuts)
-        if dataset.actions is not None:
-            histories.actions = [np.asarray(dataset.actions[cut]) for cut in cuts]
+        histories = histories_of(dataset, users_B, split.lengths[part], newest)
         yield part, histories, users_B if known_users else np.full_like(users_B, -1)
+
+
+def histories_of(
+    dataset: Dataset, users_B: IntArray, lengths_B: IntArray, newest: int | None = None
+) -> Histories:
+    """Returns the first events of users, as many as `lengths_B` says, or the `newest` of these."""
+    starts_B = np.asarray(dataset.offsets)[users_B]
+    cuts = [
+        slice(start + max(0, n - (newest or n)), start + n)
+        for start, n in zip(starts_B, lengths_B, strict=True)
+    ]
+    histories = Histories(np.asarray(dataset.events[cut]) for cut in cuts)
+    if dataset.actions is not None:
+        histories.actions = [np.asarray(dataset.actions[cut]) for cut in cuts]
+    return histories
 
 
 def ranking_figures(ranks_N: IntArray) -> dict[str, float]:

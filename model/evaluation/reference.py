@@ -51,8 +51,8 @@ def interest_lists(
     history_BL, lengths_B = pad(histories, model.config.max_history)
     seen_BS = torch.from_numpy(_repeated(histories)).to(device)[:, : 0 if repeats else None]
     feedback = None
-    if model.config.feedback != "none" and isinstance(histories, Histories):
-        feedback = feedback_of(histories, model.config.max_history, wanted)
+    if model.config.feedback != "none":
+        feedback = feedback_of(histories, model.config.max_history, wanted).to(device)
     depth = max(k, interests)  # an offer may be the last of as many items as interests
     with torch.no_grad():
         table_VD = model.item_vectors()
@@ -64,7 +64,7 @@ def interest_lists(
             torch.from_numpy(users_B.astype(np.int64)).to(device),
             interests,
             lambda interest_BD: best_rows(interest_BD, table_VD, seen_BS, depth),
-            feedback if feedback is None else feedback.to(device),
+            feedback,
         )
     scores_BMK, rows_BMK = found.scores_BMK[..., :k], found.rows_BMK[..., :k]
     rows_BMK = rows_BMK.masked_fill(scores_BMK == -torch.inf, -1)
@@ -72,14 +72,14 @@ def interest_lists(
     return InterestLists(*found_on_host)
 
 
-def feedback_of(histories: Histories, max_history: int, wanted: int) -> Feedback | None:
-    """Returns the feedback in the newest items of histories, None if they have no actions.
+def feedback_of(histories: Sequence[IntArray], max_history: int, wanted: int) -> Feedback:
+    """Returns the feedback in the newest items of histories; no action is known of a plain list.
 
     The outcome at an item is the action that the item after it got, and `wanted` at the last.
     """
-    if histories.actions is None:
-        return None
-    actions_BL, lengths_B = pad(histories.actions, max_history)
+    told = histories.actions if isinstance(histories, Histories) else None
+    unknown = [np.full(len(history), -1) for history in histories]
+    actions_BL, lengths_B = pad(unknown if told is None else told, max_history)
     outcomes_BL = np.roll(actions_BL, -1, axis=1)
     outcomes_BL[np.arange(len(lengths_B)), lengths_B - 1] = wanted
     return Feedback(torch.from_numpy(actions_BL), torch.from_numpy(outcomes_BL))

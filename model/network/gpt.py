@@ -157,6 +157,8 @@ class GPT(nn.Module):
         self.apply(_initialise)
         for adapter in self.layer_adapters:
             nn.init.zeros_(adapter.up.weight)
+        for table in self.feedback_tables:
+            nn.init.zeros_(table.weight[0])  # what is not known adds nothing
         if config.user_rank:  # starts as no user module at all, and has to earn its weight
             nn.init.normal_(self.users.weight, std=config.user_rank**-0.5)
             nn.init.zeros_(self.user_up.weight)
@@ -170,6 +172,12 @@ class GPT(nn.Module):
     def layer_adapters(self) -> list[Adapter]:
         """The adapter behind each layer; empty if the network has none."""
         return cast("list[Adapter]", list(getattr(self, "adapters", [])))
+
+    @property
+    def feedback_tables(self) -> list[nn.Embedding]:
+        """The embeddings of actions and of outcomes, row 0: not known; those that it has."""
+        found = [getattr(self, name) for name in ("actions", "outcomes") if hasattr(self, name)]
+        return cast("list[nn.Embedding]", found)
 
     def tables(self) -> list[nn.Embedding]:
         """The embeddings that grow with the catalogue and the users."""

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from model.data.dataset import Dataset, popularity, training_view
 from model.device import choose_device
-from model.evaluation.metrics import Figures, Recall, evaluate
+from model.evaluation.metrics import Figures, Recall, evaluate, evaluate_outcomes
 from model.evaluation.protocols import (
     Split,
     Splits,
@@ -233,14 +233,7 @@ def _test(config: TrainConfig, parts: Splits, training: Dataset, model: GPT) -> 
         load_weights(config.out / "pretrain" / "best.safetensors", first)
         recalls["pre-trained, one interest"] = DenseRecall(first.eval(), ONE_INTEREST, wanted)
         recalls["recgpt"] = DenseRecall(model, config.recall, wanted)
-    split, outcome = parts.test, config.recall.outcome
-    others = None
-    if outcome is not None:
-        split, others = by_outcome(dataset, split, outcome)
-    figures = {name: evaluate(recall, dataset, split) for name, recall in recalls.items()}
-    if others is not None:
-        for name, recall in recalls.items():
-            figures[f"{name}, not {outcome}"] = evaluate(recall, dataset, others)
+    figures = evaluate_outcomes(recalls, dataset, parts.test, config.recall.outcome)
     write_json(config.out / "metrics.json", figures)
     return figures
 

@@ -12,7 +12,7 @@ string of bytes first: only a history that excludes items is read entry by entry
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from service.history.event_types import CUSTOM, EventTypes
@@ -44,6 +44,8 @@ class UserHistory(NamedTuple):
     """The items that the network reads, oldest first."""
     excluded: Sequence[bytes] = ()
     """Items that must not be in the answer, although they are not in the history."""
+    actions: Sequence[bytes] = ()
+    """The type of each item's event, if the network reads types as feedback."""
 
 
 def encode_entry(event: HistoryEvent, now: float) -> bytes:
@@ -79,7 +81,11 @@ def _split(entry: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def read_history(
-    entries: Entries, types: EventTypes, now: float, repeat_after_days: float | None = None
+    entries: Entries,
+    types: EventTypes,
+    now: float,
+    repeat_after_days: float | None = None,
+    actions: Collection[bytes] = (),
 ) -> UserHistory:
     """Returns the items that the network reads, and those that events such as a dislike exclude.
 
@@ -87,9 +93,12 @@ def read_history(
     history, too, and a later event that enters the history lifts the dislike. If items of the
     history may be repeated after some days, those with a later event are excluded, and those whose
     time is not known.
+
+    A network that reads feedback knows some types as `actions`: it reads every event of them, a
+    dislike, too, and `excluded` is as without.
     """
-    if repeat_after_days:
-        return _read_each(entries, types, now, repeat_after_days)
+    if repeat_after_days or actions:
+        return _read_each(entries, types, now, repeat_after_days or 0, actions)
     joined = b"\n".join(entries)
     if not types.by_bytes[b""].is_plain:
         return _read_each(entries, types, now, 0)
@@ -111,18 +120,27 @@ def without_old(entries: Entries, since: float) -> Entries:
 
 
 def _read_each(
-    entries: Entries, types: EventTypes, now: float, repeat_after_days: float
+    entries: Entries,
+    types: EventTypes,
+    now: float,
+    repeat_after_days: float,
+    actions: Collection[bytes] = (),
 ) -> UserHistory:
     items: list[bytes] = []
+    told: list[bytes] = []
     excluded: dict[bytes, None] = {}
     included: set[bytes] = set()
     rejected: set[bytes] = set()
     kinds, custom = types.by_bytes, types.by_name[CUSTOM]
     for entry in entries:
         item, fields = _split(entry)
-        kind = kinds.get(fields[0] if fields else b"", custom)
-        if kind.history and item not in rejected:
+        name = fields[0] if fields else b""
+        kind = kinds.get(name, custom)
+        is_history = kind.history and item not in rejected
+        if is_history or name in actions:
             items.append(item)
+            told.append(name)
+        if is_history:
             included.add(item)
             if repeat_after_days and _is_younger(entry, repeat_after_days, now):
                 excluded[item] = None
@@ -133,7 +151,8 @@ def _read_each(
             if not kind.history:
                 rejected.add(item)
     items.reverse()
-    return UserHistory(items, list(excluded))
+    told.reverse()
+    return UserHistory(items, list(excluded), told if actions else ())
 
 
 def _is_younger(entry: bytes, days: float, now: float) -> bool:

@@ -154,23 +154,33 @@ class HistoryStore:
         return problems
 
     async def load(
-        self, histories: Iterable[tuple[str, Sequence[str]]], overwrite: bool = False
+        self,
+        histories: Iterable[tuple[str, Sequence[str] | Sequence[HistoryEvent]]],
+        overwrite: bool = False,
     ) -> int:
-        """Stores whole histories (ids of items, oldest first) and returns their number.
+        """Stores whole histories (ids of items or events, oldest first) and returns their number.
 
         A user who has a history keeps it unless `overwrite` is true.
         """
-        stored = 0
+        stored, now = 0, time.time()
         iterator = iter(histories)
         while chunk := list(islice(iterator, LOAD_CHUNK)):
             async with self._talking(self._writing):
-                known = [False] * len(chunk) if overwrite else await self._known(chunk)
+                users = [user for user, _ in chunk]
+                known = [False] * len(chunk) if overwrite else await self._known(users)
                 pipeline = self._client.pipeline()
                 for (user, items), has_one in zip(chunk, known, strict=True):
                     if has_one or not items:
                         continue
                     pipeline.delete(_key(user))
-                    pipeline.rpush(_key(user), *map(encode_item, items[: -self._limit - 1 : -1]))
+                    newest = items[: -self._limit - 1 : -1]
+                    pipeline.rpush(
+                        _key(user),
+                        *(
+                            encode_item(one) if isinstance(one, str) else encode_entry(one, now)
+                            for one in newest
+                        ),
+                    )
                     if self._retention.days is not None:
                         pipeline.expire(_key(user), int(self._retention.expiry))
                     stored += 1
@@ -235,9 +245,9 @@ class HistoryStore:
             return encode_item(event.item_id)
         return encode_entry(event, now)
 
-    async def _known(self, histories: Sequence[tuple[str, Sequence[str]]]) -> list[bool]:
+    async def _known(self, users: Sequence[str]) -> list[bool]:
         pipeline = self._client.pipeline()
-        for user, _ in histories:
+        for user in users:
             pipeline.exists(_key(user))
         return [bool(found) for found in await pipeline.execute()]
 

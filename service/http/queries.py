@@ -1,21 +1,25 @@
 """Queries of the recall room from the bodies of requests."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from model.kinds import Kind
+from service.errors import FieldError, Invalid
 from service.http.filters import checked_form
 from service.http.schemas import AfterDays, RecallRequest, Seed
+from service.recall.served_bundle import ServedBundle
 from service.recall.types import Query
 
 
-def query_of(
-    body: RecallRequest, attributes: Mapping[str, Kind], where: str = ""
-) -> tuple[Query, bool]:
+def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tuple[Query, bool]:
     """Returns the query of a request, and whether its history is in the store.
 
     The stored history then goes before the one of the query, which has only the seeds. Raises
-    Invalid if the filter does not fit the attributes; `where` is the path of the request.
+    Invalid if the filter does not fit the bundle's attributes, or if its network cannot be asked
+    for the outcome; `where` is the path of the request.
     """
+    if body.outcome is not None and body.outcome not in bundle.outcomes:
+        known = ", ".join(bundle.outcomes) or "none: its network reads no outcomes"
+        words = f"The bundle cannot be asked for {body.outcome!r}; it can be for {known}"
+        raise Invalid(f"{where}outcome: {words}", [FieldError(f"{where}outcome", words)])
     stored = body.history is None and body.user_id is not None
     history: Sequence[str] = body.history or ()
     exclude = body.exclude
@@ -30,7 +34,8 @@ def query_of(
         body.k,
         body.interests,
         _repeat_after_days(body, stored),
-        filter=checked_form(body.filter, attributes, where) if body.filter else None,
+        filter=checked_form(body.filter, bundle.attributes, where) if body.filter else None,
+        outcome=body.outcome,
     )
     return query, stored
 

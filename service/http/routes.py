@@ -104,7 +104,7 @@ class Routes:
             return json_response(page_response(request, given, page, self._engine.bundle))
         body, arms = self._experiments.applied_to(given)
         bundle = self._bundle_for([body])
-        query, is_stored = query_of(body, bundle.attributes)
+        query, is_stored = query_of(body, bundle)
         if explain:
             query = replace(query, explain=True)
         recall = self._batcher.recall(query, is_stored, _patience(request), _client(request))
@@ -122,8 +122,7 @@ class Routes:
             raise Invalid(TOO_MANY_ITEMS)
         bundle = self._bundle_for(requests)
         queries = [
-            query_of(one, bundle.attributes, f"requests.{number}.")
-            for number, one in enumerate(requests)
+            query_of(one, bundle, f"requests.{number}.") for number, one in enumerate(requests)
         ]
         recalls = self._batcher.recall_all(queries, _patience(request), _client(request))
         answers = await _while_connected(request, recalls)

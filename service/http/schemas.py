@@ -112,6 +112,11 @@ class RecallRequest(Body):
         "or after some days since their latest event. Items in `exclude`, and those that the user "
         "disliked, are never returned",
     )
+    outcome: Annotated[str, Field(pattern=NAME)] | None = Field(
+        None,
+        description="what the user shall do with the items, such as like: a type of events that "
+        "the bundle's network can be asked for; by default the one that the bundle says",
+    )
     filter: Filter | None = Field(None, description="conditions on the attributes of the items")
     with_metadata: bool = Field(False, description="return title and attributes of every item, too")
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +117,11 @@ class EngineClient:
         await asyncio.gather(self._running, return_exceptions=True)
 
     @property
+    def actions(self) -> Collection[bytes]:
+        """See `service.batcher.Worker`."""
+        return self.bundle.actions if self.bundle else ()
+
+    @property
     def started(self) -> bool:
         """Whether the engine and all front ends have been ready once."""
         return bool(self.bundle) and self._status.started
@@ -171,6 +176,8 @@ class EngineClient:
             greeting.version,
             greeting.max_interests,
             greeting.kinds,
+            greeting.actions,
+            greeting.outcomes,
         )
         freeze_loaded()
         log.info("ready to serve", extra={"version": greeting.version})

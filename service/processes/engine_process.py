@@ -265,6 +265,8 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
         max_batch=settings.max_batch or recaller.preferred_batch,
         ids=str(recaller.bundle.absolute() if has_ids(recaller.bundle, "item") else folder),
         kinds=recaller.kinds,
+        actions=recaller.manifest.actions,
+        outcomes=recaller.outcomes,
     )
     if greeting.ids == str(folder):  # in bundles of before
         write_ids(folder, "item", recaller.item_ids)

@@ -6,7 +6,7 @@ bundle it is of, so that no answer mixes two versions.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from service.processes.child import EngineAddress, Serving
 from service.processes.engine_client import EngineClient
@@ -70,6 +70,11 @@ class EngineSwitch:
     def ahead(self) -> int:
         """See `service.batcher.Worker`."""
         return self._client.ahead
+
+    @property
+    def actions(self) -> Collection[bytes]:
+        """See `service.batcher.Worker`."""
+        return self._client.actions
 
     @property
     def started(self) -> bool:

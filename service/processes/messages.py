@@ -49,6 +49,10 @@ class Greeting(NamedTuple):
     """Path of the folder with the table of the items' ids: see `IdTable`."""
     kinds: dict[str, Kind]
     """The kind of each attribute of the items."""
+    actions: list[str]
+    """The types of events that the network reads as feedback."""
+    outcomes: list[str]
+    """Those of them that a recall can ask for."""
 
 
 class FrameReader:
@@ -101,6 +105,8 @@ def encode_question(queries: Sequence[Query]) -> bytes:
                 query.repeat_after_days,
                 query.explain,
                 query.filter,
+                query.actions and pack_ids(query.actions),
+                query.outcome,
             )
             for query in queries
         ]

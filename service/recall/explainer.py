@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from model.network.gpt import GPT
+from model.network.gpt import GPT, Feedback
 from model.network.rollout import rollout
 from model.network.top_items import best_rows
 from service.recall.item_ids import ItemIds
+from service.recall.query_batch import BatchFeedback
 from service.recall.types import ExplainedItem, Explanation, Floats, Ints
 
 SHOWN = 10
@@ -33,7 +34,13 @@ class Explainer:
         self._ids = ids
 
     def explain(
-        self, user: int, history_L: Ints, excluded_N: Ints, rows_K: Ints, interests: int
+        self,
+        user: int,
+        history_L: Ints,
+        excluded_N: Ints,
+        rows_K: Ints,
+        interests: int,
+        feedback: BatchFeedback | None = None,
     ) -> Explanation:
         """Returns the steps that led a query to these candidates; no step without a history.
 
@@ -51,6 +58,7 @@ class Explainer:
             torch.tensor([user], device=device),
             interests,
             lambda interest_1D: best_rows(interest_1D, vectors_VD, excluded_1N, SHOWN),
+            feedback and Feedback(*(torch.from_numpy(part).to(device)[None] for part in feedback)),
         )
         scores_MF = found.scores_BMK[0].cpu().numpy()
         rows_MF = found.rows_BMK[0].cpu().numpy()

@@ -56,6 +56,7 @@ class KnownItems(NamedTuple):
         Ragged  # of each query all known items, of `exclude` and, if not repeated, the history
     )
     unknown_B: Ints  # items of each history that the catalogue does not hold
+    places_N: Ints  # of each row in `newest` its place in the history; empty if not asked for
 
 
 class ItemIds(NamedTuple):
@@ -82,11 +83,13 @@ class ItemIds(NamedTuple):
         queries: Sequence[tuple[Ids, Ids]],
         max_history: int,
         repeats: Sequence[bool] = (),
+        places: bool = False,
     ) -> KnownItems:
         """Returns the rows of the ids in each query's history and `exclude`.
 
         The items of a history are excluded, too, unless its query `repeats` them.
-        `newest` keeps at most `max_history` items of a history. Duplicates stay. If bytes are
+        `newest` keeps at most `max_history` items of a history; with `places`, the answer says
+        where in the history they stand. Duplicates stay. If bytes are
         not a msgpack array of strings, some rows or none are found; other queries are not affected.
         """
         parts = [pack_ids(part) for query in queries for part in query]
@@ -95,10 +98,14 @@ class ItemIds(NamedTuple):
         newest = Ragged(np.empty(count * max_history, np.int64), np.zeros(count + 1, np.int64))
         excluded = Ragged(np.empty(len(packed), np.int64), np.zeros(count + 1, np.int64))
         unknown_B = np.zeros(count, dtype=np.int64)
+        places_N = np.empty(count * max_history if places else 0, dtype=np.int64)
+        all_places_N = np.empty(len(packed) if places else 0, dtype=np.int64)
         repeats_B = np.array(repeats or [False] * count, dtype=np.bool_)
         packed_N = np.frombuffer(packed, np.uint8)
-        _look_up(self, packed_N, offsets_2B, max_history, repeats_B, newest, excluded, unknown_B)
-        return KnownItems(newest.trimmed(), excluded.trimmed(), unknown_B)
+        known = KnownItems(newest, excluded, unknown_B, places_N)
+        _look_up(self, packed_N, offsets_2B, max_history, repeats_B, known, all_places_N)
+        newest = newest.trimmed()
+        return KnownItems(newest, excluded.trimmed(), unknown_B, places_N[: len(newest.rows_N)])
 
 
 @compiled
@@ -119,20 +126,22 @@ def _look_up(
     offsets_2B: Ints,
     max_history: Integer,
     repeats_B: NDArray[np.bool_],
-    newest: Ragged,
-    excluded: Ragged,
-    unknown_B: Ints,
+    known: KnownItems,
+    all_places_N: Ints,
 ) -> None:
     """See `ItemIds.look_up`. Part 2 b of `packed_N` is the history of query b, the next `exclude`.
 
+    `all_places_N` has room for the place of every item, or is empty.
+
     No read goes beyond the end of a part, so that malformed bytes do not affect other queries.
     """
+    newest, excluded, unknown_B, places_N = known
     for query in range(len(unknown_B)):
         begin = end = excluded.offsets_B[query]
         for part in range(2):
             stop = offsets_2B[2 * query + part + 1]
             count, at = _header(packed_N, offsets_2B[2 * query + part], stop)
-            for _ in range(count):
+            for place in range(count):
                 if at == stop:
                     break
                 length, start = _header(packed_N, at, stop)
@@ -140,6 +149,8 @@ def _look_up(
                 row = _row_of(table, packed_N, start, at)
                 if row >= 0:
                     excluded.rows_N[end] = row
+                    if len(all_places_N):
+                        all_places_N[end] = place
                     end += 1
                 elif part == 0:
                     unknown_B[query] += 1
@@ -147,6 +158,8 @@ def _look_up(
                 written = newest.offsets_B[query]
                 for item in range(max(begin, end - max_history), end):
                     newest.rows_N[written] = excluded.rows_N[item]
+                    if len(all_places_N):
+                        places_N[written] = all_places_N[item]
                     written += 1
                 newest.offsets_B[query + 1] = written
                 if repeats_B[query]:

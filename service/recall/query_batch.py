@@ -1,7 +1,7 @@
 """A batch of queries as arrays, with catalogue rows in place of ids.
 
 Shapes: B queries of the batch, W of them with a history ("warm"), M interests, L length of a
-padded list, N rows of all lists.
+padded list, N rows of all lists, S items of all histories.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,6 +40,13 @@ class Ragged(NamedTuple):
         return rows_WL
 
 
+class BatchFeedback(NamedTuple):
+    """The feedback in the newest items of all histories, as numbers of actions; -1: not known."""
+
+    actions_S: Ints  # what the user did with each item
+    outcomes_S: Ints  # … with the item after it; at a newest item, what the user shall do
+
+
 class Step(NamedTuple):
     """A step of the rollout: one interest of each query, and how many candidates it gives."""
 
@@ -59,6 +66,7 @@ class QueryBatch(NamedTuple):
     quotas_MB: Ints  # candidates that each interest gives, k in all
     unknown_B: Ints  # items of the history that the catalogue does not hold
     allowed: Sequence[Allowed | None] | None = None  # of each query; None: no query has a filter
+    feedback: BatchFeedback | None = None  # None: the network reads none
 
     @property
     def cold_B(self) -> NDArray[np.bool_]:

@@ -31,6 +31,7 @@ from model.network.rollout import quotas
 from service.recall.candidate_lists import POPULAR, CandidateLists
 from service.recall.cpu.backend import CpuBackend
 from service.recall.explainer import Explainer
+from service.recall.feedback import FeedbackReader
 from service.recall.filters.columns import AttributeColumns
 from service.recall.filters.item_filters import EVERYTHING, NOTHING, ItemFilters, Selector
 from service.recall.gpu.backend import GpuBackend
@@ -87,6 +88,7 @@ class Recaller:
         item_ids = artifact.items["item_id"].to_list()
         self._ids, self._encoder = ItemIds.of(item_ids), JsonEncoder(item_ids)
         self._explainer = Explainer(artifact.model, self._ids)
+        self._feedback = FeedbackReader.of(artifact.manifest)
         no_users: dict[str, int] = {}
         self._user_rows = artifact.user_rows or no_users
         popular_V = np.argsort(-artifact.popularity, kind="stable")
@@ -142,7 +144,11 @@ class Recaller:
             [(query.history, query.exclude) for query in queries],
             self._max_history,
             [query.repeat_after_days is not None for query in queries],
+            places=self._feedback is not None,
         )
+        feedback = None
+        if self._feedback is not None:
+            feedback = self._feedback.read(queries, known.newest, known.places_N)
         default, most = self.manifest.recall.interests, self.max_interests
         share = self.manifest.recall.first_share
         shares = [quotas(q.k, min(q.interests or default, most), share) for q in queries]
@@ -154,6 +160,7 @@ class Recaller:
             quotas_MB=quota_table(shares),
             unknown_B=known.unknown_B,
             allowed=self._filters.of([query.filter for query in queries]),
+            feedback=feedback,
         )
 
     def update_items(
@@ -212,7 +219,12 @@ class Recaller:
         allowed = batch.allowed[0] if batch.allowed else None
         excluded_N = np.concatenate([batch.excluded.rows_N, self._filters.rejected(allowed)])
         return self._explainer.explain(
-            int(batch.users_B[0]), batch.newest.rows_N, excluded_N, rows_K, interests
+            int(batch.users_B[0]),
+            batch.newest.rows_N,
+            excluded_N,
+            rows_K,
+            interests,
+            batch.feedback,
         )
 
     def ids_of(self, answer: Candidates) -> list[str]:
@@ -223,6 +235,11 @@ class Recaller:
     def item_ids(self) -> list[str]:
         """The ids of the whole catalogue, row by row; a new list each time."""
         return self._ids.ids_of(range(self.catalogue_size))
+
+    @property
+    def outcomes(self) -> list[str]:
+        """The actions that a query can ask for; none if the network reads no outcomes."""
+        return self.manifest.actions if self.manifest.model.feedback == "outcome" else []
 
     def warm_up(self) -> None:
         """Answers a few batches, so that everything is compiled before a user waits for it."""

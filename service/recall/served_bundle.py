@@ -3,7 +3,7 @@
 Front-end processes load this module, so it imports no library that reads tables or computes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -22,12 +22,24 @@ class ServedBundle(NamedTuple):
     items: LiveItems
     attributes: Mapping[str, Kind]
     """The attributes of items that a filter can read."""
+    actions: frozenset[bytes] = frozenset()
+    """The types of events that the network reads as feedback."""
+    outcomes: Sequence[str] = ()
+    """Those of them that a recall can ask for."""
 
     @classmethod
     def load(
-        cls, metadata: Path, ids: Path, version: str, max_interests: int, kinds: Mapping[str, Kind]
+        cls,
+        metadata: Path,
+        ids: Path,
+        version: str,
+        max_interests: int,
+        kinds: Mapping[str, Kind],
+        actions: Sequence[str] = (),
+        outcomes: Sequence[str] = (),
     ) -> Self:
         """Takes the folders with the metadata and the ids of the bundle's items."""
         items = LiveItems(IdTable(ids, "item"), kinds, ItemMetadata.load(metadata))
         attributes = {name: kind for name, kind in kinds.items() if kind != "text"}
-        return cls(version, max_interests, items, attributes)
+        types = frozenset(name.encode() for name in actions)
+        return cls(version, max_interests, items, attributes, types, outcomes)

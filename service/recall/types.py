@@ -43,8 +43,10 @@ class Query:
     repeat_after_days: float | None = None  # None: items of the history are not returned again
     explain: bool = False  # whether the answer tells the steps behind it
     filter: bytes | None = None  # see `service.recall.filters.form`
+    actions: Ids = ()  # types of the history's events from the oldest on; networks may read them
+    outcome: str | None = None  # action wanted of the user; None: the one that the bundle says
 
-    def with_history(self, history: Ids, exclude: Ids) -> "Query":
+    def with_history(self, history: Ids, exclude: Ids, actions: Ids = ()) -> "Query":
         """Returns the same query with another history and other excluded items.
 
         `dataclasses.replace` would take eight times as long.
@@ -58,6 +60,8 @@ class Query:
             self.repeat_after_days,
             self.explain,
             self.filter,
+            actions,
+            self.outcome,
         )
 
 

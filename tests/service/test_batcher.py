@@ -133,6 +133,7 @@ class Far:
     def __init__(self, ahead: int, max_batch: int = 16) -> None:
         self.ahead = ahead
         self.max_batch = max_batch
+        self.actions: Sequence[bytes] = ()
         self.asked: list[list[str]] = []
         self.go = asyncio.Event()
         self.stages = dict[str, float]()

@@ -233,6 +233,8 @@ export interface RecallRequest {
   interests?: number | null;
   /** whether items of the history may be returned again: never, allow (at once), or after some days since their latest event. Items in `exclude`, and those that the user disliked, are never returned */
   repeats?: "never" | "allow" | AfterDays;
+  /** what the user shall do with the items, such as like: a type of events that the bundle's network can be asked for; by default the one that the bundle says */
+  outcome?: string | null;
   /** conditions on the attributes of the items */
   filter?: Filter | null;
   /** return title and attributes of every item, too */

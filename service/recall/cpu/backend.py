@@ -76,7 +76,8 @@ class CpuBackend:
         items_S, offsets_B = batch.newest
         # Cold queries have no items, so the histories of the others follow each other.
         offsets_W = np.concatenate([offsets_B[:1], offsets_B[queries_W + 1]])
-        return self._network.prefill(items_S, offsets_W, batch.users_B[queries_W])
+        users_W = batch.users_B[queries_W]
+        return self._network.prefill(items_S, offsets_W, users_W, batch.feedback)
 
 
 class IvfSearcher:

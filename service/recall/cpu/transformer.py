@@ -5,10 +5,11 @@ appends an offered item to every history. Each is one call of compiled code: wit
 Runtime, the overhead of a thousand small operations took as long as their arithmetic
 (docs/results/bench.md).
 
-Shapes: V catalogue, I longest history, A adapters, R rank of an adapter; else see
+Shapes: V catalogue, I longest history, A adapters, R rank of an adapter, P pairs; else see
 `service.recall.cpu.layer_kernels`.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,10 @@ from service.recall.cpu.layer_kernels import (
     slots_of,
     weights_at,
 )
+from service.recall.query_batch import BatchFeedback
 from service.recall.types import Floats, Ints
+
+NO_PAIRS = np.empty(0, dtype=np.int64)
 
 
 class Embedding(NamedTuple):
@@ -46,6 +50,7 @@ class Embedding(NamedTuple):
     items_VD: Floats
     segments_2D: Floats
     positions_ID: Floats  # without rows if attention knows distances instead
+    feedback_PD: Floats  # of each pair of an action and an outcome; without rows if none is read
     norm_2D: Floats  # scale and shift
     max_history: int
     unit: bool  # only the direction of an item vector counts
@@ -92,7 +97,13 @@ class Transformer:
         self._offsets_B: Ints
         self._user_BD: Floats
 
-    def prefill(self, items_S: Ints, offsets_B: Ints, users_B: Ints) -> Floats:
+    def prefill(
+        self,
+        items_S: Ints,
+        offsets_B: Ints,
+        users_B: Ints,
+        feedback: BatchFeedback | None = None,
+    ) -> Floats:
         """Reads histories of 1 to `max_history` item rows each; returns the first interests B D.
 
         History b is items_S[offsets_B[b] : offsets_B[b + 1]]. Users are rows of the user table, -1
@@ -104,14 +115,22 @@ class Transformer:
             self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
         else:
             self._user_BD = np.zeros((len(users_B), self._config.dim), dtype=np.float32)
-        return self._extend(items_S)
+        return self._extend(items_S, self._pairs(feedback))
 
     def step(self, items_B: Ints) -> Floats:
         """Appends one offered item to each history; returns the next interests B D."""
         self._offers += 1
-        return self._extend(items_B)
+        return self._extend(items_B, NO_PAIRS)
 
-    def _extend(self, items_N: Ints) -> Floats:
+    def _pairs(self, feedback: BatchFeedback | None) -> Ints:
+        """Returns the row of each item in `Embedding.feedback_PD`."""
+        if feedback is None:
+            return NO_PAIRS
+        actions = math.isqrt(len(self._weights.embedding.feedback_PD))
+        pairs_S: Ints = (feedback.actions_S + 1) * actions + feedback.outcomes_S + 1
+        return pairs_S
+
+    def _extend(self, items_N: Ints, pairs_N: Ints) -> Floats:
         interest_BD = np.empty_like(self._user_BD)
         rows, newest_rows = map(self._chunking.rows_for, (len(items_N), len(interest_BD)))
         _extend(
@@ -120,6 +139,7 @@ class Transformer:
             self._workspace,
             self._user_BD,
             items_N,
+            pairs_N,
             self._offsets_B,
             self._offers,
             rows,
@@ -171,6 +191,7 @@ def _extend(
     workspace: Workspace,
     user_BD: Floats,
     items_N: Ints,
+    pairs_N: Ints,
     offsets_B: Ints,
     offers: Integer,
     rows: Integer,
@@ -194,7 +215,8 @@ def _extend(
         for at in range(begin, end):
             set_token(tokens_N[at], query, begin, at + 1, 0)
     x_ND, _ = slots_of(cache_at(cache, 0), count, offers)
-    _embed(weights, user_BD, offsets_B, items_N, tokens_N, OFFER if offers else HISTORY, x_ND)
+    segment = OFFER if offers else HISTORY
+    _embed(weights, user_BD, offsets_B, items_N, pairs_N, tokens_N, segment, x_ND)
     for depth in range(last + 1):
         layer, own = weights_at(weights.layers, depth), cache_at(cache, depth)
         x_ND, key_values_NE = slots_of(own, count, offers)
@@ -242,6 +264,7 @@ def _embed(
     user_BD: Floats,
     offsets_B: Ints,
     items_N: Ints,
+    pairs_N: Ints,
     tokens_N: Tokens,
     segment: Integer,
     out_ND: Floats,
@@ -256,6 +279,8 @@ def _embed(
         length = length_of(item_D) if embedding.unit else ONE
         for component in range(len(out_D)):
             out_D[component] = item_D[component] / length + segment_D[component] + user_D[component]
+        if len(pairs_N):
+            add(out_D, ONE, embedding.feedback_PD[pairs_N[at]])
         if positions:
             # The last item of a history has the position max_history - 1; offers follow.
             items_after = offsets_B[token["query"] + 1] - token["end"]
@@ -286,6 +311,7 @@ def network_weights(model: GPT) -> NetworkWeights:
         model.items.weight.numpy(),
         _array(model.segments.weight),
         _array(positions),
+        _feedback_table(model),
         _array(norm),
         config.max_history,
         config.cosine,
@@ -295,6 +321,20 @@ def network_weights(model: GPT) -> NetworkWeights:
     layers = LayerWeights(*map(np.stack, zip(*by_layer, strict=True)))
     adapters = _adapter_weights(model)
     return NetworkWeights(embedding, layers, adapters, model.norm.eps, interest_length)
+
+
+def _feedback_table(model: GPT) -> Floats:
+    """Returns what each pair of an action and an outcome adds to an item, P D.
+
+    The pair of the numbers a and o of A actions, -1 if not known, has the row
+    (a + 1) (A + 1) + o + 1.
+    """
+    dim = model.config.dim
+    if not model.feedback_tables:
+        return _floats(0, dim)
+    actions, *outcomes = (table.weight.detach() for table in model.feedback_tables)
+    outcome_OD = outcomes[0] if outcomes else torch.zeros_like(actions)
+    return _array((actions[:, None] + outcome_OD[None]).reshape(-1, dim))
 
 
 def _adapter_weights(model: GPT) -> AdapterWeights:

@@ -66,7 +66,15 @@ class GpuBackend:
     def __init__(
         self, artifact: Artifact, device: torch.device, search: GpuSearch = "product"
     ) -> None:
-        """Raises ValueError if that search is not available on the device."""
+        """Raises ValueError if that search is not available on the device.
+
+        Nor can a GPU serve a network that reads feedback yet.
+        """
+        if artifact.manifest.model.feedback != "none":
+            raise ValueError(
+                f"model.feedback = {artifact.manifest.model.feedback} is not served on a GPU yet: "
+                "say --device cpu"
+            )
         if device.type == "cuda":
             log.warning("experimental: not run on a GPU yet; compare with --device cpu")
         self._device = device

@@ -8,20 +8,22 @@ import tiny
 import torch
 from preparing import run as prepared
 
+from cli.main import main
 from model.data.dataset import Dataset
 from model.data.event_sets import set_ends
-from model.evaluation.metrics import Histories, case_batches
+from model.evaluation.metrics import case_batches
 from model.evaluation.protocols import by_outcome, splits
 from model.evaluation.reference import feedback_of
+from model.network.gpt import GPT
 from model.reports.comparison import compare_runs, format_comparison
 from model.training.batches import SetTargets, by_length, prefixes, read_samples
 from model.training.config import TrainConfig
-from model.training.run import load_run, read_figures, train
-from service.offline import export_bundle
+from model.training.run import read_figures, train
 
 ITEMS = 101
 LIKED, DISLIKED = 1, 37
 """Steps to the next item. Few of them never lead back to an item."""
+POPULAR = ["popularity", "popularity, not like"]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +137,8 @@ def test_evaluation_reads_the_feedback_that_training_reads(world: Dataset) -> No
             assert found.actions_BL[row].tolist() == actions[-5:].tolist()
             assert found.outcomes_BL[row].tolist() == [*actions[-4:].tolist(), 1]
         assert part.stop
-    assert feedback_of(Histories([np.arange(3)]), 5, wanted=1) is None
+    untold = feedback_of([np.arange(3)], 5, wanted=1)
+    assert [part.tolist() for part in untold] == [[[-1, -1, -1]], [[-1, -1, 1]]]
 
 
 def test_cases_are_divided_by_the_outcome_of_the_first_target(world: Dataset) -> None:
@@ -178,7 +181,20 @@ def test_what_cannot_be_is_refused(data: Path, tmp_path: Path) -> None:
         TrainConfig.model_validate(settings | {"stages": "both"})
 
 
-def test_a_network_with_feedback_is_not_exported_yet(runs: dict[str, Path], tmp_path: Path) -> None:
-    trained, dataset, model = load_run(runs["like"])
-    with pytest.raises(ValueError, match=r"recall.outcome = like and model.feedback = outcome"):
-        export_bundle(tmp_path, dataset, model, trained.recall, {})
+def test_a_bundle_has_the_figures_of_the_wanted_outcome(
+    runs: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("like", "none"):
+        artifacts, run = str(tmp_path / name), str(runs[name])
+        main(["export", "--run-dir", run, "--artifacts", artifacts])
+        main(["evaluate", "--artifacts", artifacts, "--data", str(data), "--run-dir", run])
+        printed = capsys.readouterr().out
+        names = ("pre-trained, one interest", "recgpt")
+        equal = ", ".join(sorted([*names, *(f"{name}, not like" for name in names), *POPULAR]))
+        assert f"to four decimals: {equal}" in printed
+
+
+def test_a_network_starts_without_a_meaning_for_what_it_does_not_know(world: Dataset) -> None:
+    model = GPT(tiny.CONFIG.model_copy(update={"feedback": "outcome"}), ITEMS, 5, actions=2)
+    assert [table.weight[0].abs().sum().item() for table in model.feedback_tables] == [0, 0]
+    assert all(table.weight[1:].abs().min() > 0 for table in model.feedback_tables)

@@ -95,6 +95,21 @@ def test_a_type_may_enter_the_history_and_exclude() -> None:
     assert read(*entries, types=types) == (["b", "a", "a"], ["a"])
 
 
+def test_a_network_that_knows_types_reads_all_events_of_them() -> None:
+    entries = ["d", "c\tview", "b\tdislike", "a\tlike\t17", "b\tlike\t3", "c\tskip\t9"]
+    lines = [entry.encode() for entry in entries]
+    plain = read_history(lines, DEFAULT_TYPES, NOW)
+    assert (list(plain.items), list(plain.excluded)) == ([b"a", b"c", b"d"], [b"b"])
+    assert list(plain.actions) == []
+    found = read_history(lines, DEFAULT_TYPES, NOW, actions={b"like", b"dislike"})
+    assert list(found.items) == [b"b", b"a", b"b", b"c", b"d"]
+    assert list(found.actions) == [b"like", b"like", b"dislike", b"view", b""]
+    assert list(found.excluded) == [b"b"]  # as without
+    later = read_history([b"b\tlike", b"b\tdislike"], DEFAULT_TYPES, NOW, actions={b"dislike"})
+    assert list(later.actions) == [b"dislike", b"like"]
+    assert list(later.excluded) == []  # the like lifts the dislike
+
+
 def test_items_are_repeated_some_days_after_their_latest_event() -> None:
     def ago(days: float) -> str:
         return f"click\t{NOW - days * DAY_SECONDS}"

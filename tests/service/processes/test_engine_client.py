@@ -76,7 +76,12 @@ class Engine:
 def engine(artifacts: Path, tmp_path: Path) -> Engine:
     read_metadata(artifacts / "current").save(tmp_path)
     write_ids(tmp_path, "item", [f"i{n}" for n in range(40)])
-    about = {"ids": str(tmp_path), "kinds": {"price": "number"}}
+    about = {
+        "ids": str(tmp_path),
+        "kinds": {"price": "number"},
+        "actions": ["like", "view"],
+        "outcomes": ["like"],
+    }
     return Engine(tmp_path / "engine", Greeting(str(tmp_path), "v1", 4, 16, **about))
 
 

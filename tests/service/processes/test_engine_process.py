@@ -32,7 +32,7 @@ from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
 
-GREETING = Greeting("/bundles/v1", "v1", 4, 4, "/bundles/v1", {})
+GREETING = Greeting("/bundles/v1", "v1", 4, 4, "/bundles/v1", {}, [], [])
 
 
 class Computing:

@@ -27,17 +27,25 @@ def encoded(*rows: int) -> EncodedCandidates:
 
 
 def test_a_greeting_arrives_as_it_was_sent() -> None:
-    greeting = Greeting("/bundles/ü", "v1", 4, 16, "/ids", {"price": "number"})
+    greeting = Greeting(
+        "/bundles/ü", "v1", 4, 16, "/ids", {"price": "number"}, ["like", "view"], ["like"]
+    )
     (body,) = FrameReader().feed(encode_greeting(greeting))
     assert decode_greeting(body) == greeting
 
 
 def test_questions_arrive_as_they_were_asked() -> None:
     filtered = Query("ann", ["a", "ü"], ["b"], 7, 2, 30.5, True, b'{"all":[]}')
-    queries = [filtered, Query("", [], [])]
+    told = Query("ann", ["a"], actions=["like", b"\xc3\xbc"], outcome="like")
+    queries = [filtered, told, Query("", [], [])]
     (body,) = FrameReader().feed(encode_question(queries))
     assert decode_question(body) == [
-        replace(query, history=pack_ids(query.history), exclude=pack_ids(query.exclude))
+        replace(
+            query,
+            history=pack_ids(query.history),
+            exclude=pack_ids(query.exclude),
+            actions=pack_ids(query.actions) if query.actions else [],
+        )
         for query in queries
     ]
 
