@@ -362,11 +362,13 @@ class Batcher:
         try:
             computed = await self._worker.recall([waiting.query for waiting in batch])
         except WorkerLost as error:  # each query may be the cause: none is asked once more
+            self._metrics.failed_batches.inc()
             log.error("a batch of %d failed: %s", len(batch), error)
             for waiting in batch:
                 waiting.fail(ServiceError(f"the recall failed: {error}"))
             return
         except Exception:
+            self._metrics.failed_batches.inc()
             log.exception("a batch of %d failed", len(batch))
             if len(batch) > 1:  # one bad query must not fail its neighbours
                 for waiting in batch:

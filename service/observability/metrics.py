@@ -110,6 +110,7 @@ class Metrics:
         self.stage_seconds = {stage: Histogram(memory, SECONDS) for stage in STAGES}
         self.request_seconds = {route: Histogram(memory, SECONDS) for route in ROUTES}
         self.batch_size = Histogram(memory, SIZES)
+        self.failed_batches = Counter(memory)
         self._requests = Counter(memory, ROUTES, STATUSES)
         self._failures = Counter(memory, FAILURES)
         self.fallbacks = Counter(memory, FALLBACKS)
@@ -181,6 +182,8 @@ class Metrics:
         yield _histograms("recgpt_request_seconds", about, "route", self.request_seconds)
         buckets, total = self.batch_size.total()
         yield HistogramMetricFamily("recgpt_batch_size", "Recalls in a batch", buckets, total)
+        about = "Batches that the engine could not compute; their recalls are tried one by one"
+        yield _counter("recgpt_failed_batches", about, self.failed_batches)
         about = "Requests answered"
         yield _counter("recgpt_requests", about, self._requests, "route", "status", seen=True)
         about = "Requests that failed"

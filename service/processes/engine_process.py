@@ -11,6 +11,7 @@ import logging
 import os
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -49,6 +50,16 @@ LOWEST_PRIORITY = 19
 IDLE_SECONDS = 0.25
 """Longest turn of an idle loop; the heartbeat is of every turn."""
 RECEIVE_BYTES = 1 << 20
+PROBE = Query("", [])
+"""A query that every engine can answer."""
+FAILING_SECONDS = 1.0
+"""Time without a batch that succeeded after which a failed one is followed by a probe."""
+MAX_FAILED_PROBES = 3
+"""Probes in a row after whose failure the engine ends, so that another one takes its place."""
+
+
+class EngineBroken(Exception):
+    """The engine computes nothing any more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -93,9 +104,11 @@ class EngineLoop:
         self._selector.register(listener, selectors.EVENT_READ)
         self._waiting: deque[Question] = deque()
         self._hidden: frozenset[str] = frozenset()
+        self._succeeded = time.monotonic()
+        self._failed_probes = 0
 
     def run(self) -> None:
-        """Answers until SIGTERM ends the process."""
+        """Answers until SIGTERM ends the process. Raises EngineBroken if every batch fails."""
         while True:
             self.turn(IDLE_SECONDS)
 
@@ -111,6 +124,8 @@ class EngineLoop:
         self._receive(0 if self._waiting else seconds)
         if self._waiting:
             self._compute(self._next_batch())
+        elif self._failed_probes:
+            self._probe()
 
     def _receive(self, timeout: float) -> None:
         for key, events in self._selector.select(timeout):
@@ -197,7 +212,9 @@ class EngineLoop:
                 return
             log.exception("a batch of %d failed", len(batch[0].queries))
             self._send(batch[0].front_end, encode_failure())
+            self._probe()
             return
+        self._note_success()
         begin = 0
         for question in batch:
             end = begin + len(question.queries)
@@ -205,6 +222,22 @@ class EngineLoop:
             result = BatchResult(answers[begin:end], seconds, size, started - question.since)
             self._reply(question.front_end, result)
             begin = end
+
+    def _probe(self) -> None:
+        """Finds out whether a batch failed by its queries, or whether every one fails."""
+        if time.monotonic() - self._succeeded < FAILING_SECONDS:
+            return
+        try:
+            self._recaller.recall_json([PROBE])
+        except Exception as error:
+            self._failed_probes += 1
+            if self._failed_probes == MAX_FAILED_PROBES:
+                raise EngineBroken("every batch fails, and so do probes") from error
+        else:
+            self._note_success()
+
+    def _note_success(self) -> None:
+        self._succeeded, self._failed_probes = time.monotonic(), 0
 
     def _reply(self, front_end: FrontEnd, result: BatchResult) -> None:
         try:
@@ -308,7 +341,11 @@ def main() -> None:
         told.wait()
     with closing(EngineLoop(recaller, greeting, listener, status)) as loop:
         supervision.report(Report(bundle=recaller.bundle.absolute()))
-        loop.run()
+        try:
+            loop.run()
+        except EngineBroken as error:
+            log.critical("the engine ends, so that another one takes its place: %s", error)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

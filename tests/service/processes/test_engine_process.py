@@ -16,8 +16,15 @@ from model.data.dataset import Dataset
 from model.network.gpt import GPT
 from service.observability.service_status import ServiceStatus
 from service.offline import export_bundle
+from service.processes import engine_process
 from service.processes.child import EngineConfig
-from service.processes.engine_process import EngineLoop, load
+from service.processes.engine_process import (
+    MAX_FAILED_PROBES,
+    PROBE,
+    EngineBroken,
+    EngineLoop,
+    load,
+)
 from service.processes.messages import (
     FrameReader,
     Greeting,
@@ -41,6 +48,7 @@ class Computing:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.updates: list[tuple[list[str] | None, Mapping[str, object]]] = []
+        self.broken = False
 
     def update_items(self, hidden: list[str] | None, changes: Mapping[str, object]) -> None:
         if changes == {"bad": {}}:
@@ -49,7 +57,7 @@ class Computing:
 
     def recall_json(self, queries: Sequence[Query]) -> tuple[list[EncodedCandidates], StageSeconds]:
         self.batches.append([query.user_id for query in queries])
-        if any(query.user_id == "bad" for query in queries):
+        if self.broken or any(query.user_id == "bad" for query in queries):
             raise RuntimeError("poison")
         empty = np.zeros(0, np.int64)
         answers = [EncodedCandidates(b"x" * query.k, empty, 0, False) for query in queries]
@@ -187,6 +195,41 @@ def test_one_bad_query_does_not_fail_another_front_end_s(engine: Engine) -> None
     assert len(results(one, 1)[0].answers) == 1
     with pytest.raises(RecallFailed):
         results(two, 1)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every failed batch is followed by a probe."""
+    monkeypatch.setattr(engine_process, "FAILING_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_engine_that_fails_every_batch_ends(engine: Engine) -> None:
+    engine.recaller.broken = True
+    one = engine.connect()
+    one.sendall(question("a"))
+    engine.turn()
+    with pytest.raises(RecallFailed):
+        results(one, 1)
+    engine.turn(MAX_FAILED_PROBES - 2)  # also without another question
+    with pytest.raises(EngineBroken):
+        engine.turn()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_engine_whose_probe_succeeds_stays(engine: Engine) -> None:
+    one = engine.connect()
+    for _ in range(2 * MAX_FAILED_PROBES):
+        one.sendall(question("bad"))
+        engine.turn()
+        with pytest.raises(RecallFailed):
+            results(one, 1)
+    engine.recaller.broken = True
+    one.sendall(question("a"))
+    engine.turn(MAX_FAILED_PROBES - 1)
+    engine.recaller.broken = False  # in time
+    engine.turn(MAX_FAILED_PROBES)
+    assert engine.recaller.batches[-1] == [PROBE.user_id]
 
 
 def test_a_result_that_is_too_large_is_a_failure(
