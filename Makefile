@@ -70,6 +70,7 @@ lint: setup ## check style, format, spelling and prose
 types: setup ## check types
 	$(BIN)/mypy
 	$(BIN)/mypy .ci/*.py
+	MYPYPATH=deploy/client/python $(BIN)/mypy -p recgpt_client
 
 docs: setup ## build the documentation into build/site and check its links
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

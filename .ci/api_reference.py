@@ -74,7 +74,7 @@ def _default(schema: Schema) -> str:
 def _bounded(schema: Schema) -> str:
     """Returns the type of a value and its bounds."""
     kinds = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
-    words = []
+    words: list[str] = []
     for one in kinds:
         inner = one.get("items", {})
         words += _bounds(one, "items" if one.get("type") == "array" else "characters")
