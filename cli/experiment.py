@@ -131,7 +131,7 @@ class ExperimentReportCommand(Command):
         from service.experiments.analysis import Question, analyse
         from service.experiments.config import read_experiments
         from service.experiments.metric import Metric
-        from service.experiments.page import write_page
+        from service.experiments.page import write_experiment_page
         from service.experiments.totals import read_events, read_exposures, user_totals
 
         check_output(self.out)
@@ -159,7 +159,7 @@ class ExperimentReportCommand(Command):
             within=timedelta(hours=self.within_hours),
         )
         report = analyse(question, totals)
-        write_page(report, self.out)
+        write_experiment_page(report, self.out)
         write_json(self.out.with_suffix(".json"), report.model_dump(mode="json"))
         for arm in report.arms:
             print(arm.verdict)

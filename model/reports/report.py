@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from model.data.dataset import Dataset
 from model.evaluation.protocols import splits
-from model.files import new_file
 from model.network.gpt import GPT
 from model.reports.charts import Chart, Line, chart
 from model.reports.examples import LISTED, Example, choose_examples
+from model.reports.page import write_page
 from model.reports.tables import Table, read_figures_table, read_tables
 from model.training.checkpoints import Progress
 from model.training.config import TrainConfig
@@ -59,14 +58,9 @@ def write_report(run: Path, out: Path) -> None:
     progress = {name: found for name, found in stages.items() if found}
     figures = read_figures_table(run / "metrics.json")
     dataset, model, examples = _recalled(run, config) if progress else (None, None, [])
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
+    write_page(
+        Path(__file__).with_name("report.html"),
+        out,
         name=run.resolve().name,
         dataset=dataset or Dataset.load(config.data),
         config=config,
@@ -84,8 +78,6 @@ def write_report(run: Path, out: Path) -> None:
         listed=LISTED,
         settings=list(settings(config)),
     )
-    with new_file(out) as beside:
-        beside.write_text(page, encoding="utf-8")
 
 
 def _read_config(run: Path) -> TrainConfig:

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from model.files import new_file
+from model.reports.page import write_page
 from service.experiments.analysis import ArmReport, Comparison, ExperimentReport
 
 WIDTH, LABELS, MARGIN, ROW = 640.0, 170.0, 50.0, 30.0
@@ -37,19 +35,11 @@ class Forest:
     ticks: list[tuple[float, str]]
 
 
-def write_page(report: ExperimentReport, out: Path) -> None:
+def write_experiment_page(report: ExperimentReport, out: Path) -> None:
     """Writes the page of a report to `out`."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    template = Path(__file__).with_name("page.html")
     arms = [(arm, _forest_of(arm)) for arm in report.arms]
-    page = environment.get_template("page.html").render(report=report, arms=arms, width=WIDTH)
-    with new_file(out) as beside:
-        beside.write_text(page, encoding="utf-8")
+    write_page(template, out, report=report, arms=arms, width=WIDTH)
 
 
 def forest(comparisons: Sequence[Comparison], guardrails: int = 0) -> Forest:
