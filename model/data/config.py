@@ -1,4 +1,4 @@
-"""Configuration of `recgpt data prepare`. Imports no polars: command lines read it."""
+"""Configuration of a data set made of logs. Imports no polars: command lines read it."""
 
 from pathlib import Path
 from typing import Literal
@@ -10,11 +10,9 @@ from model.kinds import Kind
 Format = Literal["csv", "tsv", "parquet", "lines", "gaps"]
 
 
-class PrepareConfig(BaseModel, frozen=True):
-    """Which logs to read, how, and where the data set goes."""
+class DataConfig(BaseModel, frozen=True):
+    """How logs and item metadata are read, and which users and items are kept."""
 
-    input: Path = Field(description="log file, or folder of log files (read in order of name)")
-    out: Path = Field(description="folder to write the data set to")
     format: Literal["auto", Format] = Field(
         "auto",
         description="csv, tsv, parquet, lines (`user item item …` in order of time), or gaps "
@@ -26,17 +24,6 @@ class PrepareConfig(BaseModel, frozen=True):
     time_column: str | None = Field(
         None, description="column of times: numbers or ISO dates (default: a usual name)"
     )
-    action_column: str | None = Field(
-        None,
-        description="column of what the user did, a type or with --like-from a rating; training "
-        "may read it as feedback (default: not read)",
-    )
-    like_from: float | None = Field(
-        None,
-        description="the actions are ratings: from here on they count as `like`, below as "
-        "`dislike`",
-    )
-    in_order: bool = Field(False, description="the rows stand in order of time: read no time")
     items: Path | None = Field(None, description="item metadata: CSV, TSV or Parquet file")
     item_id_column: str | None = Field(None, description="metadata: column of item ids")
     title_column: str | None = Field(None, description="metadata: column of titles")
@@ -56,4 +43,22 @@ class PrepareConfig(BaseModel, frozen=True):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="name of the data set, part of its versions' names (default: the input's)",
     )
+
+
+class PrepareConfig(DataConfig, frozen=True):
+    """Which logs `recgpt data prepare` reads, and where the data set goes."""
+
+    input: Path = Field(description="log file, or folder of log files (read in order of name)")
+    out: Path = Field(description="folder to write the data set to")
+    action_column: str | None = Field(
+        None,
+        description="column of what the user did, a type or with --like-from a rating; training "
+        "may read it as feedback (default: not read)",
+    )
+    like_from: float | None = Field(
+        None,
+        description="the actions are ratings: from here on they count as `like`, below as "
+        "`dislike`",
+    )
+    in_order: bool = Field(False, description="the rows stand in order of time: read no time")
     overwrite: bool = Field(False, description="replace the data set at `out` once done")

@@ -33,6 +33,13 @@ class ProtocolConfig(BaseModel, frozen=True):
         description="temporal: share of all events that are test targets; as many are validation "
         "targets",
     )
+    test_days: float | None = Field(
+        None,
+        gt=0,
+        le=36_500,
+        description="temporal: length of the test period, up to the newest event, in place of the "
+        "share; the period of the same length before it has the validation targets",
+    )
 
     @model_validator(mode="after")
     def _one_target_is_left_out(self) -> Self:

@@ -154,7 +154,11 @@ def _temporal(dataset: Dataset, protocol: ProtocolConfig) -> Splits:
             f"{dataset.name} has none: choose another --protocol.split"
         )
     times_N = event_times(dataset, "temporal")
-    cuts = np.quantile(times_N, [1 - 2 * protocol.test_share, 1 - protocol.test_share])
+    periods = np.array([2, 1])
+    if protocol.test_days is None:
+        cuts = np.quantile(times_N, 1 - periods * protocol.test_share)
+    else:
+        cuts = times_N.max() - periods * protocol.test_days * DAY
     part_N = np.searchsorted(cuts, times_N, side="right")  # 0: training, 1: validation, 2: test
     user_N = np.repeat(np.arange(dataset.users), np.diff(dataset.offsets))
     lengths_U = np.bincount(user_N[part_N == 0], minlength=dataset.users)

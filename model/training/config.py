@@ -116,6 +116,11 @@ class TrainConfig(BaseModel, frozen=True):
         description="this configuration is a peer to compare with: its name in metrics.json, "
         "which then holds its one-interest recall only",
     )
+    warm_start: Path | None = Field(
+        None,
+        description="bundle, or folder of bundles, whose weights training starts from; items and "
+        "users that it does not know start at random (default: everything does)",
+    )
     resume: bool = Field(False, description="continue after the last complete epoch")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of all random numbers")
     hold_out_users: float = Field(

@@ -47,6 +47,7 @@ from model.training.stages import (
     prompt_tuning,
     train_adapters_only,
 )
+from model.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,10 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         _claim_folder(config, dataset)
     started = time.perf_counter()
     torch.manual_seed(config.seed)
-    model = network_of(config, dataset).to(device)
+    model = network_of(config, dataset)
+    if config.warm_start:
+        start_from(config.warm_start, model, dataset)
+    model.to(device)
     parts = splits(dataset, config.protocol)
     wanted = wanted_action(config, dataset)
     split = parts.validation

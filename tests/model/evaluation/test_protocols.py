@@ -146,6 +146,21 @@ def test_one_cut_in_time_for_all_users(timed: Dataset, targets: str) -> None:
         assert tested[name] > 50
 
 
+def test_the_newest_days_can_be_the_test(timed: Dataset) -> None:
+    assert timed.times is not None
+    parts = splits(timed, protocol("temporal", test_days=2.0))
+    cuts = timed.times.max() - np.array([4, 2]) * DAY
+    assert parts.test_start == cuts[1]
+    assert (parts.training().times < cuts[0]).all()  # type: ignore[operator]
+    for split, (start, end) in (
+        (parts.validation, (cuts[0], cuts[1])),
+        (parts.test, (cuts[1], timed.times.max() + 1)),
+    ):
+        targeted = timed.times[np.asarray(timed.offsets)[split.users] + split.lengths]
+        assert len(targeted)
+        assert ((start <= targeted) & (targeted < end)).all()
+
+
 def test_a_cut_in_time_needs_a_clock(timed: Dataset) -> None:
     for lacking in (replace(timed, clock=False), replace(timed, times=None, clock=False)):
         with pytest.raises(ValueError, match="times of events that can be compared"):
