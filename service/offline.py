@@ -168,19 +168,22 @@ def of_trained_users(dataset: Dataset, bundle: Path) -> Dataset:
     return dataset.of_users(rows)
 
 
-def service_recall(recaller: Recaller, dataset: Dataset, repeats: bool = False) -> Recall:
+def service_recall(
+    recaller: Recaller, dataset: Dataset, repeats: bool = False, same_items: bool = True
+) -> Recall:
     """Returns the service's recall as a function from rows of the data set to rows.
 
     Items of the history are recalled only with `repeats`.
 
     Rows become external ids, as in a request, and the ids of an answer become rows again. Items
     that were added after training, which the data set does not hold, have the row -1. Raises
-    ValueError if the artifact is of another data set.
+    ValueError if the artifact is of another data set; without `same_items` it may be of an older
+    one, whose other items have the row -1 as well.
     """
     added = sum(addition["added"] for addition in recaller.manifest.additions)
     item_ids = recaller.item_ids
     unlike = set(item_ids) ^ set(dataset.item_ids)
-    if not unlike <= set(item_ids[len(item_ids) - added :]):
+    if same_items and not unlike <= set(item_ids[len(item_ids) - added :]):
         raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
     item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
     names = [*dataset.action_names, NOT_KNOWN]  # -1 is the last one

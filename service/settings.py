@@ -58,6 +58,11 @@ class ServeSettings(BaseModel, frozen=True):
     experiments: Path | None = Field(
         None, description="TOML file of experiments on recalls; read again if it changes"
     )
+    log_events: bool = Field(
+        False,
+        description="write events to the stream `events` of the store, for `recgpt refresh`; "
+        "experiments do so in any case",
+    )
     scenarios: Path | None = Field(
         None,
         description="TOML file of scenarios, named fields of recalls; read again if it changes",

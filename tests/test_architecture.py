@@ -39,6 +39,7 @@ ROOMS = (
     "service.observability",
     "service.catalogue",
     "service.offline",
+    "service.refresh",
     "service.precompile",
     "service.admission",
     "service.batcher",

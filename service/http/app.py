@@ -169,7 +169,7 @@ def create_app(
     routes = Routes(
         settings, engine, batcher, store, metrics, experiments, exposures, pages, leaving
     )
-    logged = exposures if settings.experiments else None
+    logged = exposures if settings.experiments or settings.log_events else None
     events = EventRoutes(store, metrics, event_types, settings.body_limit, logged)
     _route(app, routes, events, VersionRoutes(settings, engine))
     _route_users(app, UserRoutes(store))

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from simulated_experiment import simulated
 
 from cli.main import main
+from loadtest.experiments.simulated import simulated
 
 EXPERIMENTS = "[e.arms.a]\n[e.arms.b]\nrecall = { interests = 4 }\n"
 

@@ -16,6 +16,7 @@ import yaml
 from cli.config import parse
 from cli.demo import Demo
 from cli.main import COMMANDS
+from cli.refresh import Refresh
 from cli.serve import Serve
 from service.observability.metrics import EVENT_TYPES, FALLBACKS, ROUTES, STAGES, Metrics
 from service.settings import ServeSettings
@@ -143,7 +144,7 @@ def test_every_service_is_checked_pinned_and_local(name: str) -> None:
     assert tag
     assert tag != "latest"
     assert ("build" in service) == (image in ("recgpt", "recgpt-load"))
-    if name == "train":
+    if name in ("train", "refresh"):  # these serve nothing
         assert service["healthcheck"] == {"disable": True}
         waits = SERVICES["recall"]["depends_on"]["train"]["condition"]
         assert waits == "service_completed_successfully"
@@ -174,7 +175,22 @@ def test_built_images_take_the_arguments_and_are_hardened(name: str) -> None:
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", arguments(stage_of(service), "USER")[-1])
     writable = [v for v in service["volumes"] if not v.endswith(":ro")]
     compiled = ["compiled:/var/cache/recgpt"]
-    assert writable == {"train": ["recgpt:/data", *compiled], "recall": compiled}.get(name, [])
+    both = ["recgpt:/data", *compiled]
+    assert writable == {"train": both, "refresh": both, "recall": compiled}.get(name, [])
+
+
+def test_the_refresh_is_a_command_that_exists() -> None:
+    """Its options are parsed as in the container, and the schedule is a variable."""
+    (script,) = SERVICES["refresh"]["command"]
+    (line,) = [line for line in script.splitlines() if "recgpt" in line]
+    words = line.split()
+    assert words[:2] == ["recgpt", "refresh"]
+    command = parse(Refresh, "refresh", [*words[2:], "--artifacts", "/data/artifacts"])
+    assert isinstance(command, Refresh)
+    assert command.log == Path("/data/raw/ml-100k.inter")
+    assert SERVICES["recall"]["environment"]["RECGPT_LOG_EVENTS"] == "true"
+    assert "REFRESH_SECONDS" in script
+    assert SERVICES["refresh"]["profiles"] == ["refresh"]
 
 
 def test_dockerfile_ends_without_root_or_tools() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy.stats import binomtest
-from simulated_experiment import START, simulated
 
+from loadtest.experiments.simulated import START, simulated
 from service.experiments.analysis import Comparison, ExperimentReport, Question, analyse
 from service.experiments.metric import Metric
 from service.experiments.page import forest

@@ -138,6 +138,23 @@ async def test_the_log_tells_what_was_shown_and_done(
     assert named["value"].to_list() == [2.5, 2.5]
 
 
+@pytest.mark.parametrize("asked", [False, True])
+async def test_events_are_logged_without_experiments_if_asked(
+    recaller: Recaller, bundle: ServedBundle, tmp_path: Path, asked: bool
+) -> None:
+    settings = ServeSettings(artifacts=tmp_path, store="", log_events=asked)
+    store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
+    app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        event = {"user_id": "ann", "item_id": "i1"}
+        (await client.post("/events", json={"events": [event]})).raise_for_status()
+        assert await store._client.xlen("events") == int(asked)
+
+
 async def test_experiments_are_listed(client: httpx.AsyncClient) -> None:
     found = (await client.get("/experiments")).raise_for_status().json()
     assert found["problem"] is None

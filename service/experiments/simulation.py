@@ -1,0 +1,95 @@
+"""Simulated users of a running service: they recall, look, click, and send events.
+
+All goes through HTTP, as with real users, so that assignment, exposures, events and the report are
+what is tested. Only the clicks are made up, by `service.experiments.click_model`.
+"""
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from service.experiments.click_model import ClickModel
+
+CLIENTS = 8
+"""Users who are answered at the same time."""
+TRIES = 5
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A running service, and the behaviour of its users."""
+
+    url: str
+    visits: float
+    """Mean number of recalls of a user: at least one, and a Poisson number more."""
+    k: int
+    """Items that a recall shows."""
+    lifts: Mapping[str, float]
+    """Planted effects: the factor of all click probabilities in an arm."""
+    seed: int
+
+    def run(self, model: ClickModel, users: Sequence[str]) -> Counter[str]:
+        """Lets the users visit the service; returns `recalls` and `clicks`, and those by arm.
+
+        Raises ValueError if the service cannot be used, or answers without an experiment.
+        """
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            counts = sum(pool.map(lambda user: self._user(model, user), users), Counter[str]())
+        if not any(name.startswith("recalls of ") for name in counts):
+            raise ValueError(
+                f"{self.url} runs no experiment on these users: start it with --experiments"
+            )
+        return counts
+
+    def _user(self, model: ClickModel, user: str) -> Counter[str]:
+        rng = np.random.default_rng([self.seed, model.user_rows[user]])
+        counts: Counter[str] = Counter()
+        for _ in range(1 + rng.poisson(max(self.visits - 1, 0))):
+            answer = self._post("/recall", {"user_id": user, "k": self.k})
+            items = [item["item_id"] for item in answer["items"]]
+            chances_K = model.chances(user, items)
+            arms = [one["arm"] for one in answer.get("experiments", [])]
+            for arm in arms:
+                chances_K = chances_K * self.lifts.get(arm, 1.0)
+            clicked = np.flatnonzero(rng.random(len(items)) < chances_K)
+            if len(clicked):
+                self._click(user, [items[at] for at in clicked], answer["request_id"])
+            for name in ("", *(f" of {arm}" for arm in arms)):
+                counts[f"recalls{name}"] += 1
+                counts[f"clicks{name}"] += len(clicked)
+        return counts
+
+    def _click(self, user: str, items: Sequence[str], request_id: str) -> None:
+        about = {"user_id": user, "type": "click", "request_id": request_id}
+        at = time.time()
+        events = [about | {"item_id": item, "timestamp": at} for item in items]
+        self._post("/events", {"events": events})
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """Sends a request, again while the service is busy. Raises ValueError if it fails."""
+        request = urllib.request.Request(
+            self.url.rstrip("/") + path,
+            json.dumps(body).encode(),
+            {"content-type": "application/json"},
+        )
+        for attempt in range(1, TRIES + 1):
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                    return json.load(answer)
+            except urllib.error.HTTPError as error:
+                if error.code not in (429, 503, 504) or attempt == TRIES:
+                    detail = error.read().decode(errors="replace")
+                    raise ValueError(f"{self.url}{path} answered {error.code}: {detail}") from error
+                time.sleep(0.2 * attempt)
+            except OSError as error:
+                raise ValueError(f"{self.url}{path} can't be asked: {error}") from error
+        raise AssertionError
