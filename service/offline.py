@@ -24,7 +24,7 @@ from model.data.dataset import Dataset, IntArray
 from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import Figures, Histories, Recall, histories_of
 from model.evaluation.protocols import LEAVE_ONE_OUT
-from model.evaluation.reference import feedback_of, pad
+from model.evaluation.reference import feedback_of, older_items, pad
 from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
 from service.history.events import CLICK, HistoryEvent
@@ -109,6 +109,7 @@ def sample_interests(
             torch.from_numpy(lengths_B).to(device),
             torch.from_numpy(users_B).to(device),
             feedback,
+            older_items(histories, model.config.max_history).to(device),
         )
     found: NDArray[np.float32] = interest_BD.cpu().numpy()
     return found

@@ -25,13 +25,18 @@ def walks(folder: Path, users: int = 60, items: int = 40, seed: int = 0) -> Data
         steps = np.where(rng.random(rng.integers(5, 15)) < 0.9, 1, rng.integers(2, 5))
         walk = (rng.integers(items) + np.cumsum(steps)) % items
         lines.append(f"u{user} " + " ".join(f"i{item}" for item in walk))
+    return of_lines(folder, lines, "walks")
+
+
+def of_lines(folder: Path, lines: Sequence[str], name: str) -> Dataset:
+    """A prepared data set of these lines, a user each."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "walks.txt"
+    log = folder / f"{name}.txt"
     log.write_text("\n".join(lines) + "\n")
     data = folder / "data"
     prepare(
         PrepareConfig(
-            input=log, out=data, format="lines", min_user_events=0, min_item_events=0, name="walks"
+            input=log, out=data, format="lines", min_user_events=0, min_item_events=0, name=name
         )
     )
     return Dataset.load(data)

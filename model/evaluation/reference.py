@@ -18,7 +18,7 @@ from model.data.dataset import IntArray
 from model.evaluation.metrics import Histories, Recall
 from model.evaluation.protocols import distinct
 from model.network.config import RecallConfig
-from model.network.gpt import GPT, Feedback, evaluating
+from model.network.gpt import GPT, WHOLE_HISTORY, Feedback, OlderItems, evaluating
 from model.network.rollout import quotas, rollout
 from model.network.top_items import best_rows
 
@@ -65,6 +65,7 @@ def interest_lists(
             interests,
             lambda interest_BD: best_rows(interest_BD, table_VD, seen_BS, depth),
             feedback,
+            older_items(histories, model.config.max_history).to(device),
         )
     scores_BMK, rows_BMK = found.scores_BMK[..., :k], found.rows_BMK[..., :k]
     rows_BMK = rows_BMK.masked_fill(scores_BMK == -torch.inf, -1)
@@ -83,6 +84,14 @@ def feedback_of(histories: Sequence[IntArray], max_history: int, wanted: int) ->
     outcomes_BL = np.roll(actions_BL, -1, axis=1)
     outcomes_BL[np.arange(len(lengths_B)), lengths_B - 1] = wanted
     return Feedback(torch.from_numpy(actions_BL), torch.from_numpy(outcomes_BL))
+
+
+def older_items(histories: Sequence[IntArray], max_history: int) -> OlderItems:
+    """Returns the items of histories before the newest that the network reads one by one."""
+    older = [history[-WHOLE_HISTORY:-max_history] for history in histories]
+    history_N = np.repeat(np.arange(len(older)), list(map(len, older)))
+    rows_N = np.concatenate(older).astype(np.int64)
+    return OlderItems(torch.from_numpy(rows_N), torch.from_numpy(history_N))
 
 
 def merge_by_quotas(rows_BMK: IntArray, quotas_M: Sequence[int]) -> IntArray:

@@ -47,6 +47,11 @@ class GPTConfig(BaseModel, frozen=True):
         description="actions: the network reads what the user did with each item; outcome: it also "
         "reads the action wanted of the next item, which in training is the true one",
     )
+    user_mean: bool = Field(
+        False,
+        description="interests also depend on the mean of the vectors of all items of the history, "
+        "those that are older than max_history, too",
+    )
     user_rank: int = Field(0, ge=0, description="rank of the user table; 0: no user module")
     user_dropout: float = Field(
         0.9, ge=0, lt=1, description="share of the samples that train the unknown user"

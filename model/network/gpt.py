@@ -33,8 +33,23 @@ from model.network.ops import Dropout, unit
 HISTORY, OFFER = 0, 1
 """Segments: an item of the user's history, an item that the model generated."""
 
+WHOLE_HISTORY = 1000
+"""Newest items of a history whose mean the user module takes."""
+
 FIRST_SCALE = 14.0
 """Factor of the cosines before training has learned a better one."""
+
+
+class OlderItems(NamedTuple):
+    """Items of histories that came before those in the tokens."""
+
+    rows_N: Tensor
+    history_N: Tensor
+    """The number of the sequence that each belongs to."""
+
+    def to(self, device: torch.device) -> "OlderItems":
+        """Returns the same on `device`."""
+        return OlderItems(*(part.to(device) for part in self))
 
 
 class Tokens(NamedTuple):
@@ -50,6 +65,7 @@ class Tokens(NamedTuple):
     lengths_B: Tensor
     """Tokens of each sequence, padding not counted."""
     feedback: "Feedback | None" = None
+    older: OlderItems | None = None
 
     def to(self, device: torch.device) -> "Tokens":
         """Returns the same sequences on `device`."""
@@ -70,13 +86,17 @@ class Feedback(NamedTuple):
 
 
 def history_tokens(
-    history_BL: Tensor, lengths_B: Tensor, max_history: int, feedback: Feedback | None = None
+    history_BL: Tensor,
+    lengths_B: Tensor,
+    max_history: int,
+    feedback: Feedback | None = None,
+    older: OlderItems | None = None,
 ) -> Tokens:
     """Returns plain histories (right-padded, 1 ≤ length ≤ L ≤ max_history) as tokens."""
     slots_L = torch.arange(history_BL.shape[1], device=history_BL.device)
     positions_BL = max_history - lengths_B[:, None] + slots_L
     segments_BL = torch.full_like(history_BL, HISTORY)
-    return Tokens(history_BL, segments_BL, positions_BL, lengths_B, feedback)
+    return Tokens(history_BL, segments_BL, positions_BL, lengths_B, feedback, older)
 
 
 @dataclass
@@ -89,6 +109,9 @@ class Cache:
     real_BT: Tensor
     """False: padding."""
     next_position: int
+    sums_BD: Tensor
+    """The sum of the vectors of all items of each history, and their number."""
+    counts_B: Tensor
 
     @classmethod
     def empty(cls, config: GPTConfig, users_B: Tensor) -> "Cache":
@@ -97,7 +120,11 @@ class Cache:
             LayerCache.empty(config, len(users_B), users_B.device) for _ in range(config.layers)
         ]
         nothing_B0 = torch.zeros(len(users_B), 0, dtype=torch.int64, device=users_B.device)
-        return cls(layers, users_B, nothing_B0, nothing_B0.bool(), config.max_history)
+        sums_BD = torch.zeros(len(users_B), config.dim, device=users_B.device)
+        counts_B = torch.zeros_like(users_B)
+        return cls(
+            layers, users_B, nothing_B0, nothing_B0.bool(), config.max_history, sums_BD, counts_B
+        )
 
     def append(self, tokens: Tokens) -> Sight:
         """Adds the tokens; returns which of all tokens each of them sees."""
@@ -145,6 +172,8 @@ class GPT(nn.Module):
         if config.user_rank:
             self.users = nn.Embedding(users + 1, config.user_rank)  # row 0: the unknown user
             self.user_up = nn.Linear(config.user_rank, config.dim, bias=False)
+        if config.user_mean:
+            self.user_out = nn.Linear(config.dim, config.dim, bias=False)
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
         if config.cosine:
@@ -159,6 +188,8 @@ class GPT(nn.Module):
             nn.init.zeros_(adapter.up.weight)
         for table in self.feedback_tables:
             nn.init.zeros_(table.weight[0])  # what is not known adds nothing
+        if config.user_mean:  # has to earn its weight, too
+            nn.init.zeros_(self.user_out.weight)
         if config.user_rank:  # starts as no user module at all, and has to earn its weight
             nn.init.normal_(self.users.weight, std=config.user_rank**-0.5)
             nn.init.zeros_(self.user_up.weight)
@@ -238,7 +269,33 @@ class GPT(nn.Module):
                 if slots is not None:
                     is_offer_BL1 = at_slots(is_offer_BL1, slots)
                 x_BLD = x_BLD + is_offer_BL1 * self.layer_adapters[depth - 1](x_BLD)
+        if self.config.user_mean:
+            means_BLD = self.history_means(tokens, cache)
+            if at_BQ is not None:
+                means_BLD = at_slots(means_BLD, at_BQ)
+            x_BLD = x_BLD + self.dropout(self.user_out(means_BLD))
         return self._interest(x_BLD)
+
+    def history_means(self, tokens: Tokens, cache: Cache | None = None) -> Tensor:
+        """Returns the mean of the item vectors of each history up to every slot: B L D.
+
+        Offers do not count; items before the tokens do, by `tokens.older` or the cache.
+        """
+        slots_L = torch.arange(tokens.items_BL.shape[1], device=tokens.items_BL.device)
+        real_BL = (slots_L < tokens.lengths_B[:, None]) & (tokens.segments_BL == HISTORY)
+        items_BLD = self._unit(self.items(tokens.items_BL)) * real_BL[..., None]
+        sums_BLD, counts_BL = items_BLD.cumsum(dim=1), real_BL.cumsum(dim=1)
+        if tokens.older is not None:
+            rows_N, history_N = tokens.older
+            older_BD = torch.zeros_like(sums_BLD[:, 0])
+            older_BD = older_BD.index_add(0, history_N, self._unit(self.items(rows_N)))
+            sums_BLD = sums_BLD + older_BD[:, None]
+            counts_BL = counts_BL + torch.bincount(history_N, minlength=len(real_BL))[:, None]
+        if cache is not None:
+            sums_BLD = sums_BLD + cache.sums_BD[:, None]
+            counts_BL = counts_BL + cache.counts_B[:, None]
+            cache.sums_BD, cache.counts_B = sums_BLD[:, -1], counts_BL[:, -1]
+        return sums_BLD / counts_BL.clamp(min=1)[..., None]
 
     def prefill(
         self,
@@ -246,9 +303,10 @@ class GPT(nn.Module):
         lengths_B: Tensor,
         users_B: Tensor,
         feedback: Feedback | None = None,
+        older: OlderItems | None = None,
     ) -> tuple[Tensor, Cache]:
         """Runs plain histories; returns the first interest B D, and the cache for `step`."""
-        tokens = history_tokens(history_BL, lengths_B, self.config.max_history, feedback)
+        tokens = history_tokens(history_BL, lengths_B, self.config.max_history, feedback, older)
         cache = Cache.empty(self.config, users_B)
         return self(tokens, users_B, lengths_B[:, None] - 1, cache)[:, 0], cache
 

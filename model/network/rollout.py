@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.network.gpt import GPT, Feedback
+from model.network.gpt import GPT, Feedback, OlderItems
 
 Search = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Takes the interests of one step (B D); returns scores and rows (B K each) of the best items
@@ -37,12 +37,13 @@ def rollout(
     interests: int,
     search: Search,
     feedback: Feedback | None = None,
+    older: OlderItems | None = None,
 ) -> Rollout:
     """Generates interests auto-regressively; one search per interest finds candidates and offer.
 
     The model must be in evaluation mode. `users_B` holds user rows, -1 for an unknown user.
     """
-    interest_BD, cache = model.prefill(history_BL, lengths_B, users_B, feedback)
+    interest_BD, cache = model.prefill(history_BL, lengths_B, users_B, feedback, older)
     offers_BM = torch.zeros(len(lengths_B), 0, dtype=torch.int64, device=lengths_B.device)
     found = []
     for step in range(interests):

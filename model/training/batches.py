@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray
 from model.evaluation.protocols import distinct
-from model.network.gpt import Feedback, Tokens, history_tokens
+from model.network.gpt import WHOLE_HISTORY, Feedback, OlderItems, Tokens, history_tokens
 from model.training.config import Sampling
 
 
@@ -43,6 +43,8 @@ class SampleBatch:
     sets_BQS: Tensor | None = None
     """Set targets, each item once, -1: none; of every slot, or of the last slots only (Q = 1)."""
     feedback: Feedback | None = None
+    older: OlderItems | None = None
+    """Items of the histories before the samples; None if the network does not need them."""
 
     def to(self, device: torch.device) -> Self:
         """Returns the same samples on `device`."""
@@ -125,9 +127,16 @@ class SetTargets:
 
 
 def read_samples(
-    dataset: Dataset, samples: Samples, batches: list[IntArray], sets: SetTargets | None = None
+    dataset: Dataset,
+    samples: Samples,
+    batches: list[IntArray],
+    sets: SetTargets | None = None,
+    whole: bool = False,
 ) -> Iterator[SampleBatch]:
-    """Yields the events of each batch; L is the length of its longest slice."""
+    """Yields the events of each batch; L is the length of its longest slice.
+
+    With `whole` it has the older items of the same histories, too.
+    """
     for chosen_B in batches:
         lengths_B = samples.lengths_N[chosen_B]
         slots_L = np.arange(lengths_B.max())
@@ -153,7 +162,19 @@ def read_samples(
             torch.from_numpy(next_BL.astype(np.int64)),
             found,
             feedback,
+            _older(dataset, samples, chosen_B) if whole else None,
         )
+
+
+def _older(dataset: Dataset, samples: Samples, chosen_B: IntArray) -> OlderItems:
+    """Returns the items before each sample, so that both are at most `WHOLE_HISTORY` together."""
+    ends_B = samples.starts_N[chosen_B]
+    first_B = ends_B + samples.lengths_N[chosen_B] - WHOLE_HISTORY
+    first_B = np.maximum(first_B, np.asarray(dataset.offsets)[samples.users_N[chosen_B]])
+    rows = [dataset.events[first:end] for first, end in zip(first_B, ends_B, strict=True)]
+    history_N = np.repeat(np.arange(len(chosen_B)), np.maximum(ends_B - first_B, 0))
+    rows_N = np.concatenate(rows).astype(np.int64)
+    return OlderItems(torch.from_numpy(rows_N), torch.from_numpy(history_N))
 
 
 def set_targets(dataset: Dataset, sets: SetTargets, at_BQ: IntArray) -> NDArray[np.int64]:
@@ -177,7 +198,9 @@ def plain(samples: SampleBatch, max_history: int, last_only: bool) -> TrainingBa
 
     The targets are the sets of the samples, or the next items if there are none.
     """
-    tokens = history_tokens(samples.history_BL, samples.lengths_B, max_history, samples.feedback)
+    tokens = history_tokens(
+        samples.history_BL, samples.lengths_B, max_history, samples.feedback, samples.older
+    )
     if last_only:
         at_B1 = samples.lengths_B[:, None] - 1
         return TrainingBatch(tokens, samples.users_B, at_B1, last_targets(samples)[:, None])

@@ -164,6 +164,11 @@ class TrainConfig(BaseModel, frozen=True):
                 f"offers get no feedback yet: with model.feedback = {self.model.feedback} say "
                 "stages = pretrain, or tune.form = plain"
             )
+        if self.stages != "pretrain" and self.model.user_mean and tune.form != "plain":
+            raise ValueError(
+                "prompts do not know whole histories yet: with model.user_mean say stages = "
+                "pretrain, or tune.form = plain"
+            )
         if tune.cross_fit and tune.form != "append":
             raise ValueError(f"tune.cross_fit needs the form append, not {tune.form}")
         return self

@@ -93,7 +93,8 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     if config.stages != "tune":
         judge = validator(ONE_INTEREST, config.pretrain.choose_by)
         by_action = config.model.feedback == "outcome"
-        first = pretraining(config.pretrain, training, judge, by_outcome=by_action)
+        whole = config.model.user_mean
+        first = pretraining(config.pretrain, training, judge, by_outcome=by_action, whole=whole)
         progress["pretrain"] = fit(model, training, first, config.out, config.seed, config.resume)
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     if config.stages != "pretrain":
@@ -101,7 +102,7 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         if config.tune.cross_fit:
             offers_of = _train_halves(config, training, device, validator)
         judge = validator(config.recall, config.tune.choose_by)
-        second = prompt_tuning(config.tune, training, judge, offers_of)
+        second = prompt_tuning(config.tune, training, judge, offers_of, config.model.user_mean)
         if config.model.adapter_rank and config.tune.form != "plain":
             train_adapters_only(model)
         progress["tune"] = fit(model, training, second, config.out, config.seed, config.resume)

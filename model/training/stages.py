@@ -27,11 +27,12 @@ def pretraining(
     validate: Callable[[GPT], Metrics],
     name: str = "pretrain",
     by_outcome: bool = False,
+    whole: bool = False,
 ) -> Stage:
     """Returns the stage that predicts the next item, or the next set of items, of a plain history.
 
-    With `by_outcome`, all items of a set got the same action. Raises ValueError if the sets need
-    times that the data set lacks.
+    With `by_outcome`, all items of a set got the same action; with `whole`, the network gets whole
+    histories. Raises ValueError if the sets need times that the data set lacks.
     """
     last_only = config.sampling == "prefixes"
     sets = _set_targets(dataset, config.targets, last_only, by_outcome)
@@ -43,7 +44,7 @@ def pretraining(
         name,
         config,
         lambda model, rng: draw(dataset, config.sampling, model.config.max_history, rng),
-        lambda samples, batches: read_samples(dataset, samples, batches, sets),
+        lambda samples, batches: read_samples(dataset, samples, batches, sets, whole),
         batch,
         validate,
         lambda model: model.tie_segments(),
@@ -60,6 +61,7 @@ def prompt_tuning(
     dataset: Dataset,
     validate: Callable[[GPT], Metrics],
     offers_of: Offerer = own_offers,
+    whole: bool = False,
 ) -> Stage:
     """Returns the stage that predicts the user's next items after offers.
 
@@ -85,7 +87,7 @@ def prompt_tuning(
         "tune",
         config,
         lambda model, rng: draw(dataset, config.sampling, model.config.max_history, rng),
-        lambda samples, batches: read_samples(dataset, samples, batches, sets),
+        lambda samples, batches: read_samples(dataset, samples, batches, sets, whole),
         batch,
         validate,
     )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
+from model.evaluation.reference import older_items
 from model.network.gpt import GPT, Feedback
 from model.network.rollout import rollout
 from model.network.top_items import best_rows
@@ -37,6 +38,7 @@ class Explainer:
         self,
         user: int,
         history_L: Ints,
+        whole_N: Ints,
         excluded_N: Ints,
         rows_K: Ints,
         interests: int,
@@ -44,7 +46,8 @@ class Explainer:
     ) -> Explanation:
         """Returns the steps that led a query to these candidates; no step without a history.
 
-        `user` is a row of the user table, -1 if unknown.
+        `user` is a row of the user table, -1 if unknown; `whole_N` is the history with its older
+        items.
         """
         if not len(history_L):
             return Explanation([], [], [], [[] for _ in rows_K])
@@ -59,6 +62,7 @@ class Explainer:
             interests,
             lambda interest_1D: best_rows(interest_1D, vectors_VD, excluded_1N, SHOWN),
             feedback and Feedback(*(torch.from_numpy(part).to(device)[None] for part in feedback)),
+            older_items([whole_N], len(history_L)).to(device),
         )
         scores_MF = found.scores_BMK[0].cpu().numpy()
         rows_MF = found.rows_BMK[0].cpu().numpy()

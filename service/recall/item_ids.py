@@ -57,6 +57,7 @@ class KnownItems(NamedTuple):
     )
     unknown_B: Ints  # items of each history that the catalogue does not hold
     places_N: Ints  # of each row in `newest` its place in the history; empty if not asked for
+    whole: Ragged  # of each history all known items; empty if not asked for
 
 
 class ItemIds(NamedTuple):
@@ -84,12 +85,14 @@ class ItemIds(NamedTuple):
         max_history: int,
         repeats: Sequence[bool] = (),
         places: bool = False,
+        whole: bool = False,
     ) -> KnownItems:
         """Returns the rows of the ids in each query's history and `exclude`.
 
         The items of a history are excluded, too, unless its query `repeats` them.
         `newest` keeps at most `max_history` items of a history; with `places`, the answer says
-        where in the history they stand. Duplicates stay. If bytes are
+        where in the history they stand, and with `whole` it has the older ones, too. Duplicates
+        stay. If bytes are
         not a msgpack array of strings, some rows or none are found; other queries are not affected.
         """
         parts = [pack_ids(part) for query in queries for part in query]
@@ -102,10 +105,13 @@ class ItemIds(NamedTuple):
         all_places_N = np.empty(len(packed) if places else 0, dtype=np.int64)
         repeats_B = np.array(repeats or [False] * count, dtype=np.bool_)
         packed_N = np.frombuffer(packed, np.uint8)
-        known = KnownItems(newest, excluded, unknown_B, places_N)
+        all_rows_N = np.empty(len(packed) if whole else 0, dtype=np.int64)
+        all_rows = Ragged(all_rows_N, np.zeros(count + 1, np.int64))
+        known = KnownItems(newest, excluded, unknown_B, places_N, all_rows)
         _look_up(self, packed_N, offsets_2B, max_history, repeats_B, known, all_places_N)
         newest = newest.trimmed()
-        return KnownItems(newest, excluded.trimmed(), unknown_B, places_N[: len(newest.rows_N)])
+        places_N = places_N[: len(newest.rows_N)]
+        return KnownItems(newest, excluded.trimmed(), unknown_B, places_N, all_rows.trimmed())
 
 
 @compiled
@@ -135,7 +141,7 @@ def _look_up(
 
     No read goes beyond the end of a part, so that malformed bytes do not affect other queries.
     """
-    newest, excluded, unknown_B, places_N = known
+    newest, excluded, unknown_B, places_N, whole = known
     for query in range(len(unknown_B)):
         begin = end = excluded.offsets_B[query]
         for part in range(2):
@@ -162,6 +168,10 @@ def _look_up(
                         places_N[written] = all_places_N[item]
                     written += 1
                 newest.offsets_B[query + 1] = written
+                if len(whole.rows_N):
+                    written = whole.offsets_B[query]
+                    whole.rows_N[written : written + end - begin] = excluded.rows_N[begin:end]
+                    whole.offsets_B[query + 1] = written + end - begin
                 if repeats_B[query]:
                     end = begin
         excluded.offsets_B[query + 1] = end

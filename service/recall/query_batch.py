@@ -67,6 +67,7 @@ class QueryBatch(NamedTuple):
     unknown_B: Ints  # items of the history that the catalogue does not hold
     allowed: Sequence[Allowed | None] | None = None  # of each query; None: no query has a filter
     feedback: BatchFeedback | None = None  # None: the network reads none
+    whole: Ragged | None = None  # all known items of each history, if the network needs them
 
     @property
     def cold_B(self) -> NDArray[np.bool_]:

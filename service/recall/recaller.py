@@ -89,6 +89,7 @@ class Recaller:
         self._ids, self._encoder = ItemIds.of(item_ids), JsonEncoder(item_ids)
         self._explainer = Explainer(artifact.model, self._ids)
         self._feedback = FeedbackReader.of(artifact.manifest)
+        self._needs_whole = artifact.manifest.model.user_mean
         no_users: dict[str, int] = {}
         self._user_rows = artifact.user_rows or no_users
         popular_V = np.argsort(-artifact.popularity, kind="stable")
@@ -145,6 +146,7 @@ class Recaller:
             self._max_history,
             [query.repeat_after_days is not None for query in queries],
             places=self._feedback is not None,
+            whole=self._needs_whole,
         )
         feedback = None
         if self._feedback is not None:
@@ -161,6 +163,7 @@ class Recaller:
             unknown_B=known.unknown_B,
             allowed=self._filters.of([query.filter for query in queries]),
             feedback=feedback,
+            whole=known.whole if self._needs_whole else None,
         )
 
     def update_items(
@@ -221,6 +224,7 @@ class Recaller:
         return self._explainer.explain(
             int(batch.users_B[0]),
             batch.newest.rows_N,
+            batch.whole.rows_N if batch.whole else batch.newest.rows_N,
             excluded_N,
             rows_K,
             interests,

@@ -11,11 +11,12 @@ from index.exact import ExactIndex
 from index.search import IvfIndex
 from index.selection import Selection
 from model.artifact.bundle import Artifact
+from model.network.gpt import WHOLE_HISTORY
 from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.exact_search import ExactSearcher
 from service.recall.cpu.filtered_search import FilteredSearcher
 from service.recall.cpu.transformer import Transformer
-from service.recall.query_batch import QueryBatch, Step
+from service.recall.query_batch import QueryBatch, Ragged, Step
 from service.recall.types import Floats, Ints, StageTimes
 
 PREFERRED_BATCH = 16  # in larger ones a query is hardly cheaper, and others wait longer
@@ -45,6 +46,7 @@ class CpuBackend:
         self._catalogue = len(artifact.items)
         self._max_interests = artifact.manifest.model.max_interests
         self._network = Transformer(artifact.model)
+        self._vectors_VD = artifact.model.items.weight.numpy()
         self._searcher: Searcher = (
             ExactSearcher(index) if isinstance(index, ExactIndex) else IvfSearcher(index)
         )
@@ -77,7 +79,16 @@ class CpuBackend:
         # Cold queries have no items, so the histories of the others follow each other.
         offsets_W = np.concatenate([offsets_B[:1], offsets_B[queries_W + 1]])
         users_W = batch.users_B[queries_W]
-        return self._network.prefill(items_S, offsets_W, users_W, batch.feedback)
+        means_WD = None if batch.whole is None else self._means(batch.whole, queries_W)
+        return self._network.prefill(items_S, offsets_W, users_W, batch.feedback, means_WD)
+
+    def _means(self, whole: Ragged, queries_W: Ints) -> Floats:
+        """Returns the mean vector of the items of each history."""
+        means_WD = np.empty((len(queries_W), self._vectors_VD.shape[1]), dtype=np.float32)
+        for mean_D, query in zip(means_WD, queries_W.tolist(), strict=True):
+            rows_N = whole.rows_N[whole.offsets_B[query] : whole.offsets_B[query + 1]]
+            np.mean(self._vectors_VD[rows_N[-WHOLE_HISTORY:]], axis=0, out=mean_D)
+        return means_WD
 
 
 class IvfSearcher:

@@ -42,6 +42,7 @@ from service.recall.query_batch import BatchFeedback
 from service.recall.types import Floats, Ints
 
 NO_PAIRS = np.empty(0, dtype=np.int64)
+NO_SHIFT = np.empty((0, 0), dtype=np.float32)
 
 
 class Embedding(NamedTuple):
@@ -96,6 +97,11 @@ class Transformer:
         self._reserve(1, 1)
         self._offsets_B: Ints
         self._user_BD: Floats
+        self._shift_BD: (
+            Floats  # of the interests, by whole histories; without rows if there is none
+        )
+        if self._config.user_mean:
+            self._user_out_DD = _array(model.user_out.weight.t())
 
     def prefill(
         self,
@@ -103,11 +109,12 @@ class Transformer:
         offsets_B: Ints,
         users_B: Ints,
         feedback: BatchFeedback | None = None,
+        means_BD: Floats | None = None,
     ) -> Floats:
         """Reads histories of 1 to `max_history` item rows each; returns the first interests B D.
 
         History b is items_S[offsets_B[b] : offsets_B[b + 1]]. Users are rows of the user table, -1
-        if unknown.
+        if unknown; `means_BD` are the means of whole histories, for a network that has user_mean.
         """
         self._reserve(len(items_S), len(users_B))
         self._offsets_B, self._offers = offsets_B, 0
@@ -115,6 +122,7 @@ class Transformer:
             self._user_BD = self._model.user(torch.from_numpy(users_B)).numpy()
         else:
             self._user_BD = np.zeros((len(users_B), self._config.dim), dtype=np.float32)
+        self._shift_BD = NO_SHIFT if means_BD is None else means_BD @ self._user_out_DD
         return self._extend(items_S, self._pairs(feedback))
 
     def step(self, items_B: Ints) -> Floats:
@@ -144,6 +152,7 @@ class Transformer:
             self._offers,
             rows,
             newest_rows,
+            self._shift_BD,
             interest_BD,
         )
         return interest_BD
@@ -196,6 +205,7 @@ def _extend(
     offers: Integer,
     rows: Integer,
     newest_rows: Integer,
+    shift_BD: Floats,
     interest_BD: Floats,
 ) -> None:
     """Runs the network over new tokens, and computes the interests after the newest ones.
@@ -203,7 +213,8 @@ def _extend(
     If `offers` is 0, the new tokens are all items of the histories (prefill). Otherwise they are
     the latest offered item of each history, and `offers` counts all its offered items (step). One
     function does both, because two would take twice as long to compile. `rows` and `newest_rows`
-    are the rows of a matrix product over all new tokens and over the newest ones.
+    are the rows of a matrix product over all new tokens and over the newest ones. `shift_BD` is
+    added to the interests, if it has rows.
     """
     count, last = len(items_N), len(weights.layers.query_DD) - 1
     tokens_N = workspace.tokens_N[:count]
@@ -230,6 +241,8 @@ def _extend(
         run_layer(layer, own, workspace, weights.eps, chunk, tokens_N, x_ND, out_ND)
         if offers > 0 and len(weights.adapters.down_ADR) > 0:
             _adapt(weights.adapters, depth, out_ND)
+    for query in range(len(shift_BD)):
+        add(interest_BD[query], ONE, shift_BD[query])
     _scale(interest_BD, weights.interest_length)
 
 

@@ -68,13 +68,14 @@ class GpuBackend:
     ) -> None:
         """Raises ValueError if that search is not available on the device.
 
-        Nor can a GPU serve a network that reads feedback yet.
+        Nor can a GPU serve a network that reads feedback or whole histories yet.
         """
-        if artifact.manifest.model.feedback != "none":
-            raise ValueError(
-                f"model.feedback = {artifact.manifest.model.feedback} is not served on a GPU yet: "
-                "say --device cpu"
-            )
+        config = artifact.manifest.model
+        for name, value in (("feedback", config.feedback), ("user_mean", config.user_mean)):
+            if value not in ("none", False):
+                raise ValueError(
+                    f"model.{name} = {value} is not served on a GPU yet: say --device cpu"
+                )
         if device.type == "cuda":
             log.warning("experimental: not run on a GPU yet; compare with --device cpu")
         self._device = device

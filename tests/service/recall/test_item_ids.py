@@ -31,7 +31,7 @@ def test_rows_are_those_of_a_dictionary(length: int) -> None:
         tuple(rng.choice(drawn, rng.choice([0, 1, 15, 16, 40])).tolist() for _ in range(2))
         for _ in range(50)
     ]
-    newest, excluded, unknown_B, none_N = item_ids.look_up(asked, max_history=12)
+    newest, excluded, unknown_B, none_N, _ = item_ids.look_up(asked, max_history=12)
     known = [tuple([rows[i] for i in part if i in rows] for part in pair) for pair in asked]
     assert lists(newest) == [history[-12:] for history, _ in known]
     assert lists(excluded) == [history + excluded for history, excluded in known]
@@ -39,15 +39,16 @@ def test_rows_are_those_of_a_dictionary(length: int) -> None:
     assert unknown_B.tolist() == expected
     assert len(none_N) == 0
     repeats = [query % 3 == 0 for query in range(len(asked))]  # whose items are not excluded
-    newest, _, _, places_N = item_ids.look_up(asked, 12, repeats, places=True)
+    found = item_ids.look_up(asked, 12, repeats, places=True, whole=True)
     places = [[n for n, item in enumerate(pair[0]) if item in rows][-12:] for pair in asked]
-    assert lists(newest._replace(rows_N=places_N)) == places
+    assert lists(found.newest._replace(rows_N=found.places_N)) == places
+    assert lists(found.whole) == [history for history, _ in known]
 
 
 def test_the_items_of_a_repeated_history_are_not_excluded() -> None:
     item_ids = ItemIds.of(["a", "b", "c"])
     asked = [(["a", "b", "?"], ["c", "b"])] * 3
-    newest, excluded, unknown_B, _ = item_ids.look_up(asked, 5, [False, True, False])
+    newest, excluded, unknown_B, *_ = item_ids.look_up(asked, 5, [False, True, False])
     assert lists(newest) == [[0, 1]] * 3
     assert lists(excluded) == [[0, 1, 2, 1], [2, 1], [0, 1, 2, 1]]
     assert unknown_B.tolist() == [1, 1, 1]
@@ -58,7 +59,7 @@ def test_equal_hashes_are_not_enough() -> None:
     _, excluded, *_ = item_ids.look_up([(["b"], [])], 5)
     assert excluded.rows_N.tolist() == [1]
     other = item_ids._replace(ids=PackedStrings.of([b"a", b"c"]))  # but with the hashes of a and b
-    _, excluded, unknown_B, _ = other.look_up([(["b", "a"], [])], 5)
+    _, excluded, unknown_B, *_ = other.look_up([(["b", "a"], [])], 5)
     assert excluded.rows_N.tolist() == [0]
     assert unknown_B.tolist() == [1]
 
@@ -66,7 +67,7 @@ def test_equal_hashes_are_not_enough() -> None:
 def test_packed_ids_are_taken_as_they_are_and_a_lone_surrogate_equals_no_id() -> None:
     item_ids = ItemIds.of(["a", "b"])
     given: list[Ids] = [msgpack.packb(["b", "a"]), ["b", "\ud800", "a"]]
-    _, excluded, unknown_B, _ = item_ids.look_up([(ids, []) for ids in given], 5)
+    _, excluded, unknown_B, *_ = item_ids.look_up([(ids, []) for ids in given], 5)
     assert lists(excluded) == [[1, 0], [1, 0]]
     assert unknown_B.tolist() == [0, 1]
 
@@ -74,7 +75,7 @@ def test_packed_ids_are_taken_as_they_are_and_a_lone_surrogate_equals_no_id() ->
 def test_very_long_lists_and_texts_are_read() -> None:
     long = "x" * 70_000
     item_ids = ItemIds.of(["a", long])
-    newest, excluded, unknown_B, _ = item_ids.look_up([(["b", "a"] * 40_000, [long])], 3)
+    newest, excluded, unknown_B, *_ = item_ids.look_up([(["b", "a"] * 40_000, [long])], 3)
     assert (len(excluded.rows_N), unknown_B.tolist()) == (40_001, [40_000])
     assert (lists(newest), excluded.rows_N[-1]) == ([[0, 0, 0]], 1)
 
@@ -84,7 +85,7 @@ def test_bytes_of_any_kind_are_read_within_their_bounds() -> None:
     for _ in range(2000):
         given = rng.choice([0x00, 0x61, 0x90, 0x9F, 0xA1, 0xBF, 0xD9, 0xDA, 0xDC, 0xDD, 0xFF], 8)
         pair = given.astype(np.uint8).tobytes()[: rng.integers(9)], b""
-        newest, excluded, unknown_B, _ = item_ids.look_up([pair, pair], max_history=3)
+        newest, excluded, unknown_B, *_ = item_ids.look_up([pair, pair], max_history=3)
         assert len(excluded.rows_N) <= 2 * len(pair[0])
         assert set(excluded.rows_N) <= {0, 1}
         assert max(newest.lengths_B) <= 3
@@ -94,12 +95,12 @@ def test_bytes_of_any_kind_are_read_within_their_bounds() -> None:
 def test_malformed_bytes_harm_no_other_query() -> None:
     item_ids, neighbour = ItemIds.of(["a", "b"]), (["a"], ["b"])
     for bad in (b"\xdd\xff\xff\xff\xff\xa1a", b"\x9f\xa1a", b"\x91\xbfa", b"\x91\x05", b""):
-        _, excluded, unknown_B, _ = item_ids.look_up([(bad, bad), neighbour], 5)
+        _, excluded, unknown_B, *_ = item_ids.look_up([(bad, bad), neighbour], 5)
         assert lists(excluded)[1] == [0, 1]
         assert unknown_B[1] == 0
 
 
 def test_an_empty_catalogue_knows_nothing() -> None:
-    _, excluded, unknown_B, _ = ItemIds.of([]).look_up([(["a"], ["b"])], 5)
+    _, excluded, unknown_B, *_ = ItemIds.of([]).look_up([(["a"], ["b"])], 5)
     assert excluded.rows_N.tolist() == []
     assert unknown_B.tolist() == [1]
