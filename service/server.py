@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from service.history.event_types import load_event_types
 from service.http.api_keys import keys_from
+from service.http.tls import check_certificate
 from service.observability.logs import configure_logs
 from service.processes.child import allow_many_files
 from service.processes.supervisor import Supervisor
@@ -30,6 +31,7 @@ def serve(settings: ServeSettings) -> None:
     if settings.store.startswith("embedded:") and settings.http_workers > 1:
         raise ValueError("--http-workers: an embedded store has one writer, so give 1")
     load_event_types(settings.event_types)  # raises its error before anything starts
+    check_certificate(settings)
     if not keys_from(os.environ) and settings.host not in LOCAL_HOSTS:
         log.warning("anybody who reaches the port may use the API: RECGPT_API_KEYS is not set")
     with ExitStack() as stack:

@@ -118,6 +118,17 @@ class ServeSettings(BaseModel, frozen=True):
     body_limit: int = Field(4 << 20, ge=1024, description="largest request body in bytes")
     store_connections: int = Field(8, ge=1, le=1000, description="connections to Redis")
     store_timeout_ms: int = Field(200, ge=1, description="longest wait for Redis")
+    ssl_certfile: Path | None = Field(
+        None, description="PEM file of a certificate and its chain: the service speaks HTTPS only"
+    )
+    ssl_keyfile: Path | None = Field(
+        None, description="PEM file of its private key (default: it is in the other file)"
+    )
+    ssl_ca_certs: Path | None = Field(
+        None,
+        description="PEM file of authorities, one of which must have signed each client's "
+        "certificate (default: clients need none)",
+    )
     grace_seconds: int = Field(
         5,
         ge=0,

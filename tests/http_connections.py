@@ -1,11 +1,13 @@
 """Connections over real sockets to the HTTP protocol of a front end, around a small application."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import uvicorn
+from certificates import Certificates
 from starlette.types import Receive, Scope, Send
 
 from service.http.api_keys import ApiKey
@@ -50,21 +52,30 @@ async def serving(
     max_connections: int = 1000,
     metrics: Metrics | None = None,
     keys: Sequence[ApiKey] = (),
+    certificates: Certificates | None = None,
 ) -> AsyncIterator[Callable[[], "asyncio.Future[Connection]"]]:
-    """A server of `echo`, and a function that connects to it."""
+    """A server of `echo`, over TLS with certificates, and a function that connects to it."""
     limits = (metrics or Metrics(), max_connections, lambda: False, keys)
     gate = Gate(room or Room(), *limits)  # type: ignore[arg-type]
-    config = uvicorn.Config(echo, log_config=None, lifespan="off")
+    server_files, trusted = {}, None
+    if certificates:
+        server_files = {
+            "ssl_certfile": certificates.server,
+            "ssl_keyfile": certificates.server_key,
+        }
+        trusted = ssl.create_default_context(cafile=certificates.authority)
+    config = uvicorn.Config(echo, log_config=None, lifespan="off", **server_files)  # type: ignore[arg-type]
     config.load()
     state = uvicorn.server.ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: CoalescingProtocol(gate, config, state, {}), "127.0.0.1", 0
+        lambda: CoalescingProtocol(gate, config, state, {}), "127.0.0.1", 0, ssl=config.ssl
     )
     writers: list[asyncio.StreamWriter] = []
 
     async def connect() -> Connection:
-        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        address = server.sockets[0].getsockname()
+        reader, writer = await asyncio.open_connection(*address, ssl=trusted)
         writers.append(writer)
         return reader, writer
 

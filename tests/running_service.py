@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -21,7 +22,14 @@ START_SECONDS = 300.0  # a start compiles for 15 s on an idle core, longer besid
 class Service:
     """`recgpt serve` on a free port; logs to a file."""
 
-    def __init__(self, artifacts: Path, store: str, folder: Path, **environment: str) -> None:
+    def __init__(
+        self,
+        artifacts: Path,
+        store: str,
+        folder: Path,
+        tls: ssl.SSLContext | None = None,
+        **environment: str,
+    ) -> None:
         self.log = folder / "service.log"
         self.port = free_port()
         command = [sys.executable, "-m", "cli", "serve", "--artifacts", str(artifacts)]
@@ -29,7 +37,8 @@ class Service:
         with self.log.open("ab") as log:
             settings = os.environ | AT_ONCE | environment
             self.process = subprocess.Popen(command, stderr=log, env=settings)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
+        url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=url, timeout=60, verify=tls or True)
 
     def wait_until_ready(self) -> None:
         """Returns when it can answer recalls."""
@@ -85,8 +94,14 @@ class Service:
 
 
 @contextmanager
-def service(artifacts: Path, store: str, folder: Path, **environment: str) -> Iterator[Service]:
-    running = Service(artifacts, store, folder, **environment)
+def service(
+    artifacts: Path,
+    store: str,
+    folder: Path,
+    tls: ssl.SSLContext | None = None,
+    **environment: str,
+) -> Iterator[Service]:
+    running = Service(artifacts, store, folder, tls, **environment)
     try:
         running.wait_until_ready()
         yield running

@@ -16,6 +16,7 @@ from service.history.store import HistoryStore
 from service.http.api_keys import keys_from
 from service.http.app import RecallApp, create_app
 from service.http.protocol import CoalescingProtocol
+from service.http.tls import tls_options
 from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics
 from service.observability.service_status import ServiceStatus
@@ -57,6 +58,7 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
         timeout_graceful_shutdown=settings.drain_seconds,
         lifespan="on",
         backlog=BACKLOG,
+        **tls_options(settings),
     )
     return uvicorn.Server(config)
 
