@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs api sbom e2e chaos loop bench bench-start bench-engine bench-experiments bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos loop bench bench-start bench-engine bench-experiments bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -81,6 +81,14 @@ api: setup ## write docs/openapi.json, docs/api.md and the TypeScript types anew
 
 sbom: setup ## list the packages of the service, as CycloneDX, in build/sbom.json
 	$(BIN)/python .ci/sbom.py build/sbom.json
+
+# A clone of PyPA's advisories, unless ADVISORIES names another folder, which may lie on a machine
+# without a network.
+audit: setup ## compare the pinned versions with known vulnerabilities (ADVISORIES=a folder of OSV records)
+	@if test -n "$(ADVISORIES)"; then exit 0; \
+	elif test -d build/advisories; then git -C build/advisories pull --quiet; \
+	else git clone --quiet --depth 1 https://github.com/pypa/advisory-database build/advisories; fi
+	$(BIN)/python .ci/audit.py $(or $(ADVISORIES),build/advisories)
 
 e2e: setup ## bring docker-compose.yml up and check it from outside (needs a Docker engine)
 	$(BIN)/python .ci/e2e.py

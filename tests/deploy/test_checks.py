@@ -82,3 +82,41 @@ def test_the_packages_of_the_service_are_listed(tmp_path: Path) -> None:
     )
     packages["redis"] = packages["fastapi"]
     assert any(line.startswith("redis ") for line in sbom.unpinned(packages))
+
+
+ADVISORY = """
+id: PYSEC-1
+aliases: [CVE-1]
+details: Bad.
+modified: '2026-01-02T00:00:00Z'
+affected:
+- package: {name: Some_Package, ecosystem: PyPI}
+  ranges:
+  - type: ECOSYSTEM
+    events: [{introduced: '0'}, {fixed: '1.2'}, {introduced: '2.0'}, {last_affected: '2.4'}]
+  versions: [3.0b1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("pin", "affected"),
+    [
+        ("some-package==1.1", True),
+        ("some.package==1.2", False),
+        ("some-package==2.0+cpu", True),
+        ("some-package==2.4", True),
+        ("some-package==2.10", False),
+        ("some-package==3.0b1", True),
+        ("other==1.1", False),
+    ],
+)
+def test_an_advisory_for_a_pinned_version_is_found(
+    tmp_path: Path, pin: str, affected: bool
+) -> None:
+    audit = script("audit")
+    (tmp_path / "PYSEC-1.yaml").write_text(ADVISORY)
+    (tmp_path / "PYSEC-2.yaml").write_text(f"withdrawn: now{ADVISORY}")
+    (record,) = audit.records(tmp_path)
+    lines = list(audit.affects(record, audit.pins(f"# pins\n{pin}\n")))
+    assert bool(lines) == affected
+    assert all("PYSEC-1, CVE-1; fixed in 1.2. Bad." in line for line in lines)
