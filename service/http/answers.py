@@ -13,7 +13,7 @@ from service.http.explanations import with_explanation
 from service.http.pages import Page, Pages
 from service.http.schemas import RecallRequest
 from service.recall.served_bundle import ServedBundle
-from service.recall.types import DegradedReason, FilterResult
+from service.recall.types import DegradedReason, FilterResult, VarietyResult
 
 
 def recall_response(
@@ -27,6 +27,8 @@ def recall_response(
     found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
     assert bundle
     more = (_effect(found.filter) if found.filter else b"") + (_arms(arms) if arms else b"")
+    if found.variety:
+        more += _variety(found.variety)
     if body.page_size is not None:
         page = pages.first(found, body.page_size, bundle.version, reason)
         found = replace(found, json=page.json, rows=page.rows)
@@ -91,3 +93,9 @@ def _effect(effect: FilterResult) -> bytes:
     """Returns the field `filter` of a `RecallResponse`."""
     exhausted = b"true" if effect.exhausted else b"false"
     return b',"filter":{"matched":%d,"exhausted":%b}' % (effect.matched, exhausted)
+
+
+def _variety(effect: VarietyResult) -> bytes:
+    """Returns the field `variety` of a `RecallResponse`."""
+    scores = {"score": round(effect.score, 6), "plain_score": round(effect.plain_score, 6)}
+    return b',"variety":%b' % to_json(scores | {"exhausted": effect.exhausted})

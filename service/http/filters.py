@@ -97,14 +97,14 @@ def checked_form(given: Filter, attributes: Mapping[str, Kind], where: str = "")
         FieldError(f"{where}filter.{group}.{number}.{part}", problem)
         for group in GROUPS
         for number, condition in enumerate(getattr(given, group))
-        for part, problem in _problems(condition, attributes)
+        for part, problem in problems(condition, attributes)
     ]
     if errors:
         raise Invalid("; ".join(f"{error.where}: {error.problem}" for error in errors), errors)
-    return canonical_form({group: [_plain(c) for c in getattr(given, group)] for group in GROUPS})
+    return canonical_form({group: [plain(c) for c in getattr(given, group)] for group in GROUPS})
 
 
-def _problems(condition: Condition, attributes: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
+def problems(condition: Condition, attributes: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
     """Yields the parts of a condition that do not fit the attribute, and what is wrong."""
     kind = attributes.get(condition.field)
     if kind is None:
@@ -125,7 +125,7 @@ def _problems(condition: Condition, attributes: Mapping[str, Kind]) -> Iterator[
             yield bound, "the attribute is a number: give a number"
 
 
-def _plain(condition: Condition) -> dict[str, Any]:
+def plain(condition: Condition) -> dict[str, Any]:
     """Returns a condition in plain values; times in seconds since 1970, UTC if without a zone."""
     bounds = {name: _seconds(bound) for name, bound in condition.bounds().items()}
     return {"field": condition.field, "in": condition.among, **bounds}

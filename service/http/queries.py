@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from service.errors import FieldError, Invalid
 from service.http.filters import checked_form
 from service.http.schemas import AfterDays, RecallRequest, Seed
+from service.http.variety import checked_rules
 from service.recall.served_bundle import ServedBundle
 from service.recall.types import Query
 
@@ -13,8 +14,8 @@ def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tupl
     """Returns the query of a request, and whether its history is in the store.
 
     The stored history then goes before the one of the query, which has only the seeds. Raises
-    Invalid if the filter does not fit the bundle's attributes, or if its network cannot be asked
-    for the outcome; `where` is the path of the request.
+    Invalid if a field does not fit the bundle's attributes, or if its network cannot be asked for
+    the outcome; `where` is the path of the request.
     """
     if body.outcome is not None and body.outcome not in bundle.outcomes:
         known = ", ".join(bundle.outcomes) or "none: its network reads no outcomes"
@@ -36,6 +37,7 @@ def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tupl
         _repeat_after_days(body, stored),
         filter=checked_form(body.filter, bundle.attributes, where) if body.filter else None,
         outcome=body.outcome,
+        variety=checked_rules(body.caps, body.diversity, body.fresh, bundle.attributes, where),
     )
     return query, stored
 

@@ -19,6 +19,7 @@ from model.kinds import Kind
 from service.errors import FieldError, Invalid
 from service.http.filters import checked_form
 from service.http.schemas import Body, RecallRequest, ScenarioName
+from service.http.variety import checked_rules
 from service.http.watched_file import WatchedFile
 
 Attributes = Mapping[str, Kind]
@@ -90,12 +91,20 @@ def _read(file: Path, attributes: Attributes | None) -> Fields:
     """Returns the given fields of each scenario. Raises ValueError if the file cannot be used."""
     found = _parsed(file)
     for name, fields in found.items():
-        if attributes is not None and fields.get("filter"):
+        if attributes is not None:
             try:
-                checked_form(fields["filter"], attributes, f"{name}.")
+                _check(fields, attributes, f"{name}.")
             except Invalid as error:
                 raise ValueError(f"--scenarios: {file}: {error.detail}") from None
     return found
+
+
+def _check(fields: Mapping[str, Any], attributes: Attributes, where: str) -> None:
+    """Raises Invalid if a filter or a rule of variety does not fit the attributes."""
+    if fields.get("filter"):
+        checked_form(fields["filter"], attributes, where)
+    caps, diversity = fields.get("caps", []), fields.get("diversity", 0.0)
+    checked_rules(caps, diversity, fields.get("fresh"), attributes, where)
 
 
 def _parsed(file: Path) -> Fields:

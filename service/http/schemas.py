@@ -12,6 +12,7 @@ from service.history.event_types import NAME
 from service.history.events import MAX_EVENTS, HistoryEvent
 from service.http.filters import Filter, FilterEffect
 from service.http.problems import FieldProblem
+from service.http.variety import MAX_CAPS, CapBody, Fresh, VarietyEffect
 from service.recall.types import DegradedReason
 
 MAX_ITEMS = 2000
@@ -118,6 +119,20 @@ class RecallRequest(Body):
         "the bundle's network can be asked for; by default the one that the bundle says",
     )
     filter: Filter | None = Field(None, description="conditions on the attributes of the items")
+    caps: list[CapBody] = Field(
+        default_factory=list,
+        max_length=MAX_CAPS,
+        description="the most items with the same value of an attribute; an item without a value "
+        "is held back by none",
+    )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="the weight of being unlike the items before, against the score",
+    )
+    fresh: Fresh | None = Field(None, description="a share of the answer for new items")
     with_metadata: bool = Field(False, description="return title and attributes of every item, too")
 
     scenario: ScenarioName | None = Field(
@@ -182,6 +197,9 @@ class RecallResponse(BaseModel):
     )
     unknown_items: int = Field(description="items of the history that the bundle does not hold")
     filter: FilterEffect | None = Field(None, description="present if a filter was given")
+    variety: VarietyEffect | None = Field(
+        None, description="present if caps, diversity or fresh were given"
+    )
     experiments: list[Arm] | None = Field(
         None, description="present if the user takes part in experiments"
     )

@@ -20,7 +20,14 @@ import numpy as np
 from model.kinds import Kind
 from service.recall.live_items import ItemUpdate
 from service.recall.served_bundle import ServedBundle
-from service.recall.types import BatchResult, EncodedCandidates, FilterResult, Query, pack_ids
+from service.recall.types import (
+    BatchResult,
+    EncodedCandidates,
+    FilterResult,
+    Query,
+    VarietyResult,
+    pack_ids,
+)
 
 LENGTH = struct.Struct("<I")
 FIXED_MAP = 0x80
@@ -107,6 +114,7 @@ def encode_question(queries: Sequence[Query]) -> bytes:
                 query.filter,
                 query.actions and pack_ids(query.actions),
                 query.outcome,
+                query.variety,
             )
             for query in queries
         ]
@@ -147,6 +155,7 @@ def encode_result(result: BatchResult) -> bytes:
             one.cold,
             one.explanation,
             one.filter,
+            one.variety,
         )
         for one in result.answers
     ]
@@ -175,8 +184,9 @@ def decode_result(body: bytes, bundle: ServedBundle | None = None) -> BatchResul
             cold,
             explanation,
             FilterResult(*effect) if effect else None,
+            VarietyResult(*variety) if variety else None,
         )
-        for json, rows, unknown_items, cold, explanation, effect in answers
+        for json, rows, unknown_items, cold, explanation, effect, variety in answers
     ]
     seconds, batch_size, queue_seconds = about
     return BatchResult(encoded, seconds, batch_size, queue_seconds, bundle)

@@ -8,6 +8,7 @@ torch: `model.network.rollout.best_new`). A candidate may be offered, and an off
 Shapes: B queries of the batch, W of them, F hits, V catalogue, K candidates of a list, M interests.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from index.kernels.jit import Integer, Real, compiled, inner
 from service.recall.query_batch import QueryBatch, Ragged
-from service.recall.types import Candidates, FilterResult, Floats, Ints
+from service.recall.types import Candidates, FilterResult, Floats, Ints, VarietyResult
+from service.recall.variety.chooser import Chooser
 
 POPULAR = -1  # the "interest" of a back-filled item
 NO_ITEM = -1
@@ -67,6 +69,29 @@ class CandidateLists(NamedTuple):
         offers_W: Ints = self.offered_BM[queries_W, step]
         return offers_W
 
+    def unlisted(self, query: int, scores_F: Floats, rows_F: Ints) -> tuple[Floats, Ints]:
+        """Returns the hits of a query that are neither excluded nor listed; -1 is no hit."""
+        known_F = rows_F >= 0
+        scores_F, rows_F = scores_F[known_F], rows_F[known_F]
+        first, end = self.excluded.offsets_B[query : query + 2]
+        listed = self.rows_BK[query, : self.sizes_B[query]]
+        self.marks_V[self.excluded.rows_N[first:end]] = self.marks_V[listed] = True
+        new_F = ~self.marks_V[rows_F]
+        self.marks_V[self.excluded.rows_N[first:end]] = self.marks_V[listed] = False
+        return scores_F[new_F], rows_F[new_F]
+
+    def extend(self, query: int, scores_N: Floats, rows_N: Ints, interest: int) -> None:
+        """Appends items to the list of a query, which has room for them."""
+        own = slice(int(self.sizes_B[query]), int(self.sizes_B[query]) + len(rows_N))
+        self.scores_BK[query, own], self.rows_BK[query, own] = scores_N, rows_N
+        self.interests_BK[query, own] = interest
+        self.sizes_B[query] += len(rows_N)
+
+    def note_scores(self, choosers: Sequence[Chooser]) -> None:
+        """Tells each query's chooser the sum of the scores of its list."""
+        for query, chooser in enumerate(choosers):
+            chooser.plain_score = float(self.scores_BK[query, : self.sizes_B[query]].sum())
+
     def candidates(self, batch: QueryBatch) -> list[Candidates]:
         """Returns the answers to the queries of the batch, in order."""
         facts = zip(
@@ -80,9 +105,18 @@ class CandidateLists(NamedTuple):
                 unknown,
                 cold,
                 _filter_result(batch, query, size),
+                self._variety_result(batch, query, size),
             )
             for query, (size, unknown, cold) in enumerate(facts)
         ]
+
+    def _variety_result(self, batch: QueryBatch, query: int, size: int) -> VarietyResult | None:
+        """Returns the effect of a query's rules on its list of this size."""
+        if not batch.choosers:
+            return None
+        score = float(self.scores_BK[query, :size].sum())
+        exhausted = size < int(batch.k_B[query])
+        return VarietyResult(score, batch.choosers[query].plain_score, exhausted)
 
 
 def _filter_result(batch: QueryBatch, query: int, size: int) -> FilterResult | None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from service.recall.filters.item_filters import Allowed
 from service.recall.types import Ints
+from service.recall.variety.chooser import Chooser
 
 
 class Ragged(NamedTuple):
@@ -68,6 +69,7 @@ class QueryBatch(NamedTuple):
     allowed: Sequence[Allowed | None] | None = None  # of each query; None: no query has a filter
     feedback: BatchFeedback | None = None  # None: the network reads none
     whole: Ragged | None = None  # all known items of each history, if the network needs them
+    choosers: Sequence[Chooser] | None = None  # of each query; None: no query has rules of variety
 
     @property
     def cold_B(self) -> NDArray[np.bool_]:

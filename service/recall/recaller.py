@@ -47,6 +47,7 @@ from service.recall.types import (
     StageSeconds,
     StageTimes,
 )
+from service.recall.variety.query_variety import QueryVariety
 from service.settings import GpuSearch
 
 
@@ -95,6 +96,7 @@ class Recaller:
         popular_V = np.argsort(-artifact.popularity, kind="stable")
         columns = AttributeColumns.of(artifact.items, self.kinds)
         self._filters = ItemFilters(columns, backend.selector, popular_V)
+        self._variety = QueryVariety(self._filters, artifact.model.items.weight)
 
     @classmethod
     def load(
@@ -126,15 +128,30 @@ class Recaller:
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """Answers queries in order; returns the seconds of each stage, too."""
         times, size = StageTimes("model", "search", "merge"), self._backend.max_users_per_pass
+        if any(query.variety for query in queries):
+            return self._recall_varied(queries, times), times.seconds
         passes = [queries[first : first + size] for first in range(0, len(queries), size)]
         return [found for part in passes for found in self._recall(part, times)], times.seconds
+
+    def _recall_varied(self, queries: Sequence[Query], times: StageTimes) -> list[Candidates]:
+        """Answers queries of which some have rules of variety; these have passes of their own."""
+        answers: dict[int, Candidates] = {}
+        for varied in (False, True):
+            own = [at for at, query in enumerate(queries) if bool(query.variety) is varied]
+            for first in range(0, len(own), self._backend.max_users_per_pass):
+                part = own[first : first + self._backend.max_users_per_pass]
+                answers |= zip(part, self._recall([queries[at] for at in part], times), strict=True)
+        return [answers[at] for at in range(len(queries))]
 
     def _recall(self, queries: Sequence[Query], times: StageTimes) -> list[Candidates]:
         """Histories → interests → candidates, for as many queries as one pass takes."""
         batch = self._look_up(queries)
         times.lap("merge")
         lists = self._backend.generate(batch, times)
-        self._add_popular(lists, batch)
+        if batch.choosers:
+            self._variety.add_popular(lists, batch.choosers)
+        else:
+            self._add_popular(lists, batch)
         found = lists.candidates(batch)
         times.lap("merge")
         return found
@@ -154,6 +171,7 @@ class Recaller:
         default, most = self.manifest.recall.interests, self.max_interests
         share = self.manifest.recall.first_share
         shares = [quotas(q.k, min(q.interests or default, most), share) for q in queries]
+        allowed = self._filters.of([query.filter for query in queries])
         return QueryBatch(
             users_B=np.array([self._user_rows.get(query.user_id, -1) for query in queries]),
             newest=known.newest,
@@ -161,9 +179,12 @@ class Recaller:
             k_B=np.array([query.k for query in queries]),
             quotas_MB=quota_table(shares),
             unknown_B=known.unknown_B,
-            allowed=self._filters.of([query.filter for query in queries]),
             feedback=feedback,
             whole=known.whole if self._needs_whole else None,
+            allowed=allowed,
+            choosers=self._variety.choosers(queries, known.excluded, allowed)
+            if queries[0].variety
+            else None,
         )
 
     def update_items(
@@ -205,6 +226,7 @@ class Recaller:
                 one.unknown_items,
                 one.cold,
                 filter=one.filter,
+                variety=one.variety,
             )
             for one in answers
         ]

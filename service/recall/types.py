@@ -45,6 +45,7 @@ class Query:
     filter: bytes | None = None  # see `service.recall.filters.form`
     actions: Ids = ()  # types of the history's events from the oldest on; networks may read them
     outcome: str | None = None  # action wanted of the user; None: the one that the bundle says
+    variety: bytes | None = None  # see `service.recall.variety.form`
 
     def with_history(self, history: Ids, exclude: Ids, actions: Ids = ()) -> "Query":
         """Returns the same query with another history and other excluded items.
@@ -62,6 +63,7 @@ class Query:
             self.filter,
             actions,
             self.outcome,
+            self.variety,
         )
 
 
@@ -71,6 +73,14 @@ class FilterResult(NamedTuple):
     matched: int  # items that it allows and that are not hidden
     exhausted: bool  # the answer has fewer than k items, because no others are left
     unknown_values: int  # values of its conditions that no item has
+
+
+class VarietyResult(NamedTuple):
+    """The effect of a query's rules of variety."""
+
+    score: float  # the sum of the candidates' scores
+    plain_score: float  # the same sum of the answer without the rules
+    exhausted: bool  # the answer has fewer than k items, because the rules admit no others
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +93,7 @@ class Candidates:
     unknown_items: int  # items of the history that the catalogue does not hold
     cold: bool  # the history has no known item: popular items only
     filter: FilterResult | None = None  # None: the query has no filter
+    variety: VarietyResult | None = None  # None: the query has no rules of variety
 
 
 class ExplainedItem(NamedTuple):
@@ -112,6 +123,7 @@ class EncodedCandidates:
     cold: bool
     explanation: bytes | None = None  # JSON of an `Explanation`, if the query asks for one
     filter: FilterResult | None = None
+    variety: VarietyResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Shapes: W queries with a history, D width, F hits.
 """
 
+from collections.abc import Sequence
 from typing import Protocol, cast
 
 import numpy as np
@@ -16,8 +17,10 @@ from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.exact_search import ExactSearcher
 from service.recall.cpu.filtered_search import FilteredSearcher
 from service.recall.cpu.transformer import Transformer
+from service.recall.cpu.varied_search import VariedSearcher
 from service.recall.query_batch import QueryBatch, Ragged, Step
 from service.recall.types import Floats, Ints, StageTimes
+from service.recall.variety.chooser import Chooser
 
 PREFERRED_BATCH = 16  # in larger ones a query is hardly cheaper, and others wait longer
 PREFERRED_BATCH_IVF = 32  # queries share inverted lists: a third cheaper than with 16
@@ -51,26 +54,47 @@ class CpuBackend:
             ExactSearcher(index) if isinstance(index, ExactIndex) else IvfSearcher(index)
         )
         self._filtered = FilteredSearcher(index)
+        self._varied = VariedSearcher(self._filtered)
         self.selector = self._filtered.selections
 
     def generate(self, batch: QueryBatch, times: StageTimes) -> CandidateLists:
         """See `service.recall.recaller.Backend`."""
+        if batch.choosers:
+            return self._generate_varied(batch, batch.choosers, times)
         lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
         offers_W: Ints | None = None
-        selections_W: list[Selection | None] = []
-        if batch.allowed:
-            allowed_W = [batch.allowed[query] for query in batch.warm_W.tolist()]
-            selections_W = [one and cast(Selection, one.visible) for one in allowed_W]
+        selections_W = _selections(batch)
         for step in batch.steps():
             if offers_W is None:
                 interests_WD = self._prefill(batch, step.queries_W)
             else:
                 interests_WD = self._network.step(offers_W)
             times.lap("model")
-            if batch.allowed:
+            if selections_W:
                 offers_W = self._filtered.search(interests_WD, step, lists, times, selections_W)
             else:
                 offers_W = self._searcher.search(interests_WD, step, lists, times)
+        return lists
+
+    def _generate_varied(
+        self, batch: QueryBatch, choosers: Sequence[Chooser], times: StageTimes
+    ) -> CandidateLists:
+        """Does the same for queries with rules of variety."""
+        lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
+        plain = CandidateLists.empty(batch, self._catalogue, self._max_interests)
+        selections_W = _selections(batch) or [None] * len(batch.warm_W)
+        choosers_W = [choosers[query] for query in batch.warm_W.tolist()]
+        offers_W: Ints | None = None
+        for step in batch.steps():
+            if offers_W is None:
+                interests_WD = self._prefill(batch, step.queries_W)
+            else:
+                interests_WD = self._network.step(offers_W)
+            times.lap("model")
+            offers_W = self._varied.search(
+                interests_WD, step, lists, plain, times, selections_W, choosers_W
+            )
+        plain.note_scores(choosers)
         return lists
 
     def _prefill(self, batch: QueryBatch, queries_W: Ints) -> Floats:
@@ -89,6 +113,14 @@ class CpuBackend:
             rows_N = whole.rows_N[whole.offsets_B[query] : whole.offsets_B[query + 1]]
             np.mean(self._vectors_VD[rows_N[-WHOLE_HISTORY:]], axis=0, out=mean_D)
         return means_WD
+
+
+def _selections(batch: QueryBatch) -> list[Selection | None]:
+    """Returns the selections of queries with a history; an empty list if no query has one."""
+    if not batch.allowed:
+        return []
+    allowed_W = [batch.allowed[query] for query in batch.warm_W.tolist()]
+    return [one and cast(Selection, one.visible) for one in allowed_W]
 
 
 class IvfSearcher:

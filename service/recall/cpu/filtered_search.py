@@ -40,20 +40,32 @@ class FilteredSearcher:
         selections_W: Sequence[Selection | None],
     ) -> Ints:
         """Does what `service.recall.cpu.backend.Searcher` does, within each query's selection."""
+        scores_WF, rows_WF = self.best(interests_WD, step, lists, selections_W)
+        times.lap("search")
+        lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+        offers_W = lists.offer_best(step.queries_W, rows_WF, step.interest)
+        times.lap("merge")
+        return offers_W
+
+    def best(
+        self,
+        interests_WD: Floats,
+        step: Step,
+        lists: CandidateLists,
+        selections_W: Sequence[Selection | None],
+        more: int = 0,
+    ) -> tuple[Floats, Ints]:
+        """Returns scores and rows W F of as many hits as a step needs, and `more` of them."""
         # At worst all excluded, listed and offered items rank first.
         skipped_B = lists.excluded.lengths_B + step.interest
-        hits = int((lists.k_B + skipped_B)[step.queries_W].max()) + 1
+        hits = int((lists.k_B + skipped_B)[step.queries_W].max()) + 1 + more
         shape = len(interests_WD), min(hits, len(lists.marks_V))
         scores_WF, rows_WF = np.empty(shape, np.float32), np.empty(shape, np.int64)
         shares_scan = isinstance(self._index, ExactIndex)
         for queries, selections in _groups(selections_W, shares_scan):
             part_WD = interests_WD[queries]
             scores_WF[queries], rows_WF[queries] = self.hits(selections, part_WD, shape[1])
-        times.lap("search")
-        lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
-        offers_W = lists.offer_best(step.queries_W, rows_WF, step.interest)
-        times.lap("merge")
-        return offers_W
+        return scores_WF, rows_WF
 
     def hits(
         self, selections_W: Sequence[Selection | None], interests_WD: Floats, hits: int

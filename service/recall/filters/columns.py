@@ -3,7 +3,7 @@
 Shapes: V catalogue, N pairs of an item and a value, T items that have a value.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -46,6 +46,9 @@ class Column(Protocol):
     def unknown(self, values: Iterable[Value]) -> int:
         """Counts the values that no item could have had when the bundle was made."""
 
+    def values(self, rows: Sequence[int]) -> list[tuple[Value, ...]]:
+        """Returns the values of each of these items."""
+
     def set(self, row: int, value: Any) -> None:
         """Changes the value of an item; None takes it away."""
 
@@ -67,6 +70,7 @@ class Categories:
         names = sorted_["value"].gather([end - 1 for end in ends]).to_list()
         self._slices = dict(zip(names, zip([0, *ends], ends, strict=False), strict=True))
         self._rows_N = sorted_["row"].to_numpy()
+        self._by_row: tuple[NDArray[np.int64], NDArray[np.int32], list[str]] | None = None
 
     def among(self, values: Iterable[Value]) -> Bools:
         """See `Column`."""
@@ -88,10 +92,33 @@ class Categories:
         new = set().union(*self._changed.values())
         return sum(value not in self._slices and value not in new for value in values)
 
+    def values(self, rows: Sequence[int]) -> list[tuple[Value, ...]]:
+        """See `Column`. The values by item are put together when they are first asked for."""
+        if self._by_row is None:
+            self._by_row = self._ordered_by_row()
+        offsets_V, numbers_N, names = self._by_row
+        found: list[tuple[Value, ...]] = []
+        for row in rows:
+            own = self._changed.get(row)
+            if own is None:
+                numbers = numbers_N[offsets_V[row] : offsets_V[row + 1]].tolist()
+                own = tuple([names[number] for number in numbers])
+            found.append(own)
+        return found
+
+    def _ordered_by_row(self) -> tuple[NDArray[np.int64], NDArray[np.int32], list[str]]:
+        """Returns where the values of each item begin, their numbers, and the names of these."""
+        lengths = [end - first for first, end in self._slices.values()]
+        numbers_N = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        offsets_V = np.zeros(self._items + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self._rows_N, minlength=self._items), out=offsets_V[1:])
+        order_N = np.argsort(self._rows_N, kind="stable")
+        return offsets_V, numbers_N[order_N], list(self._slices)
+
     def set(self, row: int, value: Any) -> None:
         """See `Column`; takes a string or a list of strings."""
         own = [value] if isinstance(value, str) else value or ()
-        self._changed[row] = tuple(own)
+        self._changed[row] = tuple(dict.fromkeys(own))
         if len(self._changed) >= FOLD_AT:
             self._fold()
 
@@ -126,6 +153,10 @@ class Numbers:
     def unknown(self, values: Iterable[Value]) -> int:
         """Returns 0: any number could be a value."""
         return 0
+
+    def values(self, rows: Sequence[int]) -> list[tuple[Value, ...]]:
+        """See `Column`."""
+        return [() if np.isnan(value) else (value,) for value in self._values_V[rows].tolist()]
 
     def set(self, row: int, value: Any) -> None:
         """See `Column`; takes a number, a flag or a time."""

@@ -128,11 +128,23 @@ class ItemFilters:
         rows_F[: len(found)] = found
         return rows_F
 
+    def rows(self, form: bytes) -> Bools:
+        """Returns which items a filter allows, the hidden ones among them, V."""
+        return self._allowed(form).rows(len(self._popular_V))
+
+    def by_popularity(self, among_V: Bools, wanted: int) -> Ints:
+        """Returns the most popular of some items."""
+        return self._popular_V[among_V[self._popular_V]][:wanted]
+
+    def visible(self, allowed: Allowed | None) -> Bools:
+        """Returns which items are allowed and not hidden, V."""
+        if allowed is None:
+            return np.ones(len(self._popular_V), dtype=np.bool_)
+        return allowed.rows(len(self._popular_V)) & ~self._hidden_V
+
     def rejected(self, allowed: Allowed | None) -> Ints:
         """Returns the rows of all other items."""
-        if allowed is None:
-            return np.zeros(0, dtype=np.int64)
-        return np.flatnonzero(~allowed.rows(len(self._popular_V)) | self._hidden_V)
+        return np.flatnonzero(~self.visible(allowed))
 
     def set_hidden(self, rows: Ints | Sequence[int]) -> None:
         """Replaces the set of hidden items."""

@@ -13,19 +13,24 @@ W queries with a history.
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from model.artifact.bundle import Artifact
 from model.network.gpt import GPT
 from service.recall.candidate_lists import CandidateLists
+from service.recall.filters.columns import Bools
 from service.recall.gpu.search import DeviceMasks, Searcher, searcher
 from service.recall.gpu.selection import DeviceSelection, DeviceSelector, device_masks
-from service.recall.query_batch import QueryBatch
+from service.recall.query_batch import QueryBatch, Step
 from service.recall.types import Floats, Ints, StageTimes
+from service.recall.variety.chooser import Chooser, Hits
 from service.settings import GpuSearch
 
 log = logging.getLogger(__name__)
@@ -54,8 +59,12 @@ class DeviceBatch(NamedTuple):
     excluded_BC: Tensor
 
 
-Hits = tuple[Tensor, Tensor]
-"""Scores and rows, M B F each."""
+class StepHits(NamedTuple):
+    """The outcome of a rollout."""
+
+    scores_MBF: Tensor
+    rows_MBF: Tensor
+    interests_MBD: Tensor
 
 
 class GpuBackend:
@@ -82,6 +91,7 @@ class GpuBackend:
         self.selector = DeviceSelector(device)
         model = artifact.model.to(device)
         vectors_VD = model.items.weight.detach()
+        self._vectors_VD = vectors_VD
         self._rollout = Rollout(model, searcher(search, vectors_VD, artifact.folder))
         self._longest = artifact.manifest.model.max_history
         self._usual_steps = artifact.manifest.recall.interests
@@ -106,14 +116,48 @@ class GpuBackend:
             return lists
         size = size_of(batch, max(len(steps), self._usual_steps))
         masks = self._masks(batch, size) if batch.allowed else None
-        scores_MBF, rows_MBF = self._hits(device_batch(batch, size, self._longest), size, masks)
+        hits = self._run(device_batch(batch, size, self._longest), size, masks)
+        masked = masks is not None or batch.choosers is not None
+        scores_MBF, rows_MBF = self._on_host(hits, masked)
         times.lap("model")
+        if batch.choosers:
+            plain = CandidateLists.empty(batch, self._catalogue, self._max_interests)
+        else:
+            plain = lists
         warm = slice(len(batch.warm_W))
         for step in steps:
             scores_WF, rows_WF = scores_MBF[step.interest, warm], rows_MBF[step.interest, warm]
-            lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+            plain.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
+            if batch.choosers:
+                interests_WD = hits.interests_MBD[step.interest, warm]
+                self._choose(batch.choosers, step, lists, scores_WF, rows_WF, interests_WD)
+        if batch.choosers:
+            plain.note_scores(batch.choosers)
         times.lap("merge")
         return lists
+
+    def _choose(
+        self,
+        choosers: Sequence[Chooser],
+        step: Step,
+        lists: CandidateLists,
+        scores_WF: Floats,
+        rows_WF: Ints,
+        interests_WD: Tensor,
+    ) -> None:
+        """Appends the quotas of queries with rules of variety."""
+        for at, query in enumerate(step.queries_W.tolist()):
+            first = Hits(*lists.unlisted(query, scores_WF[at], rows_WF[at]))
+            search = partial(self._best_of, interests_WD[at])
+            found = choosers[query].choose(int(step.quotas_W[at]), first, search)
+            lists.extend(query, found.scores_F, found.rows_F, step.interest)
+
+    def _best_of(self, interest_D: Tensor, open_V: Bools, hits: int) -> Hits:
+        """Returns the best of these rows, up to a number of hits."""
+        open_N = torch.from_numpy(np.flatnonzero(open_V)).to(self._device)
+        scores_N = self._vectors_VD[open_N] @ interest_D
+        scores_F, best_F = scores_N.topk(min(hits, len(open_N)))
+        return Hits(scores_F.float().cpu().numpy(), open_N[best_F].cpu().numpy())
 
     def _masks(self, batch: QueryBatch, size: Size) -> DeviceMasks:
         assert batch.allowed
@@ -121,21 +165,22 @@ class GpuBackend:
         selections_W = [one and cast(DeviceSelection, one.visible) for one in allowed_W]
         return device_masks(selections_W, size.batch, self._catalogue, self._device)
 
-    def _hits(
-        self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None = None
-    ) -> tuple[Floats, Ints]:
+    def _on_host(self, hits: StepHits, masked: bool) -> tuple[Floats, Ints]:
         """Returns the scores and rows of the hits of every step, M B F each, on the host.
 
-        With masks, a row of -1 ends the hits of a query.
+        With masks or rules of variety, a row of -1 ends the hits of a query.
         """
-        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
-            scores, rows = self._run(batch, size, masks)
-        if masks:
-            rows = rows.masked_fill(scores == -torch.inf, -1)
-        return scores.cpu().numpy(), rows.cpu().numpy()
+        rows = hits.rows_MBF
+        if masked:
+            rows = rows.masked_fill(hits.scores_MBF == -torch.inf, -1)
+        return hits.scores_MBF.cpu().numpy(), rows.cpu().numpy()
 
-    def _run(self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None) -> Hits:
+    def _run(self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None) -> StepHits:
         """Runs a rollout, by its graph if there is one; graphs are without masks."""
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            return self._run_there(batch, size, masks)
+
+    def _run_there(self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None) -> StepHits:
         if masks:
             return self._rollout(self._on_device(batch), size, masks)
         self._seen[size] += 1
@@ -164,20 +209,24 @@ class Rollout:
         self._searcher = searcher
         self.recordable = searcher.recordable
 
-    def __call__(self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None = None) -> Hits:
+    def __call__(
+        self, batch: DeviceBatch, size: Size, masks: DeviceMasks | None = None
+    ) -> StepHits:
         """Takes tensors on the device. No hit is an excluded item, or one that no mask allows."""
         further = size.steps - 1
         interest_BD, cache = self._model.prefill(batch.history_BL, batch.lengths_B, batch.users_B)
         offered_BM = torch.full((size.batch, size.steps), -1, device=interest_BD.device)
+        interests = [interest_BD]
         hits = [self._searcher.search(interest_BD, batch.excluded_BC, size.hits, masks)]
         for step in range(further):
             _, rows_BF = hits[-1]
             offer_B1 = _first_not_offered(rows_BF[:, : size.steps], offered_BM)
             offered_BM[:, step : step + 1] = offer_B1
             interest_BD = self._model.step(offer_B1[:, 0], cache)
+            interests.append(interest_BD)
             hits.append(self._searcher.search(interest_BD, batch.excluded_BC, size.hits, masks))
         scores, rows = zip(*hits, strict=True)
-        return torch.stack(scores), torch.stack(rows)
+        return StepHits(torch.stack(scores), torch.stack(rows), torch.stack(interests))
 
 
 def _first_not_offered(rows_BM: Tensor, offered_BM: Tensor) -> Tensor:
@@ -212,7 +261,7 @@ class RolloutGraph:
             with torch.cuda.graph(self._graph, pool=pool):
                 self._hits = rollout(self._input, size)
 
-    def __call__(self, batch: DeviceBatch) -> Hits:
+    def __call__(self, batch: DeviceBatch) -> StepHits:
         """Returns hits that stay valid until the next call."""
         for target, part in zip(self._input, batch, strict=True):
             target.copy_(part, non_blocking=True)

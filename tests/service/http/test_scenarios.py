@@ -114,6 +114,28 @@ def test_a_file_that_is_gone_changes_nothing(tmp_path: Path) -> None:
     assert scenarios.file.problem is None
 
 
+VARIED = """
+[mixed]
+diversity = 0.3
+caps = [{field = "genres", per_value = 3}]
+fresh = {field = "price", gte = 5, share = 0.2}
+"""
+
+
+def test_rules_of_variety_are_checked_when_the_attributes_are_known(tmp_path: Path) -> None:
+    attributes: dict[str, Kind] = {"genres": "categories", "price": "number"}
+    scenarios = Scenarios(write(tmp_path, VARIED), lambda: attributes)
+    found = scenarios.applied_to(request(scenario="mixed"))
+    assert (found.diversity, found.caps[0].per_value) == (0.3, 3)
+    assert found.fresh
+    assert found.fresh.share == 0.2
+    for field, other in (("genres", "price"), ("price", "genres")):
+        write(tmp_path, VARIED.replace(f'"{field}"', f'"{other}"'))
+        scenarios.file.refresh()
+        assert "mixed." in str(scenarios.file.problem)
+        assert scenarios.applied_to(request(scenario="mixed")) == found
+
+
 FILTERED = """
 [comedies]
 filter = {all = [{field = "genres", in = ["Comedy"]}, {field = "price", lte = 20}]}

@@ -19,7 +19,14 @@ from service.processes.messages import (
     is_update,
 )
 from service.recall.live_items import ItemUpdate
-from service.recall.types import BatchResult, EncodedCandidates, FilterResult, Query, pack_ids
+from service.recall.types import (
+    BatchResult,
+    EncodedCandidates,
+    FilterResult,
+    Query,
+    VarietyResult,
+    pack_ids,
+)
 
 
 def encoded(*rows: int) -> EncodedCandidates:
@@ -35,7 +42,7 @@ def test_a_greeting_arrives_as_it_was_sent() -> None:
 
 
 def test_questions_arrive_as_they_were_asked() -> None:
-    filtered = Query("ann", ["a", "ü"], ["b"], 7, 2, 30.5, True, b'{"all":[]}')
+    filtered = Query("ann", ["a", "ü"], ["b"], 7, 2, 30.5, True, b'{"all":[]}', variety=b"rules")
     told = Query("ann", ["a"], actions=["like", b"\xc3\xbc"], outcome="like")
     queries = [filtered, told, Query("", [], [])]
     (body,) = FrameReader().feed(encode_question(queries))
@@ -67,7 +74,8 @@ def test_updates_arrive_in_parts_and_are_told_from_questions() -> None:
 def test_results_arrive_as_they_were_sent() -> None:
     effect = FilterResult(matched=3, exhausted=True, unknown_values=1)
     explained = replace(encoded(1), explanation=b"{}")
-    given = [encoded(2, 0), replace(encoded(), filter=effect), explained]
+    varied = replace(encoded(1), variety=VarietyResult(1.5, 2.0, exhausted=False))
+    given = [encoded(2, 0), replace(encoded(), filter=effect), explained, varied]
     (body,) = FrameReader().feed(encode_result(BatchResult(given, {"model": 0.5}, 7, 0.25)))
     read = decode_result(body)
     assert (read.seconds, read.batch_size, read.queue_seconds) == ({"model": 0.5}, 7, 0.25)

@@ -152,3 +152,6 @@ def test_many_changes_are_folded_into_the_lists(monkeypatch: pytest.MonkeyPatch)
         for tag in ("t0", "t3", "never"):
             form = canonical_form({"all": [{"field": "tags", "in": [tag]}]})
             assert evaluate(form, columns).allowed_V.tolist() == [tag in own for own in values]
+        column = columns.get("tags")
+        assert column
+        assert [set(found) for found in column.values(range(50))] == [set(own) for own in values]

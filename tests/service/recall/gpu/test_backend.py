@@ -87,7 +87,7 @@ def test_a_rollout_reads_no_value_and_takes_none_from_the_host(artifacts: Path) 
         *(part.to(meta) for part in padding(size, artifact.manifest.model.max_history))
     )
     with torch.inference_mode():
-        scores, rows = rollout(batch, size)
+        scores, rows, _ = rollout(batch, size)
         large = ProductSearcher(torch.empty(100_000, 16, device=meta))  # searched group by group
         found = large.search(torch.empty(8, 16, device=meta), batch.excluded_BC, 128)
     assert rows.shape == scores.shape == (size.steps, 8, min(128, len(artifact.items)))
