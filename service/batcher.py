@@ -67,6 +67,11 @@ class Answer:
     degraded_reason: DegradedReason | None
     seconds: StageSeconds
 
+    @property
+    def version(self) -> str:
+        """The version that answered."""
+        return self.bundle.version if self.bundle else ""
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:
@@ -170,6 +175,7 @@ class Batcher:
         self._running: list[asyncio.Task[None]] = []
         self._absence: asyncio.Task[None] | None = None  # runs while the store fails
         self._answering: set[asyncio.Task[None]] = set()
+        self._told_length = 0  # of the queue
         self._outstanding = 0  # recalls that the worker has not answered yet
         self._returned = asyncio.Event()  # set when the worker has returned a micro-batch
         self.draining = False
@@ -276,7 +282,7 @@ class Batcher:
         self._unanswered.add(waiting)
         self._admission.enter(client)
         (self._unread if read_history else self._ready).put(waiting)
-        self._metrics.queue_length.set(self.queue_length())
+        self._tell_length()
         try:
             return await waiting.answer
         finally:  # a caller that gave up makes room for another
@@ -285,6 +291,12 @@ class Batcher:
             self._unanswered.discard(waiting)
             self._unread.drop(waiting)
             self._ready.drop(waiting)
+
+    def _tell_length(self) -> None:
+        """Tells the metrics how long the queue is, to which other batchers add theirs."""
+        length = self.queue_length()
+        self._metrics.queue_length.add(length - self._told_length)
+        self._told_length = length
 
     async def _read(self) -> None:
         """Reads histories in one trip after another, each for all recalls that wait by then."""
@@ -338,7 +350,7 @@ class Batcher:
             now = time.perf_counter()
             for waiting in batch:
                 waiting.seconds["queue"] = now - waiting.since - waiting.seconds["store"]
-            self._metrics.queue_length.set(self.queue_length())
+            self._tell_length()
             self._outstanding += len(batch)
             task = asyncio.create_task(self._answer_all(batch))
             self._answering.add(task)

@@ -85,5 +85,9 @@ class HistoryUnusable(ServiceError):
     """No event of a call can be stored, because the users' keys in the store are not lists."""
 
 
+class VersionRefused(ServiceError):
+    """The version that is to be served cannot be, so the one before stays."""
+
+
 class DeadlinePassed(ServiceError):
     """The recall waited longer than the deadline."""

@@ -17,7 +17,7 @@ from service.settings import BACKLOG, ServeSettings
 
 log = logging.getLogger(__name__)
 
-LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
+LOCAL_HOSTS = {"127.0.0.1", "::1", "localhost"}
 
 
 def serve(settings: ServeSettings) -> None:
@@ -32,19 +32,30 @@ def serve(settings: ServeSettings) -> None:
         raise ValueError("--http-workers: an embedded store has one writer, so give 1")
     load_event_types(settings.event_types)  # raises its error before anything starts
     check_certificate(settings)
-    if not keys_from(os.environ) and settings.host not in LOCAL_HOSTS:
+    hosts = {settings.host} | ({settings.admin_host} if settings.admin_port is not None else set())
+    if not keys_from(os.environ) and not hosts <= LOCAL_HOSTS:
         log.warning("anybody who reaches the port may use the API: RECGPT_API_KEYS is not set")
     with ExitStack() as stack:
         listeners = _listen(settings.host, settings.port, settings.http_workers)
         for listener in listeners:
             stack.enter_context(listener)
         where = {"host": settings.host, "port": listeners[0].getsockname()[1]}
+        admin_listeners: list[socket.socket] = []
+        if settings.admin_port is not None:
+            host, port = settings.admin_host, settings.admin_port
+            admin_listeners = _listen(host, port, settings.http_workers, "admin-")
+            for listener in admin_listeners:
+                stack.enter_context(listener)
+            where |= {"admin_host": host, "admin_port": admin_listeners[0].getsockname()[1]}
         log.info("listening", extra=where)
-        asyncio.run(Supervisor(settings, listeners).run())
+        asyncio.run(Supervisor(settings, listeners, admin_listeners).run())
 
 
-def _listen(host: str, port: int, count: int) -> list[socket.socket]:
-    """Returns sockets that listen on one port; the kernel deals out connections among them."""
+def _listen(host: str, port: int, count: int, options: str = "") -> list[socket.socket]:
+    """Returns sockets that listen on one port; the kernel deals out connections among them.
+
+    `options` begins the names of the options that an error mentions.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         if count == 1:
@@ -57,7 +68,8 @@ def _listen(host: str, port: int, count: int) -> list[socket.socket]:
             for _ in range(count)
         ]
     except OSError as error:
-        option = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--host"
+        is_port = error.errno in (errno.EADDRINUSE, errno.EACCES)
+        option = f"--{options}{'port' if is_port else 'host'}"
         raise ValueError(
             f"cannot listen on {host}:{port} ({error.strerror}): choose another {option}"
         ) from error

@@ -27,6 +27,14 @@ class ServeSettings(BaseModel, frozen=True):
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0: any free one")
+    admin_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port of its own for operations of the scope admin, which --port then refuses "
+        "(default: none); 0: any free one",
+    )
+    admin_host: str = Field("127.0.0.1", description="address to listen on for --admin-port")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda|cuda:\d+)$",

@@ -31,6 +31,10 @@ class InProcessWorker:
         self.max_batch = max_batch
         self.bundle = bundle
         self._recaller = recaller
+        self.arms: dict[str, InProcessWorker] = {}
+        self.arm_problems: dict[str, str] = {}
+        self.wanted: Collection[str] = ()
+        self.version_problem = self.loading = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recall")
 
     @property
@@ -53,6 +57,12 @@ class InProcessWorker:
     @property
     def started(self) -> bool:
         return bool(self.bundle)
+
+    async def look(self) -> bool:
+        return True
+
+    def want(self, versions: Collection[str]) -> None:
+        self.wanted = versions
 
     def problem(self) -> str:
         return "" if self.bundle else "the engine is starting"

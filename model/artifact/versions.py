@@ -67,6 +67,15 @@ def find_bundle(artifacts: Path) -> Path:
     return current.resolve()
 
 
+def bundle_of(artifacts: Path, version: str) -> Path:
+    """Returns the folder of a version in an artifact store. Raises ArtifactError if it has none."""
+    if (artifacts / "manifest.json").exists():
+        raise ArtifactError(f"{artifacts} is one bundle, without other versions beside it")
+    if version not in _version_names(artifacts):
+        raise ArtifactError(f"{artifacts} has no version {version}: `recgpt versions` lists them")
+    return artifacts / version
+
+
 def verified_manifest(folder: Path) -> Manifest:
     """Returns the manifest of a bundle whose files have all been checked against it.
 
@@ -142,9 +151,7 @@ def roll_back(artifacts: Path, version: str | None = None) -> str:
     wanted = version or previous_version(artifacts)
     if not wanted:
         raise ValueError(f"{artifacts / JOURNAL} names no earlier version that is still there")
-    if wanted not in _version_names(artifacts):
-        raise ValueError(f"{artifacts} has no version {wanted}: `recgpt versions` lists them")
-    verified_manifest(artifacts / wanted)
+    verified_manifest(bundle_of(artifacts, wanted))
     publish(artifacts, wanted)
     return wanted
 

@@ -12,6 +12,9 @@
     weight = 2                      # twice as many users as an arm of weight 1
     recall = { interests = 4 }
 
+    [network.arms.narrow]
+    version = "shop-20261101-…"     # a version of the artifact store, served beside `current`
+
 Front ends load this module, so it imports no library that computes.
 """
 
@@ -33,8 +36,11 @@ from pydantic import (
 
 MAX_EXPERIMENTS = 100
 MAX_ARMS = 20
+MAX_VERSIONS = 4
+"""Versions that arms can name, each of which takes an engine."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[^/.\x00][^/\x00]{0,254}$")]
 Position = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -50,6 +56,9 @@ class Arm(Checked):
     weight: float = Field(1.0, gt=0, description="its users, in proportion to the other arms'")
     recall: dict[str, Any] = Field(
         default_factory=dict, description="fields of a recall that the arm sets"
+    )
+    version: Version | None = Field(
+        None, description="version that answers its users (default: the served one)"
     )
 
 
@@ -78,7 +87,18 @@ class Experiment(Checked):
         unknown = sorted(set(self.users.values()) - set(self.arms))
         if unknown:
             raise ValueError(f"users: {unknown[0]} is no arm; the arms are {', '.join(self.arms)}")
+        without = [name for name, arm in self.arms.items() if arm.version is None]
+        if without and self.versions:
+            raise ValueError(
+                f"arms: {without[0]} names no version, and others do: a publication would change "
+                "this arm only. Name the version of every arm"
+            )
         return self
+
+    @property
+    def versions(self) -> frozenset[str]:
+        """The versions that its arms name."""
+        return frozenset(arm.version for arm in self.arms.values() if arm.version is not None)
 
     @property
     def control(self) -> str:
@@ -88,6 +108,26 @@ class Experiment(Checked):
 
 class Experiments(RootModel[Annotated[dict[Name, Experiment], Field(max_length=MAX_EXPERIMENTS)]]):
     """All experiments that run, by name."""
+
+    @property
+    def versions(self) -> frozenset[str]:
+        """The versions that arms name."""
+        return frozenset[str]().union(*(one.versions for one in self.root.values()))
+
+    @model_validator(mode="after")
+    def _bounded_versions(self) -> Self:
+        if len(self.versions) > MAX_VERSIONS:
+            raise ValueError(
+                f"arms name {len(self.versions)} versions, and {MAX_VERSIONS} are allowed: each of "
+                "them takes the memory of an engine"
+            )
+        layers = sorted({one.layer for one in self.root.values() if one.versions})
+        if len(layers) > 1:
+            raise ValueError(
+                f"arms name versions in the layers {' and '.join(layers)}: a user of both would "
+                "need two versions, so put these experiments into one layer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _disjoint_in_layers(self) -> Self:

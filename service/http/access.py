@@ -20,6 +20,30 @@ class Refusal(NamedTuple):
     headers: dict[str, str]
 
 
+class AdminPort:
+    """An ASGI application around another that serves operations of the scope admin at one port.
+
+    Other operations are served at every port that the service listens on.
+    """
+
+    def __init__(self, app: ASGIApp, port: int) -> None:
+        self._app = app
+        self._port = port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or answers as if there were no such operation."""
+        app = self._app
+        if scope["server"][1] != self._port and _scope_needed(scope) is KeyScope.ADMIN:
+            detail = "no such operation here: those of the scope admin have a port of their own"
+            app = problem_response(404, detail, scope["state"]["request_id"])
+        await app(scope, receive, send)
+
+
+def _scope_needed(request: Scope) -> KeyScope:
+    method = "GET" if request["method"] == "HEAD" else request["method"]
+    return scope_of(method, request["path"])
+
+
 class Guarded:
     """An ASGI application that lets requests with a fitting key through to another one.
 
@@ -42,8 +66,7 @@ class Guarded:
         await response(scope, receive, send)
 
     def _refusal(self, request: Scope) -> Refusal | None:
-        method = "GET" if request["method"] == "HEAD" else request["method"]
-        needed = scope_of(method, request["path"])
+        needed = _scope_needed(request)
         if needed is KeyScope.OPEN:
             return None
         key = key_of(self._keys, request["headers"])

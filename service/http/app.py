@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.kinds import Kind
-from service.batcher import Batcher
+from service.batcher import Batcher, Worker
 from service.catalogue.state import CatalogueState, ItemsChange
 from service.catalogue.store import CatalogueStore
 from service.catalogue.watcher import CatalogueWatcher
@@ -26,7 +26,7 @@ from service.errors import ServiceError
 from service.experiments.log import ExperimentLog
 from service.history.event_types import load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
-from service.http.access import Guarded
+from service.http.access import AdminPort, Guarded
 from service.http.api_keys import ApiKey
 from service.http.engine import Engine
 from service.http.event_routes import EventRoutes
@@ -35,6 +35,7 @@ from service.http.explanations import ExplainedResponse
 from service.http.explorer import explorer_file, explorer_page
 from service.http.gate import Gate
 from service.http.item_routes import ItemPatch, ItemResponse, ItemRoutes
+from service.http.live_versions import LiveVersions
 from service.http.middleware import Observed
 from service.http.pages import Pages
 from service.http.paths import ITEM, USER
@@ -51,7 +52,7 @@ from service.http.schemas import (
     RecallResponse,
 )
 from service.http.user_routes import DeletedResponse, UserHistoryResponse, UserRoutes
-from service.http.versions import VersionRoutes, VersionsResponse
+from service.http.versions import ReloadResponse, VersionRoutes, VersionsResponse
 from service.observability.metrics import ItemFigures, Metrics
 from service.settings import ServeSettings
 
@@ -87,10 +88,14 @@ class RecallApp(FastAPI):
     read bodies and answer errors themselves (docs/results/bench.md).
     """
 
-    def __init__(self, metrics: Metrics, keys: Sequence[ApiKey], **options: Any) -> None:
+    def __init__(
+        self, metrics: Metrics, keys: Sequence[ApiKey], admin_port: int | None, **options: Any
+    ) -> None:
         super().__init__(**options)
         self.direct: dict[tuple[str, str], ASGIApp] = {}  # by method and path
-        guarded = Guarded(self._dispatch, keys) if keys else self._dispatch
+        guarded: ASGIApp = Guarded(self._dispatch, keys) if keys else self._dispatch
+        if admin_port is not None:
+            guarded = AdminPort(guarded, admin_port)
         self._observed = Observed(guarded, metrics)
         self.gate: Gate
         """The gate of the server's connections."""
@@ -115,11 +120,13 @@ def create_app(
     leaving: Callable[[], bool] = lambda: False,
     keys: Sequence[ApiKey] = (),
     catalogue: CatalogueState | None = None,
+    admin_port: int | None = None,
 ) -> RecallApp:
     """Returns the application around an engine and an opened store, open to all without keys.
 
     `leaving` is whether the service is about to end. The application keeps the state of the items
-    in `catalogue` as the store has it.
+    in `catalogue` as the store has it. It serves operations of the scope admin at `admin_port`
+    only, if there is one.
 
     The application closes the store when it ends. Raises ValueError if a file that the settings
     name cannot be used.
@@ -129,16 +136,30 @@ def create_app(
     items, state = CatalogueStore(store), catalogue or CatalogueState()
     scenarios = Scenarios(settings.scenarios, lambda: _attributes(engine))
     pages = Pages(settings.cursor_key, lambda: state.hidden)
-    experiments = LiveExperiments(settings.experiments, scenarios)
     exposures = ExperimentLog(
         store, lambda stream, count: metrics.lost_entries.inc(stream, by=count)
     )
-    batcher = Batcher(engine, store, metrics, settings, event_types)
+
+    def batcher_of(worker: Worker) -> Batcher:
+        return Batcher(worker, store, metrics, settings, event_types)
+
+    batcher = batcher_of(engine)
+    live = LiveVersions(engine, batcher, batcher_of)
+    experiments = LiveExperiments(
+        settings.experiments,
+        scenarios,
+        live.answers,
+        metrics.arm_fallbacks.inc,
+        lambda: _attributes(engine),
+    )
+    experiments.file.on_change = lambda: engine.want(experiments.versions)
     watcher = CatalogueWatcher(items, state)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await watcher.start()  # first, so that no recall returns a hidden item
+        engine.on_arm_gone = live.drain_arm
+        engine.want(experiments.versions)
         await engine.start()
         batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
@@ -148,7 +169,7 @@ def create_app(
         yield
         for task in following:
             task.cancel()
-        await batcher.drain()
+        await live.drain()
         await watcher.close()
         with suppress(StoreUnavailable):
             await exposures.flush()
@@ -158,6 +179,7 @@ def create_app(
     app = RecallApp(
         metrics,
         keys,
+        admin_port,
         title="RecGPT recall",
         version=package_version("recgpt"),
         lifespan=lifespan,
@@ -167,21 +189,26 @@ def create_app(
     )
     app.gate = Gate(batcher, metrics, settings.max_connections, leaving, keys)
     routes = Routes(
-        settings, engine, batcher, store, metrics, experiments, exposures, pages, leaving
+        settings, engine, batcher, store, metrics, experiments, exposures, pages, live, leaving
     )
     logged = exposures if settings.experiments or settings.log_events else None
     events = EventRoutes(store, metrics, event_types, settings.body_limit, logged)
-    _route(app, routes, events, VersionRoutes(settings, engine))
+    _route(app, routes, events, VersionRoutes(settings, engine, live))
     _route_users(app, UserRoutes(store))
     app.get("/scenarios", response_model=ScenariosResponse, summary="Named fields of recalls")(
         scenarios.listed
     )
+
+    async def list_experiments() -> ExperimentsResponse:
+        """Lists the experiments that run, with what their arms set, and the versions they name."""
+        return experiments.listed(live.arm_versions())
+
     app.get("/experiments", response_model=ExperimentsResponse, summary="Experiments on recalls")(
-        experiments.listed
+        list_experiments
     )
     if settings.explorer:
         _route_explorer(app, routes)
-    _route_items(app, ItemRoutes(engine, items, watcher, settings.body_limit))
+    _route_items(app, ItemRoutes(live, items, watcher, settings.body_limit))
     metrics.items = lambda: _figures(watcher, engine)
     state.listen(lambda change: _count(metrics, change))
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -239,6 +266,13 @@ def _route(app: RecallApp, routes: Routes, events: EventRoutes, versions: Versio
         summary="Versions of the bundle",
         responses=error_responses(503),
     )(versions.versions)
+    app.post(
+        "/admin/reload",
+        response_model=ReloadResponse,
+        responses=error_responses(409, 503)
+        | {202: {"model": ReloadResponse, "description": "Another version is being taken up"}},
+        summary="Look for another version",
+    )(versions.reload)
     app.get("/docs", include_in_schema=False)(_docs)
     app.get("/metrics", summary="Prometheus metrics", response_class=Response)(routes.metrics)
 

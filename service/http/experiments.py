@@ -1,21 +1,32 @@
 """Experiments on recalls: the arm of a user sets fields of the request.
 
-An arm sets any field that a scenario can set. A field that the request gives itself stays as it is,
-so a caller can look at one arm without being part of the experiment.
+An arm sets any field that a scenario can set, or a scenario, and can name the version that answers.
+A field that the request gives itself stays as it is, so a caller can look at one arm without being
+part of the experiment.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model
 
+from service.errors import Invalid
 from service.experiments.assignment import Assigner, Assignment
-from service.experiments.config import Experiments, read_experiments
-from service.http.scenarios import Scenario, Scenarios
-from service.http.schemas import RecallRequest
+from service.experiments.config import Arm, Experiments, read_experiments
+from service.http.filters import checked_form
+from service.http.live_versions import ArmVersion
+from service.http.scenarios import Attributes, Scenario, Scenarios
+from service.http.schemas import RecallRequest, ScenarioName
 from service.http.watched_file import WatchedFile
 
 NONE = Experiments({})
+ArmFields: type[BaseModel] = create_model(
+    "ArmFields",
+    __base__=Scenario,
+    __doc__="Fields of a recall that an arm sets.",
+    scenario=(ScenarioName | None, None),
+)
 Fields = dict[tuple[str, str], dict[str, Any]]
 """The fields of a recall that each arm sets, by experiment and arm."""
 
@@ -28,12 +39,18 @@ class Running(BaseModel):
     slice: tuple[float, float] = Field(description="part of the layer's users that takes part")
     arms: dict[str, dict[str, Any]] = Field(description="fields of a recall that each arm sets")
     weights: dict[str, float]
+    versions: dict[str, str] | None = Field(
+        None, description="version that answers the users of each arm; null: the served one"
+    )
 
 
 class ExperimentsResponse(BaseModel):
     """The experiments that run."""
 
     experiments: list[Running]
+    versions: list[ArmVersion] = Field(
+        description="versions that arms name, and whether they answer recalls"
+    )
     problem: str | None = Field(
         None, description="why the file, which has changed, is not used: these are the ones before"
     )
@@ -42,18 +59,37 @@ class ExperimentsResponse(BaseModel):
 class LiveExperiments:
     """The experiments of a file, which is read again whenever it changes."""
 
-    def __init__(self, file: Path | None, scenarios: Scenarios) -> None:
-        """Reads the file. Raises ValueError that names the file, the arm and the field."""
+    def __init__(
+        self,
+        file: Path | None,
+        scenarios: Scenarios,
+        answers: Callable[[str], bool] = lambda version: False,
+        on_fallback: Callable[[], None] = lambda: None,
+        attributes: Callable[[], Attributes | None] = lambda: None,
+    ) -> None:
+        """Reads the file. Raises ValueError that names the file, the arm and the field.
+
+        Takes whether a version answers now, what to call for a recall that must go without the arm
+        of its user because that arm's version does not, and the attributes of the served version,
+        which filters are checked against.
+        """
         self._scenarios = scenarios
+        self._attributes = attributes
+        self._answers = answers
+        self._on_fallback = on_fallback
         without: tuple[Experiments, Assigner, Fields] = NONE, Assigner(NONE), {}
-        self.file = WatchedFile(file, _read, without)
+        self.file = WatchedFile(file, self._read, without, self._context)
 
     def applied_to(self, body: RecallRequest) -> tuple[RecallRequest, list[Assignment]]:
-        """Returns the request with the fields of the user's arms and its scenario, and the arms."""
+        """Returns the request with the fields of the user's arms and its scenario, and the arms.
+
+        An arm whose version cannot answer now, or whose scenario is gone, is left out, with its
+        fields.
+        """
         experiments, assigner, fields = self.file.content
         if not experiments.root or body.user_id is None:
             return self._scenarios.applied_to(body), []
-        found = assigner.assign(body.user_id)
+        found = [one for one in assigner.assign(body.user_id) if self._is_served(one, fields)]
         update: dict[str, Any] = {}
         for one in found:
             given = fields[one.experiment, one.arm]
@@ -61,8 +97,13 @@ class LiveExperiments:
         changed = body.model_copy(update=update) if update else body
         return self._scenarios.applied_to(changed), found
 
-    async def listed(self) -> ExperimentsResponse:
-        """Lists the experiments that run, with what their arms set."""
+    @property
+    def versions(self) -> frozenset[str]:
+        """The versions that arms name."""
+        return self.file.content[0].versions
+
+    def listed(self, versions: list[ArmVersion]) -> ExperimentsResponse:
+        """Lists the experiments that run, with what their arms set, and these versions."""
         experiments, _, _ = self.file.content
         found = [
             Running(
@@ -71,27 +112,59 @@ class LiveExperiments:
                 slice=one.slice,
                 arms={arm: settings.recall for arm, settings in one.arms.items()},
                 weights={arm: settings.weight for arm, settings in one.arms.items()},
+                versions={arm: str(settings.version) for arm, settings in one.arms.items()}
+                if one.versions
+                else None,
             )
             for name, one in experiments.root.items()
         ]
-        return ExperimentsResponse(experiments=found, problem=self.file.problem)
+        return ExperimentsResponse(experiments=found, versions=versions, problem=self.file.problem)
 
+    def _is_served(self, arm: Assignment, fields: Fields) -> bool:
+        version = arm.settings.version
+        scenario = fields[arm.experiment, arm.arm].get("scenario")
+        if (version is None or self._answers(version)) and (
+            scenario is None or scenario in self._scenarios.file.content
+        ):
+            return True
+        self._on_fallback()
+        return False
 
-def _read(file: Path) -> tuple[Experiments, Assigner, Fields]:
-    """Returns the experiments of a file. Raises ValueError if it cannot be used."""
-    try:
-        experiments = read_experiments(file)
-    except OSError as error:
-        raise ValueError(f"--experiments: {file}: {error.strerror}") from error
-    fields = {}
-    for name, experiment in experiments.root.items():
-        for arm, settings in experiment.arms.items():
+    def _context(self) -> object:
+        """Returns what the file's validity depends on."""
+        return sorted(self._scenarios.file.content), self._attributes()
+
+    def _read(self, file: Path) -> tuple[Experiments, Assigner, Fields]:
+        """Returns the experiments of a file. Raises ValueError if it cannot be used."""
+        try:
+            experiments = read_experiments(file)
+        except OSError as error:
+            raise ValueError(f"--experiments: {file}: {error.strerror}") from error
+        fields = {}
+        for name, experiment in experiments.root.items():
+            for arm, settings in experiment.arms.items():
+                where = f"{name}.arms.{arm}.recall"
+                try:
+                    fields[name, arm] = self._checked(settings, where)
+                except ValueError as error:
+                    raise ValueError(f"--experiments: {file}: {error}") from None
+        return experiments, Assigner(experiments), fields
+
+    def _checked(self, arm: Arm, where: str) -> dict[str, Any]:
+        """Returns the fields of an arm. Raises ValueError that names the one at fault."""
+        try:
+            checked = ArmFields.model_validate(arm.recall)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            steps = ".".join(map(str, (where, *problem["loc"])))
+            raise ValueError(f"{steps}: {problem['msg']}") from None
+        found = {key: getattr(checked, key) for key in checked.model_fields_set}
+        scenario, attributes = found.get("scenario"), self._attributes()
+        if scenario is not None and scenario not in self._scenarios.file.content:
+            raise ValueError(f"{where}.scenario: --scenarios has none of the name {scenario}")
+        if found.get("filter") and attributes is not None and arm.version is None:
             try:
-                checked = Scenario.model_validate(settings.recall)
-            except ValidationError as error:
-                problem = error.errors(include_url=False)[0]
-                steps = (name, "arms", arm, "recall", *problem["loc"])
-                where = ".".join(map(str, steps))
-                raise ValueError(f"--experiments: {file}: {where}: {problem['msg']}") from None
-            fields[name, arm] = {key: getattr(checked, key) for key in checked.model_fields_set}
-    return experiments, Assigner(experiments), fields
+                checked_form(found["filter"], attributes, f"{where}.")
+            except Invalid as error:
+                raise ValueError(error.detail) from None
+        return found

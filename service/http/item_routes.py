@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from model.ids import MAX_ID_LENGTH
 from service.catalogue.store import MAX_HIDDEN, CatalogueStore, KeyUnusable, Texts
 from service.catalogue.watcher import CatalogueWatcher
-from service.errors import FieldError, Invalid, NotReady, StoreConflict, StoreFailed, UnknownItem
+from service.errors import FieldError, Invalid, StoreConflict, StoreFailed, UnknownItem
 from service.history.store import StoreUnavailable
 from service.http.bodies import json_response, read_body
-from service.http.engine import Engine
+from service.http.live_versions import LiveVersions
 from service.http.problems import MAX_LISTED
 from service.recall.attribute_values import text_of
 from service.recall.served_bundle import ServedBundle
@@ -60,9 +60,13 @@ class ItemRoutes:
     """The operations on one item. Every front end and the engine know of a change in a second."""
 
     def __init__(
-        self, engine: Engine, items: CatalogueStore, watcher: CatalogueWatcher, body_limit: int
+        self,
+        live: LiveVersions,
+        items: CatalogueStore,
+        watcher: CatalogueWatcher,
+        body_limit: int,
     ) -> None:
-        self._engine = engine
+        self._live = live
         self._items = items
         self._watcher = watcher
         self._body_limit = body_limit
@@ -105,13 +109,15 @@ class ItemRoutes:
         return self._answer(item_id, bundle)
 
     def _bundle_with(self, item: str) -> ServedBundle:
-        """Returns the served bundle. Raises UnknownItem if it has no such item."""
-        bundle = self._engine.bundle
-        if not bundle:
-            raise NotReady(self._engine.problem())
-        if item not in bundle.items:
-            raise UnknownItem(f"the served bundle {bundle.version} has no item of this id")
-        return bundle
+        """Returns a bundle with this item, the served one if that has it.
+
+        Raises UnknownItem if there is none.
+        """
+        served = self._live.of(()).bundle
+        for bundle in self._live.bundles():
+            if item in bundle.items:
+                return bundle
+        raise UnknownItem(f"the served bundle {served.version} has no item of this id")
 
     async def _store(self, writing: Awaitable[None]) -> None:
         """Writes, and waits until this front end has told the engine."""

@@ -28,6 +28,7 @@ from service.errors import (
     TooSlow,
     UnknownItem,
     UnsupportedEncoding,
+    VersionRefused,
 )
 
 PROBLEM_TYPE = "application/problem+json"
@@ -61,6 +62,7 @@ ANSWERS: dict[type[ServiceError], ErrorAnswer] = {
     UnknownItem: ErrorAnswer(HTTPStatus.NOT_FOUND),
     HistoryUnusable: ErrorAnswer(HTTPStatus.CONFLICT),
     StoreConflict: ErrorAnswer(HTTPStatus.CONFLICT),
+    VersionRefused: ErrorAnswer(HTTPStatus.CONFLICT),
     DeadlinePassed: ErrorAnswer(HTTPStatus.GATEWAY_TIMEOUT),
 }
 

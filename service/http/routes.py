@@ -28,6 +28,7 @@ from service.http.answers import page_response, recall_response
 from service.http.bodies import json_response, read_body
 from service.http.engine import Engine
 from service.http.experiments import LiveExperiments
+from service.http.live_versions import LiveVersions, recall_all
 from service.http.pages import Pages
 from service.http.problems import problem_response, service_error_response
 from service.http.queries import query_of
@@ -63,6 +64,7 @@ class Routes:
         experiments: LiveExperiments,
         experiment_log: ExperimentLog,
         pages: Pages,
+        live: LiveVersions,
         leaving: Callable[[], bool],
     ) -> None:
         self._body_limit = settings.body_limit
@@ -73,6 +75,7 @@ class Routes:
         self._experiments = experiments
         self._experiment_log = experiment_log
         self._pages = pages
+        self._live = live
         self._leaving = leaving
         self._logged_problem = ""
 
@@ -101,13 +104,15 @@ class Routes:
         given = await read_body(request, RecallRequest, self._body_limit)
         if given.cursor is not None:
             page = self._pages.following(given.cursor)
-            return json_response(page_response(request, given, page, self._engine.bundle))
+            found = self._live.bundle_of(page.version)
+            return json_response(page_response(request, given, page, found))
         body, arms = self._experiments.applied_to(given)
-        bundle = self._bundle_for([body])
+        bundle, batcher = self._live.of(arms)
+        _check_interests(body, bundle)
         query, is_stored = query_of(body, bundle)
         if explain:
             query = replace(query, explain=True)
-        recall = self._batcher.recall(query, is_stored, _patience(request), _client(request))
+        recall = batcher.recall(query, is_stored, _patience(request), _client(request))
         answer = await _while_connected(request, recall)
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         result = self._response(request, body, answer, arms)
@@ -120,11 +125,12 @@ class Routes:
         requests = [one for one, _ in applied]
         if BatchRequest.is_too_large(requests):  # by the k of a scenario
             raise Invalid(TOO_MANY_ITEMS)
-        bundle = self._bundle_for(requests)
-        queries = [
-            query_of(one, bundle, f"requests.{number}.") for number, one in enumerate(requests)
-        ]
-        recalls = self._batcher.recall_all(queries, _patience(request), _client(request))
+        chosen = [self._live.of(arms) for _, arms in applied]
+        queries = []
+        for number, (one, version) in enumerate(zip(requests, chosen, strict=True)):
+            _check_interests(one, version.bundle)
+            queries.append(query_of(one, version.bundle, f"requests.{number}."))
+        recalls = recall_all(queries, chosen, _patience(request), _client(request))
         answers = await _while_connected(request, recalls)
         results = [
             self._response(request, one, answer, arms)
@@ -140,7 +146,7 @@ class Routes:
         """
         if not self._engine.started:
             raise NotReady(self._engine.problem())
-        if not self._batcher.alive():
+        if not self._live.alive():
             raise NotReady("a task of this process has ended: restart the service")
         if not self._engine.alive():
             raise NotReady("no engine has answered for too long: restart the service")
@@ -173,6 +179,7 @@ class Routes:
     async def metrics(self) -> Response:
         """Answers with the metrics of all processes of the service, for Prometheus."""
         self._metrics.version = self._engine.bundle.version if self._engine.bundle else ""
+        self._metrics.arm_versions = {v.version: v.loaded for v in self._live.arm_versions()}
         available = await self._store_answers(PROBE_SECONDS)
         self._metrics.ready = available and not self._process_problem()
         return Response(self._metrics.expose(), media_type="text/plain; version=0.0.4")
@@ -202,13 +209,15 @@ class Routes:
     ) -> bytes:
         """Returns a `RecallResponse` in JSON, and logs the exposure to arms of experiments.
 
-        An explained answer is shown to a colleague, and no exposure of the user.
+        An explained answer is shown to a colleague, and no exposure of the user. An arm whose
+        version was given up meanwhile has no part in the answer.
         """
+        arms = [one for one in arms if one.settings.version in (None, answer.version)]
         is_shown = not answer.found.explanation
-        if arms and is_shown and body.user_id is not None and answer.bundle:
+        if arms and is_shown and body.user_id is not None:
             request_id: str = request.scope["state"]["request_id"]
-            version, degraded = answer.bundle.version, bool(answer.degraded_reason)
-            self._experiment_log.expose(arms, body.user_id, request_id, version, degraded)
+            degraded = bool(answer.degraded_reason)
+            self._experiment_log.expose(arms, body.user_id, request_id, answer.version, degraded)
         return recall_response(request, body, answer, self._pages, arms)
 
     def _check_ready(self) -> ServedBundle:
@@ -228,7 +237,7 @@ class Routes:
         """Returns why this process cannot answer recalls; empty if it can."""
         if self._leaving() or self._batcher.draining:
             return "the service is going down: ask another instance"
-        if not self._batcher.alive():
+        if not self._live.alive():
             return "a task of this process has not started, or has ended"
         return self._engine.problem()
 
@@ -244,18 +253,11 @@ class Routes:
             return False
         return not self._batcher.skips_store()
 
-    def _bundle_for(self, requests: list[RecallRequest]) -> ServedBundle:
-        """Returns the bundle that is served.
 
-        Raises NotReady, or Invalid if the bundle cannot generate as many interests.
-        """
-        bundle = self._engine.bundle
-        if not bundle:
-            raise NotReady(self._engine.problem())
-        limit = bundle.max_interests
-        if any((request.interests or 0) > limit for request in requests):
-            raise Invalid(f"interests: this bundle generates at most {limit}")
-        return bundle
+def _check_interests(body: RecallRequest, bundle: ServedBundle) -> None:
+    """Raises Invalid if the bundle cannot generate as many interests."""
+    if (body.interests or 0) > bundle.max_interests:
+        raise Invalid(f"interests: this bundle generates at most {bundle.max_interests}")
 
 
 def _client(request: Request) -> str:

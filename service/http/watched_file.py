@@ -31,6 +31,8 @@ class WatchedFile(Generic[T]):
         """
         self.problem: str | None = None
         """The reason why the file, which has changed, is not used."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when there is another content."""
         self.content = without
         self._file = file
         self._read = read
@@ -59,6 +61,7 @@ class WatchedFile(Generic[T]):
         else:
             self.problem = None
             log.info("%s was read again", self._file)
+            self.on_change()
 
 
 def _state(file: Path) -> tuple[int, ...] | None:

@@ -48,6 +48,8 @@ ROUTES = (
     "/healthz",
     "/readyz",
     "/versions",
+    "/experiments",
+    "/admin/reload",
     "/metrics",
     "other",
 )
@@ -77,6 +79,7 @@ FAILURES = (
     "UnknownItem",
     "HistoryUnusable",
     "StoreConflict",
+    "VersionRefused",
     "DeadlinePassed",
     "TooManyConnections",
     "NotHTTP",
@@ -118,6 +121,8 @@ class Metrics:
         self._filters = Counter(memory, FILTER_EFFECTS)
         self._unknown_values = Counter(memory)
         self.lost_entries = Counter(memory, EXPERIMENT_STREAMS)
+        self.arm_fallbacks = Counter(memory)
+        self.arm_versions: dict[str, bool] = {}  # that arms name: whether they are loaded
         self.unreadable_histories = Counter(memory, STORE_PROBLEMS)
         self._events = Counter(memory, EVENT_TYPES)
         self.refused_events = Counter(memory, STORE_PROBLEMS)
@@ -192,6 +197,15 @@ class Metrics:
         yield _counter("recgpt_fallbacks", about, self.fallbacks, "reason")
         about = "Entries of the experiments' log that were not written"
         yield _counter("recgpt_lost_log_entries", about, self.lost_entries, "stream")
+        about = "Recalls of users of an arm that were no part of it, as its version did not answer"
+        yield _counter("recgpt_arm_fallbacks", about, self.arm_fallbacks)
+        about = (
+            "1 if a version that an arm of an experiment names answers recalls, 0 if it does not"
+        )
+        arms = GaugeMetricFamily("recgpt_arm_version_loaded", about, labels=["version"])
+        for version, loaded in self.arm_versions.items():
+            arms.add_metric([version], float(loaded))
+        yield arms
         about = "Items of histories that the bundle does not hold"
         yield _counter("recgpt_unknown_items", about, self.unknown_items)
         about = "Recalls with a filter; exhausted: fewer than k items, since no more are allowed"

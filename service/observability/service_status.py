@@ -4,14 +4,15 @@ An engine writes the time of its last heartbeat, the supervisor the rest, and an
 number is written at once, so that no reader sees half of it and nobody locks. Times are of the
 monotonic clock, which all processes of a machine share.
 
-While versions change there are two engines, so each version has a lane: slots for one engine.
+Several versions can have an engine at the same time, so each has a lane: slots for one engine.
 """
 
 import mmap
 import time
 
-LANES = 2
-"""Versions that can have an engine at the same time."""
+LANES = 6
+"""Versions that can have an engine at the same time: the served one, its successor, and those of
+arms of experiments."""
 STARTED, LEAVING, RESTARTS, CHANGES, FAILED_CHANGES, SHARED = range(6)
 BEAT, LOAD_SECONDS, LANE = range(3)
 STATUS_BYTES = (SHARED + LANES * LANE) * 8

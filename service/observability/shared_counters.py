@@ -56,6 +56,10 @@ class Gauge:
         """Replaces this process's share."""
         self._slots.own[0] = value
 
+    def add(self, change: float) -> None:
+        """Adds to this process's share."""
+        self._slots.own[0] += change
+
     def total(self) -> float:
         """Returns the sum over all processes."""
         return self._slots.total()[0]

@@ -80,6 +80,14 @@ class Serving(BaseModel, frozen=True):
     """The engine to ask."""
     problem: str = ""
     """The reason why the version that is to be served is not; empty if it is."""
+    loading: str = ""
+    """The version that is being taken up in place of the served one; empty if there is none."""
+    looks: int = 0
+    """The number of times that somebody has asked for a look at `current` and had it."""
+    arms: dict[str, EngineAddress] = {}
+    """The engines to ask for users of an arm that names a version, by version."""
+    arm_problems: dict[str, str] = {}
+    """The reason why a version that an arm names is not loaded, by version."""
 
 
 class FrontEndConfig(BaseModel, frozen=True):
@@ -88,6 +96,8 @@ class FrontEndConfig(BaseModel, frozen=True):
     settings: ServeSettings
     listener: int
     """The socket to which clients connect."""
+    admin_listener: int | None
+    """The socket of the port for operations of the scope admin, if they have one of their own."""
     serving: Serving
     """The engine to ask. The folder of its socket lies in the supervisor's own folder."""
     status: int
@@ -104,8 +114,10 @@ class Report(BaseModel, frozen=True):
     """The reason why it cannot start; empty if it is ready."""
     bundle: Path | None = None
     """The bundle that an engine has loaded."""
-    engine: str = ""
-    """Path of the socket of the only engine that a front end asks from now on."""
+    engines: list[str] = []
+    """Paths of the sockets of the engines that a front end asks from now on, and no others."""
+    versions: list[str] = []
+    """The versions that arms of experiments name, as that front end has read the file."""
     look: bool = False
     """Whether the supervisor is asked to look now for another version to serve."""
 

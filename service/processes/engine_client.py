@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,16 +106,21 @@ class EngineClient:
             self._send(self._writer, question)
         return decode_result(await answer, self.bundle)
 
-    async def finish(self) -> None:
-        """Waits until all that was asked is answered."""
-        while waiting := [one.answer for one in self._unanswered if not one.answer.done()]:
-            await asyncio.wait(waiting)
+    async def finish(self, seconds: float) -> None:
+        """Waits until all that was asked is answered, up to this time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while waiting := [one.answer for one in self._unanswered if not one.answer.done()]:
+                    await asyncio.wait(waiting)
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection; what is not answered then never will be."""
         self._catalogue.forget(self._tell)
         self._running.cancel()
         await asyncio.gather(self._running, return_exceptions=True)
+        for question in self._unanswered:
+            if not question.answer.done():
+                question.answer.set_exception(WorkerLost("its engine is gone"))
 
     @property
     def actions(self) -> Collection[bytes]:

@@ -44,6 +44,8 @@ class EngineKeeper:
         self._standby: Child | None = None
         self._standby_loading: asyncio.Task[Report] | None = None
         self._standby_started = 0.0
+        self.has_standby = False
+        """Whether another engine of this version is kept on standby."""
         self.bundle = bundle
         """The bundle, or until the first engine has loaded it the store that it is looked up in."""
         self.address = EngineAddress(path=self._listener.getsockname(), lane=lane)
@@ -53,11 +55,17 @@ class EngineKeeper:
         """Ends the engine, closes its socket, and removes the folder."""
         self.keeper.drain()
         await self.keeper.end()
-        if self._standby and self._standby_loading:
-            self._standby_loading.cancel()
-            await self._standby.end()
+        await self.drop_standby()
         self._listener.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    async def drop_standby(self) -> None:
+        """Ends the engine on standby, and starts no other one."""
+        self.has_standby = False
+        standby, self._standby = self._standby, None
+        if standby and self._standby_loading:
+            self._standby_loading.cancel()
+            await standby.end()
 
     async def _start(self) -> Child:
         if self._started:
@@ -86,12 +94,16 @@ class EngineKeeper:
 
     async def _keep_standby(self) -> None:
         """Puts an engine on standby if there is to be one, some time after the last start."""
-        if not self._settings.standby or (self._standby and not self._standby.has_ended):
+        if not self.has_standby or (self._standby and not self._standby.has_ended):
             return
         now = time.monotonic()
         if now - max(self._started, self._standby_started) > STANDBY_PAUSE_SECONDS:
             self._standby_started = now
-            self._standby = await self._launch(standby=True)
+            standby = await self._launch(standby=True)
+            if not self.has_standby:  # meanwhile
+                standby.kill()
+                return
+            self._standby = standby
             self._standby_loading = asyncio.create_task(self._standby.report())
             self._standby_loading.add_done_callback(_forget_failure)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from service.processes.child import Child, EngineAddress, FrontEndConfig, Report, Serving
@@ -19,18 +19,25 @@ class FrontEnds:
         self,
         settings: ServeSettings,
         listeners: Sequence[socket.socket],
+        admin_listeners: Sequence[socket.socket],
         status_file: int,
         counters_file: int,
     ) -> None:
-        """Takes the sockets, and the files that all front ends share."""
+        """Takes the sockets, those of the port for administration if there is one, and the files
+        that all front ends share.
+        """
         self.on_look: Callable[[], None] = lambda: None
         """Called when a front end is asked to look for another version."""
+        self.on_arms: Callable[[], None] = lambda: None
+        """Called when a front end has learnt which versions arms of experiments name."""
         self._settings = settings
         self._listeners = listeners
+        self._admin_listeners = admin_listeners
         self._status_file = status_file
         self._counters_file = counters_file
         self._serving: Serving | None = None
-        self._asked = [""] * len(listeners)  # path of the only engine that each front end asks
+        self._asked: list[frozenset[str]] = [frozenset()] * len(listeners)  # paths of engines
+        self._wanted: list[frozenset[str]] = [frozenset()] * len(listeners)
         self._changed = asyncio.Condition()
         self.keepers = [
             Keeper("a front end", partial(self._start, row), partial(self._watch, row))
@@ -43,32 +50,43 @@ class FrontEnds:
         for keeper in self.keepers:
             keeper.tell(serving)
 
-    async def all_ask(self, engine: EngineAddress) -> None:
-        """Waits until every front end asks this engine, and no other one any more."""
+    async def only_ask(self, engines: Collection[EngineAddress]) -> None:
+        """Waits until no front end asks any other engine than these."""
+        paths = {engine.path for engine in engines}
         async with self._changed:
-            await self._changed.wait_for(lambda: all(path == engine.path for path in self._asked))
+            await self._changed.wait_for(lambda: all(asked <= paths for asked in self._asked))
+
+    @property
+    def wanted_versions(self) -> frozenset[str]:
+        """The versions that arms of experiments name, as any front end has read the file."""
+        return frozenset().union(*self._wanted)
 
     async def _start(self, row: int) -> Child:
         assert self._serving
+        admin = self._admin_listeners[row].fileno() if self._admin_listeners else None
+        addresses = self._serving.engine, *self._serving.arms.values()
+        self._asked[row] = frozenset(address.path for address in addresses)
         config = FrontEndConfig(
             settings=self._settings,
             listener=self._listeners[row].fileno(),
+            admin_listener=admin,
             serving=self._serving,
             status=self._status_file,
             counters=self._counters_file,
             row=row,
         )
-        return await Child.start(
-            FRONT_END, config, (config.listener, config.status, config.counters)
-        )
+        files = [config.listener, config.status, config.counters]
+        return await Child.start(FRONT_END, config, files if admin is None else [*files, admin])
 
     async def _watch(self, row: int, front_end: Child, ready: Report) -> str:
         """Takes the reports of a front end until it ends."""
         report: Report | None = ready
         while report:
-            if report.engine:
+            if report.engines:
+                self._wanted[row] = frozenset(report.versions)
+                self.on_arms()
                 async with self._changed:
-                    self._asked[row] = report.engine
+                    self._asked[row] = frozenset(report.engines)
                     self._changed.notify_all()
             if report.look:
                 self.on_look()

@@ -74,6 +74,8 @@ def main() -> None:
     patience_seconds = settings.engine_patience_ms / 1000
     counters = CounterMemory(config.counters, settings.http_workers, config.row)
     catalogue = CatalogueState()
+    files = [config.listener, config.admin_listener]
+    sockets = [socket.socket(fileno=file) for file in files if file is not None]
     failures: list[BaseException] = []
 
     def fail(error: BaseException) -> None:
@@ -87,19 +89,24 @@ def main() -> None:
         return client
 
     engine = EngineSwitch(connect, config.serving)
-    engine.on_change = lambda address: supervision.report(Report(engine=address.path))
+
+    def tell() -> None:
+        supervision.report(Report(engines=engine.asked, versions=sorted(engine.wanted)))
+
+    engine.on_change = tell
     engine.on_look = lambda: supervision.report(Report(look=True))
     supervision.on_message(engine.tell)
     try:
         keys = keys_from(os.environ, settings.http_workers)
         store = open_store(settings)
         leaving, metrics = lambda: status.leaving, Metrics(counters, status)
-        app = create_app(settings, engine, store, metrics, leaving, keys, catalogue)
+        port = sockets[1].getsockname()[1] if len(sockets) > 1 else None
+        app = create_app(settings, engine, store, metrics, leaving, keys, catalogue, port)
     except ValueError as error:
         supervision.fail(error)
     server = http_server(settings, app)
     freeze_loaded()
-    server.run(sockets=[socket.socket(fileno=config.listener)])
+    server.run(sockets=sockets)
     if failures:
         supervision.fail(failures[0])
 

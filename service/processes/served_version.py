@@ -1,11 +1,12 @@
-"""The served version, and the change to another one without a restart.
+"""The served version and those of experiments' arms, and their change without a restart.
 
     `current` moves ─► an engine of the new version loads and warms up, beside the old one
                     ─► every front end asks the new one, and waits for what it asked the old one
                     ─► the old engine ends, and gives its memory back to the system
 
 A version that cannot be loaded, or for which memory does not suffice, changes nothing: the old one
-goes on, and the reason stands in the log, in `GET /versions` and in a metric.
+goes on, and the reason stands in the log, in `GET /versions` and in a metric. An engine that an arm
+of an experiment needs, too, is not loaded twice, and goes on after such a change.
 """
 
 import asyncio
@@ -17,22 +18,18 @@ from pathlib import Path
 
 from model.artifact.manifest import ArtifactError
 from model.artifact.versions import find_bundle
-from service.observability.service_status import LANES, ServiceStatus
+from service.observability.service_status import ServiceStatus
+from service.processes.arm_versions import ArmVersions
 from service.processes.child import Serving
 from service.processes.engine_keeper import EngineKeeper
+from service.processes.engine_pool import EnginePool, VersionUnusable
 from service.processes.front_ends import FrontEnds
 from service.settings import ServeSettings
 
 log = logging.getLogger(__name__)
 
-START_SECONDS = 900.0
-"""Longest time in which an engine of another version must be able to answer."""
 LOOK_SECONDS = 1.0
 """Pause between two looks at `current`."""
-LOADED_BYTES = 2
-"""Bytes of memory that an engine takes for each byte of a bundle, at most."""
-BASE_BYTES = 300 << 20
-"""Bytes of memory that an engine takes besides: libraries and compiled code."""
 
 
 class ServedVersion:
@@ -47,55 +44,75 @@ class ServedVersion:
     ) -> None:
         """Makes the sockets of engines in a folder of the service's own."""
         self._settings = settings
-        self._folder = folder
-        self._status_file = status_file
         self._status = ServiceStatus(status_file)
         self._front_ends = front_ends
-        self._engines = 0
-        self._engine = self._new_engine(settings.artifacts, 0)
-        self._successor: EngineKeeper | None = None
+        self._pool = EnginePool(settings, folder, status_file)
+        self._engine = self._pool.new(settings.artifacts)
+        self._engine.has_standby = settings.standby
+        self._arms = ArmVersions(settings.artifacts, self._pool)
         self._refused: Path | None = None  # the target of `current` that could not be served
-        self._look = asyncio.Event()
-        self._problem = ""
+        self._asked_to_look = False
+        self._wake = asyncio.Event()
+        self._problem = self._loading = ""
+        self._looks = 0
         self.ready = self._engine.keeper.ready
         """Set when the first engine can answer."""
         self._tell_front_ends()
 
     def look(self) -> None:
         """Looks now for another version, also one that was refused before."""
-        self._refused = None
-        self._look.set()
+        self._asked_to_look = True
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Looks now which versions arms name."""
+        self._wake.set()
 
     async def keep(self) -> None:
         """Serves until cancelled. Raises ChildProcessError if the first engine cannot start."""
-        keeping = asyncio.create_task(self._engine.keeper.keep())
-        try:
-            while True:
-                looking = asyncio.create_task(self._wait_for_look())
-                done, _ = await asyncio.wait([keeping, looking], return_when=FIRST_COMPLETED)
-                looking.cancel()
-                if keeping in done:
-                    await keeping
-                    return
-                if self._status.started and (bundle := self._other_version()):
-                    keeping = await self._change_over(bundle, keeping)
-        finally:
-            keeping.cancel()
+        self._pool.begin(self._engine)
+        while True:
+            waking = asyncio.create_task(self._wait_for_wake())
+            try:
+                done, _ = await asyncio.wait(
+                    [waking, *self._pool.tasks], return_when=FIRST_COMPLETED
+                )
+            finally:
+                waking.cancel()
+            if failed := done - {waking}:
+                await failed.pop()
+                return
+            if self._status.started:
+                await self._follow()
 
     async def end(self) -> None:
         """Ends all engines."""
-        for engine in (self._engine, self._successor):
-            if engine:
-                await engine.end()
+        await self._pool.end_others(())
 
-    async def _wait_for_look(self) -> None:
+    async def _wait_for_wake(self) -> None:
         await self.ready.wait()
         seconds = LOOK_SECONDS if self._settings.watch else None
-        try:
-            await asyncio.wait_for(self._look.wait(), seconds)
-        except TimeoutError:
-            return
-        self._look.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
+
+    async def _follow(self) -> None:
+        """Serves what `current` and the arms of experiments name now."""
+        asked, self._asked_to_look = self._asked_to_look, False
+        if asked:
+            self._looks += 1
+            self._refused = None
+            self._arms.retry()
+        if (asked or self._settings.watch) and (bundle := self._other_version()):
+            await self._change_over(bundle)
+        elif asked:
+            self._tell_front_ends()
+        if self._arms.want(self._front_ends.wanted_versions):
+            await self._end_unneeded()
+        if version := self._arms.next_missing():
+            await self._arms.load(version)
+            self._tell_front_ends()
+            self._wake.set()  # another may be missing; a publication goes first
 
     def _other_version(self) -> Path | None:
         """Returns the bundle that is to be served, if it is neither served nor refused."""
@@ -112,35 +129,44 @@ class ServedVersion:
             return None
         return None if wanted == self._refused else wanted
 
-    async def _change_over(self, bundle: Path, keeping: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Serves another bundle, if an engine can load it.
-
-        Returns the task that keeps the engine of the served version.
-        """
+    async def _change_over(self, bundle: Path) -> None:
+        """Serves another bundle, if an engine can load it."""
         started = time.monotonic()
-        log.info("another version is being loaded", extra={"version": bundle.name})
-        if problem := memory_problem(bundle):
-            self._refuse(bundle, problem)
-            return keeping
-        lane = (self._engine.address.lane + 1) % LANES
-        successor = self._successor = self._new_engine(bundle, lane)
-        starting = asyncio.create_task(successor.keeper.keep())
-        if problem := await _start_problem(successor, starting):
-            self._successor = None
-            await successor.end()
-            self._refuse(bundle, problem)
-            return keeping
-        last, self._engine, self._successor = self._engine, successor, self._engine
-        self._problem = ""
+        try:
+            engine = await self._engine_of(bundle)
+        except VersionUnusable as error:
+            self._loading = ""
+            self._refuse(bundle, str(error))
+            return
+        await self._engine.drop_standby()
+        self._engine, self._problem = engine, ""
+        self._engine.has_standby = self._settings.standby
+        await self._end_unneeded()
+        self._loading = ""
         self._tell_front_ends()
-        await self._front_ends.all_ask(successor.address)
-        await last.end()
-        await keeping
-        self._successor = None
+        self._arms.retry()  # there may be more memory now
         self._status.count_change()
         about = {"version": bundle.name, "seconds": round(time.monotonic() - started, 1)}
         log.info("another version is served", extra=about)
-        return starting
+
+    async def _engine_of(self, bundle: Path) -> EngineKeeper:
+        """Returns an engine of another version, and says at once that there will be one.
+
+        Raises VersionUnusable.
+        """
+        engine = self._pool.find(bundle.name)
+        if not engine:
+            self._pool.check(bundle)
+        self._loading = bundle.name
+        self._tell_front_ends()
+        return engine or await self._pool.load(bundle)
+
+    async def _end_unneeded(self) -> None:
+        """Has front ends ask the engines that are needed, and ends the others."""
+        self._tell_front_ends()
+        needed = {self._engine, *self._arms.engines.values()}
+        await self._front_ends.only_ask({engine.address for engine in needed})
+        await self._pool.end_others(needed)
 
     def _refuse(self, bundle: Path, problem: str) -> None:
         """Keeps the served version, and says why once."""
@@ -152,52 +178,13 @@ class ServedVersion:
         self._tell_front_ends()
 
     def _tell_front_ends(self) -> None:
-        self._front_ends.tell(Serving(engine=self._engine.address, problem=self._problem))
-
-    def _new_engine(self, bundle: Path, lane: int) -> EngineKeeper:
-        self._engines += 1
-        folder = self._folder / str(self._engines)
-        return EngineKeeper(self._settings, bundle, folder, self._status_file, lane)
-
-
-async def _start_problem(engine: EngineKeeper, keeping: asyncio.Task[None]) -> str:
-    """Waits until an engine can answer; returns why it never will, or nothing."""
-    ready = asyncio.create_task(engine.keeper.ready.wait())
-    await asyncio.wait([keeping, ready], timeout=START_SECONDS, return_when=FIRST_COMPLETED)
-    if ready.done():
-        return ""
-    ready.cancel()
-    if keeping.done():
-        return str(keeping.exception())
-    return f"its engine was not ready within {START_SECONDS:g} s"
-
-
-def memory_problem(bundle: Path) -> str:
-    """Returns why memory does not suffice for another engine; empty if it does or nobody knows."""
-    needed = BASE_BYTES + LOADED_BYTES * sum(
-        file.stat().st_size for file in bundle.iterdir() if file.is_file()
-    )
-    available = _available_bytes()
-    if available is None or needed <= available:
-        return ""
-    return (
-        f"it may need {needed / 1e9:.1f} GB of memory beside the served version, and "
-        f"{available / 1e9:.1f} GB are available: give the service more, or restart it"
-    )
-
-
-def _available_bytes() -> int | None:
-    """Returns the memory that is free on the machine, or in this container if that is less."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
-    found = [int(line.split()[1]) * 1024]
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # no container, or one without a limit
-        limit = int((group / "memory.max").read_text())
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        reclaimable = int(stat["active_file"]) + int(stat["inactive_file"])
-        found.append(limit - int((group / "memory.current").read_text()) + reclaimable)
-    return max(min(found), 0)
+        arms = {version: engine.address for version, engine in self._arms.engines.items()}
+        serving = Serving(
+            engine=self._engine.address,
+            problem=self._problem,
+            loading=self._loading,
+            looks=self._looks,
+            arms=arms,
+            arm_problems=self._arms.problems,
+        )
+        self._front_ends.tell(serving)

@@ -3,7 +3,8 @@
     supervisor              listening sockets, signals, shared memory
     ├── front end 1 … N     HTTP, parsing, Redis; hold their clients while an engine is replaced
     └── engine              network, vectors, index; beats with every turn of its loop
-        (engine)            a second one for a moment, while another version is taken up
+        (engine)            a second one for a moment, while another version is taken up, and
+                            one for each other version that an arm of an experiment names
 
 It does no work of theirs and loads no library that does, so that it has little that can fail. The
 sockets are its own, so that a child that is replaced leaves no connection refused: what arrives
@@ -33,20 +34,31 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """Runs the service on sockets that listen already, one for each front end."""
+    """Runs the service on sockets that listen already, one for each front end.
 
-    def __init__(self, settings: ServeSettings, listeners: Sequence[socket.socket]) -> None:
+    With a port of its own for administration there is another such socket for each.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        listeners: Sequence[socket.socket],
+        admin_listeners: Sequence[socket.socket] = (),
+    ) -> None:
         self._settings = settings
-        self._listeners = listeners
+        self._listeners = [*listeners, *admin_listeners]
         self._resources = ExitStack()
         status_file = self._shared_file(STATUS_BYTES)
         counters_file = self._shared_file(settings.http_workers * ROW_BYTES)
         # Other users cannot enter this folder, in which the engines' sockets are.
         folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="recgpt-"))
         self._status = ServiceStatus(status_file)
-        self._front_ends = FrontEnds(settings, listeners, status_file, counters_file)
+        self._front_ends = FrontEnds(
+            settings, listeners, admin_listeners, status_file, counters_file
+        )
         self._version = ServedVersion(settings, Path(folder), status_file, self._front_ends)
         self._front_ends.on_look = self._version.look
+        self._front_ends.on_arms = self._version.wake
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, and until the front ends have drained.
@@ -93,6 +105,7 @@ class Supervisor:
         for keeper in self._front_ends.keepers:
             await keeper.ready.wait()
         self._status.set_started()
+        self._version.wake()
         log.info("the service is ready", extra={"seconds": round(time.monotonic() - started, 1)})
 
     async def _leave(self, at_once: asyncio.Event) -> None:

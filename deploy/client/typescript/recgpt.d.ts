@@ -16,6 +16,15 @@ export interface Arm {
   arm: string;
 }
 
+/** A version that an arm of an experiment names. */
+export interface ArmVersion {
+  version: string;
+  /** whether it answers recalls; if not, the served version does */
+  loaded: boolean;
+  /** why it is not loaded; null: it is, or an engine is loading it */
+  problem: string | null;
+}
+
 /** Several recalls in one request. */
 export interface BatchRequest {
   requests: Array<RecallRequest>;
@@ -93,6 +102,8 @@ export interface EventsResponse {
 /** The experiments that run. */
 export interface ExperimentsResponse {
   experiments: Array<Running>;
+  /** versions that arms name, and whether they answer recalls */
+  versions: Array<ArmVersion>;
   /** why the file, which has changed, is not used: these are the ones before */
   problem?: string | null;
 }
@@ -266,6 +277,14 @@ export interface RecallResponse {
   experiments?: Array<Arm> | null;
 }
 
+/** The outcome of a look for another version. */
+export interface ReloadResponse {
+  /** version of the bundle that answers recalls */
+  serving: string;
+  /** version that will take its place once it has loaded; null: the served version is the one that is to be served, or, in an answer 202, the service looks later, since it is loading a version for an arm of an experiment */
+  loading: string | null;
+}
+
 /** An experiment as the service runs it. */
 export interface Running {
   experiment: string;
@@ -275,6 +294,8 @@ export interface Running {
   /** fields of a recall that each arm sets */
   arms: Record<string, Record<string, unknown>>;
   weights: Record<string, number>;
+  /** version that answers the users of each arm; null: the served one */
+  versions?: Record<string, string> | null;
 }
 
 /** The scenarios that requests can name. */
@@ -324,10 +345,14 @@ export interface Version {
 export interface VersionsResponse {
   /** version of the bundle that answers recalls */
   serving: string;
+  /** version that is being taken up in its place; null if there is none */
+  loading: string | null;
   /** why another version, which is to be served, is not; null if there is none */
   problem: string | null;
   /** the versions beside it, in the order of publication; empty if the service was given a single bundle */
   versions: Array<Version>;
+  /** versions that arms of experiments name, and whether they answer recalls */
+  arms: Array<ArmVersion>;
 }
 
 export interface Operations {
@@ -351,6 +376,9 @@ export interface Operations {
   };
   "GET /versions": {
     answer: VersionsResponse;
+  };
+  "POST /admin/reload": {
+    answer: ReloadResponse;
   };
   "GET /metrics": {
     answer: unknown;

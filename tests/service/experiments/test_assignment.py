@@ -104,6 +104,17 @@ def test_a_user_may_have_a_fixed_arm_outside_of_the_slice() -> None:
             "e and f share users of the layer default",
         ),
         ("[e.arms.a\n", "is not TOML"),
+        ("[e.arms.a]\nversion='v'\n[e.arms.b]\n", "b names no version, and others do"),
+        ("[e.arms.a]\nversion='../v'\n[e.arms.b]\nversion='v'\n", "e.arms.a.version: String"),
+        (
+            "".join(f"[e.arms.a{n}]\nversion='v{n}'\n" for n in range(5)),
+            "arms name 5 versions, and 4 are allowed",
+        ),
+        (
+            "[e]\nlayer='x'\n[e.arms.a]\nversion='v'\n[e.arms.b]\nversion='w'\n"
+            "[f]\nlayer='y'\n[f.arms.a]\nversion='v'\n[f.arms.b]\nversion='v'\n",
+            "arms name versions in the layers x and y",
+        ),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_key(tmp_path: Path, text: str, problem: str) -> None:
@@ -117,3 +128,11 @@ def test_the_first_arm_is_the_control(tmp_path: Path) -> None:
     file = tmp_path / "experiments.toml"
     file.write_text("[e.arms.z]\n[e.arms.a]\nweight = 2\n")
     assert read_experiments(file).root["e"].control == "z"
+
+
+def test_versions_that_arms_name_are_known() -> None:
+    arms = {"a": {"version": "v1"}, "b": {"version": "v2"}}
+    found = Experiments.model_validate(
+        {"one": {"arms": arms, "slice": [0, 0.5]}, "two": {"arms": arms, "slice": [0.5, 1]}}
+    )
+    assert found.versions == {"v1", "v2"}

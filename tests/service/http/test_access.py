@@ -189,3 +189,32 @@ def test_malformed_keys_are_refused_without_repeating_them(text: str) -> None:
     with pytest.raises(ValueError, match=VARIABLE) as refused:
         keys_from({VARIABLE: text})
     assert "top-secret" not in str(refused.value)
+
+
+async def test_operations_of_the_scope_admin_can_have_a_port_of_their_own(
+    recaller: Recaller, bundle: ServedBundle, tmp_path: Path
+) -> None:
+    settings = ServeSettings(artifacts=tmp_path, store="", deadline_ms=60_000, explorer=True)
+    store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
+    worker = InProcessWorker(recaller, bundle=bundle)
+    app = create_app(settings, worker, store, admin_port=8001)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test:8000") as everybody,
+        httpx.AsyncClient(transport=transport, base_url="http://test:8001") as operator,
+    ):
+        for method, path in (
+            ("GET", "/users/ann/history"),
+            ("DELETE", "/users/ann"),
+            ("POST", "/admin/reload"),
+        ):
+            refused = await everybody.request(method, path)
+            assert refused.status_code == 404
+            assert "a port of their own" in refused.json()["detail"]
+            assert (await operator.request(method, path)).status_code == 200
+        refused = await everybody.post("/explorer/recall", json={"user_id": "ann"})
+        assert refused.status_code == 404
+        for client in (everybody, operator):
+            assert (await client.post("/recall", json={"user_id": "ann"})).status_code == 200
+            assert (await client.get("/healthz")).status_code == 200

@@ -7,9 +7,10 @@ from typing import Any
 
 import httpx
 import pytest
-from answers import ids
+from answers import ids, sample
 from in_process_worker import InProcessWorker
 
+from model.kinds import Kind
 from service.experiments.export import export_log
 from service.experiments.totals import read_events, read_exposures
 from service.history.store import HistoryStore
@@ -57,13 +58,15 @@ async def client(
         explorer=True,
     )
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
-    app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
+    worker = InProcessWorker(recaller, bundle=bundle)
+    app = create_app(settings, worker, store)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         client.store = store  # type: ignore[attr-defined]
+        client.worker = worker  # type: ignore[attr-defined]
         yield client
 
 
@@ -162,11 +165,82 @@ async def test_experiments_are_listed(client: httpx.AsyncClient) -> None:
     assert one["arms"] == {"short": {"k": 3}, "long": {"k": 9, "interests": 2}}
 
 
+async def test_a_version_is_told_while_it_is_not_loaded(
+    client: httpx.AsyncClient, tmp_path: Path, recaller: Recaller, bundle: ServedBundle
+) -> None:
+    """A user of its arm is answered as if there were no experiment, and logged nowhere."""
+    worker: InProcessWorker = client.worker  # type: ignore[attr-defined]
+    text = FILE.replace("recall = {", 'version = "gone"\nrecall = {', 1)
+    other = f'version = "{bundle.version}"\nrecall = {{ k = 9, interests = 2 }}'
+    written(tmp_path, text.replace("recall = { k = 9, interests = 2 }", other))
+    async with asyncio.timeout(30):
+        while "gone" not in worker.wanted:
+            await asyncio.sleep(0.01)
+    worker.arm_problems["gone"] = "too large"
+    listed = (await client.get("/experiments")).json()
+    assert listed["versions"] == [
+        {"version": "gone", "loaded": False, "problem": "too large"},
+        {"version": bundle.version, "loaded": True, "problem": None},
+    ]
+    assert (await client.get("/versions")).json()["arms"] == listed["versions"]
+    assert listed["experiments"][0]["versions"] == {"short": "gone", "long": bundle.version}
+    ann = await recall(client, user_id="ann")
+    assert len(ann["items"]) > 9
+    assert "experiments" not in ann
+    bob = await recall(client, user_id="bob")
+    assert bob["experiments"] == [{"experiment": "length", "arm": "long"}]
+    text = (await client.get("/metrics")).text
+    assert sample(text, "recgpt_arm_fallbacks_total") == 1
+    assert sample(text, "recgpt_arm_version_loaded", version="gone") == 0
+    # An engine that has the version, under the same name, answers in a queue of its own.
+    named = bundle._replace(version="gone")
+    worker.arms["gone"] = InProcessWorker(recaller, bundle=named)
+    ann = await recall(client, user_id="ann", page_size=2)
+    assert (ann["version"], len(ann["items"])) == ("gone", 2)
+    rest = await recall(client, cursor=ann["cursor"], with_metadata=True)
+    assert (rest["version"], len(rest["items"])) == ("gone", 1)
+    # Its engine ends: recalls go back to the served version.
+    del worker.arms["gone"]
+    await worker.on_arm_gone("gone")
+    assert (await recall(client, user_id="ann"))["version"] == bundle.version
+    assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_an_arm_can_be_a_scenario(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    written(tmp_path, FILE.replace("{ k = 3 }", '{ scenario = "home" }'))
+    async with asyncio.timeout(30):
+        while "scenario" not in (await client.get("/experiments")).text:
+            await asyncio.sleep(0.01)
+    ann = await recall(client, user_id="ann")
+    assert (len(ann["items"]), ann["experiments"][0]["arm"]) == (5, "short")
+    # Once the scenario is gone, the user is answered as if there were no experiment.
+    (tmp_path / "scenarios.toml").write_text("[other]\nk = 2\n")
+    async with asyncio.timeout(30):
+        while "home" in (await client.get("/scenarios")).json()["scenarios"]:
+            await asyncio.sleep(0.01)
+    ann = await recall(client, user_id="ann")
+    assert "experiments" not in ann
+    assert len(ann["items"]) > 5
+
+
+def test_the_filter_of_an_arm_is_checked_against_the_attributes(tmp_path: Path) -> None:
+    cheap = '{ filter = { all = [{ field = "price", lt = 3.0 }] } }'
+    file = written(tmp_path, FILE.replace("{ k = 3 }", cheap))
+    kinds: dict[str, Kind] = {"price": "number"}
+    live = LiveExperiments(file, Scenarios(None), attributes=lambda: kinds)
+    found = live.applied_to(RecallRequest(user_id="ann"))[0].filter
+    assert found
+    assert found.all[0].lt == 3
+    with pytest.raises(ValueError, match="field: no attribute"):
+        LiveExperiments(file, Scenarios(None), attributes=lambda: {})
+
+
 def test_a_field_that_no_recall_has_is_refused_at_the_start(tmp_path: Path) -> None:
     for recall, problem in (
         ("{ kk = 3 }", "length.arms.short.recall.kk: Extra inputs"),
         ("{ k = 0 }", "length.arms.short.recall.k: Input should be greater than"),
         ('{ user_id = "x" }', "length.arms.short.recall.user_id: Extra inputs"),
+        ('{ scenario = "x" }', "length.arms.short.recall.scenario: --scenarios has none"),
     ):
         file = written(tmp_path, FILE.replace("{ k = 3 }", recall))
         with pytest.raises(ValueError, match=problem):

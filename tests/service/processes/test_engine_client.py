@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
+from engine_stand_in import Engine
 
 from model.artifact.id_table import write_ids
 from service.batcher import WorkerLost
@@ -14,62 +13,13 @@ from service.catalogue.state import CatalogueState
 from service.observability.service_status import BEAT, ServiceStatus
 from service.processes.engine_client import EngineClient
 from service.processes.messages import (
-    LENGTH,
     Greeting,
-    decode_question,
-    decode_update,
-    encode_failure,
-    encode_greeting,
-    encode_result,
-    is_update,
 )
 from service.recall.live_items import ItemUpdate
 from service.recall.metadata_encoder import read_metadata
-from service.recall.types import BatchResult, EncodedCandidates, Query
+from service.recall.types import Query
 
 pytestmark = pytest.mark.anyio
-
-
-class Engine:
-    """Engines that answer with the user's own id, each on the connection after the last one's.
-
-    `lives` are the numbers of answers after which the first engines hang up.
-    """
-
-    def __init__(self, path: Path, greeting: Greeting) -> None:
-        self._path = path
-        self.greeting = greeting
-        self.lives: list[int] = []
-        self.asked: list[list[str]] = []
-        self.told: list[tuple[int, ItemUpdate]] = []
-        """Updates, each after the number of questions before it."""
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with await asyncio.start_unix_server(self._serve, self._path):
-            yield
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers = self.lives.pop(0) if self.lives else 1_000_000
-        writer.write(encode_greeting(self.greeting))
-        while True:
-            try:
-                (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                body = await reader.readexactly(length)
-            except asyncio.IncompleteReadError:
-                break
-            if is_update(body):
-                self.told.append((len(self.asked), decode_update(body)))
-                continue
-            queries = decode_question(body)
-            self.asked.append([query.user_id for query in queries])
-            if not answers:
-                break
-            answers -= 1
-            found = [EncodedCandidates(q.user_id.encode(), np.zeros(0), 0, False) for q in queries]
-            failed = queries[0].user_id == "bad"
-            writer.write(encode_failure() if failed else encode_result(BatchResult(found, {}, 1)))
-        writer.close()
 
 
 @pytest.fixture
@@ -264,3 +214,17 @@ async def test_the_next_engine_is_told_of_all_items_as_they_are_now(
         assert engine.told == [(0, ItemUpdate([], {})), (1, now), (2, now)]
         assert engine.asked == [["ann"], ["bob"], ["bob"]]
         await client.close()
+
+
+async def test_a_question_that_no_engine_answers_has_failed_when_the_client_closes(
+    tmp_path: Path,
+) -> None:
+    client = EngineClient(str(tmp_path / "engine"), ServiceStatus(), patience_seconds=60)
+    await client.start()
+    asked = asyncio.create_task(recalled(client, "ann"))
+    await asyncio.sleep(0)
+    await client.finish(0.01)
+    assert not asked.done()
+    await client.close()
+    with pytest.raises(WorkerLost, match="its engine is gone"):
+        await asked

@@ -1,6 +1,5 @@
 """Changes to another version without a restart, over real sockets and under load."""
 
-import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +10,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import tiny
+from redis_server import free_port
 from running_service import Service, service
+from two_versions import two_versions
 
-from model.artifact.versions import find_bundle, list_versions, publish, roll_back, served_version
+from model.artifact.versions import find_bundle, list_versions, publish, roll_back
 from model.data.dataset import Dataset
-from service.offline import export_bundle
 
 CLIENTS = 4
 
@@ -24,14 +23,7 @@ CLIENTS = 4
 @pytest.fixture
 def store(artifacts: Path, dataset: Dataset, tmp_path: Path) -> Path:
     """An artifact store with two versions, of which the older one is served."""
-    folder = tmp_path / "artifacts"
-    shutil.copytree(artifacts, folder, symlinks=True)
-    first = served_version(folder)
-    assert first
-    other = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users, seed=1)
-    export_bundle(folder, dataset, other, tiny.RECALL, {})
-    publish(folder, first)
-    return folder
+    return two_versions(artifacts, dataset, tmp_path / "artifacts")
 
 
 def item_ids(answer: dict[str, Any]) -> tuple[str, ...]:
@@ -153,7 +145,49 @@ def test_without_watching_a_version_is_taken_up_on_sighup(store: Path, tmp_path:
         running.wait_until(lambda: serving(running, new))
 
 
+def test_a_reload_tells_what_it_found(store: Path, tmp_path: Path) -> None:
+    old, new = [one.version for one in list_versions(store)][::-1]
+    port = free_port()
+    secret = "0123456789abcdef"
+    environment = {
+        "RECGPT_WATCH": "false",
+        "RECGPT_ADMIN_PORT": str(port),
+        "RECGPT_API_KEYS": f"ops:admin+read:{secret}",
+    }
+    with (
+        service(store, f"embedded:{tmp_path / 'store'}", tmp_path, **environment) as running,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as admin,
+    ):
+        assert admin.post("/admin/reload").status_code == 401
+        running.client.headers["authorization"] = f"Bearer {secret}"
+        admin.headers["authorization"] = f"Bearer {secret}"
+        assert running.client.post("/admin/reload").status_code == 404
+        answer = admin.post("/admin/reload")
+        assert (answer.status_code, answer.json()) == (200, {"serving": old, "loading": None})
+
+        publish(store, new)
+        answer = admin.post("/admin/reload")
+        assert (answer.status_code, answer.json()) == (202, {"serving": old, "loading": new})
+        assert versions(running)["loading"] == new
+        running.wait_until(lambda: serving(running, new) and not versions(running)["loading"])
+        running.wait_until(lambda: len(engines(running)) == 1)
+
+        with (store / old / "padding").open("wb") as padding:
+            padding.truncate(1 << 42)  # 4 TB, of which the disk holds nothing
+        publish(store, old)
+        answer = admin.post("/admin/reload")
+        assert answer.status_code == 409
+        assert "GB of memory" in answer.json()["detail"]
+        assert serving(running, new)
+
+
 def test_a_single_bundle_has_no_versions_beside_it(store: Path, tmp_path: Path) -> None:
     bundle = find_bundle(store)
     with service(bundle, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
-        assert versions(running) == {"serving": bundle.name, "problem": None, "versions": []}
+        assert versions(running) == {
+            "serving": bundle.name,
+            "loading": None,
+            "problem": None,
+            "versions": [],
+            "arms": [],
+        }
