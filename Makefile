@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos loop bench bench-start bench-engine bench-experiments bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos loop bench bench-start bench-engine bench-experiments bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -40,7 +40,7 @@ fuzz: setup redis ## requests from the OpenAPI document, damaged bundles and log
 	RECGPT_FUZZ_EXAMPLES=500 $(BIN)/python -m pytest tests/service/http/test_openapi_fuzz.py
 	RECGPT_FUZZ_EXAMPLES=1700 $(BIN)/python -m pytest tests/model/artifact/test_bundle_fuzz.py tests/model/data/test_ingestion_fuzz.py
 
-crash: setup ## kill -9 at random moments: training, export, store and service (ARGS="--times 50")
+crash: setup ## kill -9 at random moments: training, export, service, versions, export of events (ARGS="--times 50 --parts swap")
 	$(BIN)/python -m loadtest.reliability.crash $(ARGS)
 
 # The tests start a redis-server of their own. RUNLEVEL=1 keeps Debian from starting another one.
@@ -135,6 +135,9 @@ bench-scale: setup ## benchmark a synthetic catalogue of 1 M items: exact search
 
 bench-store: setup ## benchmark the embedded store: 1,000 durable events/s at 1 M users (ARGS="--users 20000 --rate 200")
 	$(BIN)/python -m loadtest.serving.bench_store $(ARGS)
+
+bench-swaps: setup ## 100 changes of version under load at half of the peak: 15 minutes (ARGS="--swaps 5 --seconds 10")
+	$(BIN)/python -m loadtest.reliability.swaps --out docs/results $(ARGS)
 
 bench-train: setup $(PEER)/.installed ## benchmark training beside RecBole, same network, on Beauty: 15 minutes (ARGS="--peer-epochs 1")
 	$(BIN)/python -m loadtest.training.bench_train --peer-python $(PEER)/bin/python --out docs/results $(ARGS)

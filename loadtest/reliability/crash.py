@@ -1,30 +1,44 @@
 """`kill -9` at random moments during training, export and serving: nothing may be lost.
 
     python -m loadtest.reliability.crash --times 5
+    python -m loadtest.reliability.crash --times 5 --parts publish swap
 
 Training that is killed and resumed ends with the figures of one that was left alone. After an
-export is killed, the served version is whole: the one before, or the new one. After a service
-is killed with all its processes, every event that it acknowledged is in its embedded store. Exits
-with 1 at the first difference.
+export, a publication or a prune is killed, every version in the store is whole, and the served one
+is the one before, or the new one. After a service is killed with all its processes, every event
+that it acknowledged is in its embedded store. An export of events that is killed again and again
+has every event once in the end. While versions change under kills, every answer is of one of the
+two, and the published one is served in the end. Exits with 1 at the first difference.
 """
 
 import argparse
 import json
-import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 
+from loadtest.reliability.children import (
+    START_SECONDS,
+    kill_group,
+    recgpt,
+    run,
+    run_and_kill,
+    wait_until_ready,
+)
+from loadtest.reliability.crash_versions import (
+    kill_events_export,
+    kill_prune,
+    kill_publish,
+    kill_swaps,
+    two_bundles,
+)
 from loadtest.results import say
 
 TRAINING = (
@@ -32,57 +46,27 @@ TRAINING = (
     *("--model.max-history", "20", "--pretrain.epochs", "4", "--tune.epochs", "2"),
     *("--device", "cpu", "--seed", "1"),
 )
-START_SECONDS = 300.0
 WORST_KILL_SECONDS = 3.0
 """Time after the readiness of a service within which it is killed."""
 
 
 def main() -> None:
-    """Runs all three, and says how often something was killed."""
+    """Runs the parts, and says how often something was killed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=50, help="kills of each kind")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, chance)
-        kill_training(folder, chance, options.times)
-        kill_export(folder, chance, options.times)
-        acknowledged = kill_service(folder, chance, options.times)
-    say(f"{options.times} kills each; same figures, whole bundles, {acknowledged:,} events kept")
-
-
-def recgpt(*words: str) -> list[str]:
-    """Returns the command line of `recgpt` with these words."""
-    return [sys.executable, "-m", "cli", *words]
-
-
-def run(*words: str) -> float:
-    """Runs `recgpt` to its end, and returns the seconds. Raises AssertionError if it fails."""
-    started = time.monotonic()
-    done = subprocess.run(recgpt(*words), capture_output=True, text=True)
-    assert done.returncode == 0, f"recgpt {words[0]}: {done.stderr[-2000:]}"
-    return time.monotonic() - started
-
-
-def run_and_kill(words: Sequence[str], seconds: float) -> bool:
-    """Runs `recgpt`, and kills it after that time. Returns whether it had ended before."""
-    child = subprocess.Popen(
-        recgpt(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        _, errors = child.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
-        return False
-    assert child.returncode == 0, errors.decode()[-2000:]
-    return True
+        told = [PARTS[part](folder, chance, options.times) for part in options.parts]
+    say(f"{options.times} kills each: {'; '.join(told)}")
 
 
 def prepare(folder: Path, chance: random.Random) -> None:
-    """Writes a synthetic log, and prepares it."""
+    """Writes a synthetic log, prepares it, and trains on it once."""
     rows = ["user_id,item_id,timestamp"]
     for user in range(300):
         item = chance.randrange(100)
@@ -91,14 +75,14 @@ def prepare(folder: Path, chance: random.Random) -> None:
             rows.append(f"u{user},i{item},{1_700_000_000 + user * 1000 + step}")
     (folder / "log.csv").write_text("\n".join(rows) + "\n")
     run("data", "prepare", "--input", str(folder / "log.csv"), "--out", str(folder / "data"))
+    run("train", "--data", str(folder / "data"), *TRAINING, "--out", str(folder / "run"))
 
 
-def kill_training(folder: Path, chance: random.Random, times: int) -> None:
-    """Trains once in peace, then again under kills, and compares the figures."""
+def kill_training(folder: Path, chance: random.Random, times: int) -> str:
+    """Trains in peace, then again under kills, and compares the figures."""
     data = ("--data", str(folder / "data"))
-    peace = ("train", *data, *TRAINING, "--out", str(folder / "run"))
-    seconds = run(*peace)
-    expected = json.loads((folder / "run" / "metrics.json").read_text())
+    seconds = run("train", *data, *TRAINING, "--out", str(folder / "peace"))
+    expected = json.loads((folder / "peace" / "metrics.json").read_text())
     again = folder / "again"
     words = ("train", *data, *TRAINING, "--out", str(again), "--resume")
     for kill in range(times):
@@ -111,9 +95,10 @@ def kill_training(folder: Path, chance: random.Random, times: int) -> None:
         pass
     figures = json.loads((again / "metrics.json").read_text())
     assert figures == expected, f"{figures} is not {expected}"
+    return "same figures of training"
 
 
-def kill_export(folder: Path, chance: random.Random, times: int) -> None:
+def kill_export(folder: Path, chance: random.Random, times: int) -> str:
     """Exports under kills; the served version is verified after each."""
     artifacts = str(folder / "artifacts")
     words = ["export", "--run-dir", str(folder / "run"), "--artifacts", artifacts]
@@ -122,10 +107,12 @@ def kill_export(folder: Path, chance: random.Random, times: int) -> None:
         run_and_kill(words, chance.uniform(0.3, 1.1) * seconds)
         run("doctor", "--artifacts", artifacts)
         say(f"export: {kill + 1} of {times}")
+    return "whole bundles"
 
 
-def kill_service(folder: Path, chance: random.Random, times: int) -> int:
-    """Serves under kills; returns the number of acknowledged events, all of which were kept."""
+def kill_service(folder: Path, chance: random.Random, times: int) -> str:
+    """Serves under kills; tells the number of acknowledged events, all of which were kept."""
+    run("export", "--run-dir", str(folder / "run"), "--artifacts", str(folder / "artifacts"))
     acknowledged: dict[str, list[str]] = {}
     count = 0
     for kill in range(times + 1):
@@ -144,11 +131,9 @@ def kill_service(folder: Path, chance: random.Random, times: int) -> int:
                     while time.monotonic() < end:
                         count = post(client, acknowledged, count)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            kill_group(child)
         say(f"serving: {kill} of {times}, {count:,} events acknowledged")
-    return count
+    return f"{count:,} events kept"
 
 
 def post(client: httpx.Client, acknowledged: dict[str, list[str]], count: int) -> int:
@@ -170,16 +155,16 @@ def compare(client: httpx.Client, acknowledged: dict[str, list[str]]) -> None:
         assert not missing, f"{user} lacks {missing}"
 
 
-def wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log: Path) -> None:
-    """Returns once the service answers. Raises AssertionError if it ends or takes too long."""
-    give_up = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up:
-        assert child.poll() is None, log.read_text()[-2000:]
-        with suppress(httpx.TransportError):
-            if client.get("/readyz").status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"the service is not ready: {log.read_text()[-2000:]}")
+PARTS: dict[str, Callable[[Path, random.Random, int], str]] = {
+    "training": kill_training,
+    "export": kill_export,
+    "service": kill_service,
+    "publish": lambda folder, *rest: kill_publish(folder, two_bundles(folder), *rest),
+    "prune": lambda folder, *rest: kill_prune(folder, two_bundles(folder)[0], *rest),
+    "events": kill_events_export,
+    "swap": lambda folder, *rest: kill_swaps(folder, two_bundles(folder), *rest),
+}
+"""The parts by name; each kills something, and returns what it has shown."""
 
 
 if __name__ == "__main__":

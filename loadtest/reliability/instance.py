@@ -31,12 +31,13 @@ ENGINE, FRONT_END = "service.processes.engine_process", "service.processes.front
 START_S = 300.0
 
 
-def make_bundle(artifacts: Path) -> None:
-    """Writes a bundle of a random catalogue."""
-    vectors_VD = np.random.default_rng(0).standard_normal((ITEMS, WIDTH), dtype=np.float32)
+def make_bundle(artifacts: Path, seed: int = 0, items: int = ITEMS) -> str:
+    """Writes a bundle of a random catalogue, publishes it, and returns its version."""
+    vectors_VD = np.random.default_rng(seed).standard_normal((items, WIDTH), dtype=np.float32)
     with bundle_of(artifacts, vectors_VD, USERS) as (folder, version):
         build_index(read_item_vectors(folder), folder, "exact")
     publish(artifacts, version)
+    return version
 
 
 def users() -> list[str]:

@@ -23,6 +23,9 @@ TICK_S = 0.001  # the resolution of an event loop's timers
 IDLE_S = 3.0  # then a connection is replaced: servers close idle ones, the service after 5 s
 PATIENCE_S = 10.0  # for answers that are still under way at the end
 
+Read = Callable[[bytes, bytes], None]
+"""Takes a request and the body of its answer."""
+
 
 @dataclass
 class Load:
@@ -64,9 +67,15 @@ def post(path: str, body: bytes) -> bytes:
 class _Connection(asyncio.Protocol):
     """A connection with one request at a time; answers need a content-length."""
 
-    def __init__(self, answered: Callable[["_Connection", int], None]) -> None:
-        """`answered` is called with the status of each answer, 0 if the connection broke."""
+    def __init__(
+        self, answered: Callable[["_Connection", int], None], read: "Read | None" = None
+    ) -> None:
+        """`answered` is called with the status of each answer, 0 if the connection broke; `read`
+        with each good answer before.
+        """
         self._answered = answered
+        self._read = read
+        self._request = b""
         self._buffer = bytearray()
         self._expected = -1  # bytes of the answer, -1 until its head has been read
         self._waiting = self._ends = False
@@ -93,6 +102,9 @@ class _Connection(asyncio.Protocol):
             self._expected = end + 4 + int(length)
         if len(self._buffer) >= self._expected and self._waiting:
             status = int(self._buffer[9:12])
+            if self._read and status == 200:
+                body = bytes(self._buffer).partition(b"\r\n\r\n")[2]
+                self._read(self._request, body)
             self._buffer.clear()
             self._expected = -1
             self._used = time.perf_counter()
@@ -102,7 +114,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: bytes, since: float) -> None:
         """Sends a request whose latency counts from `since`."""
-        self.since, self._waiting = since, True
+        self._request, self.since, self._waiting = request, since, True
         if self._transport.is_closing():
             self._end(0)
         else:
@@ -167,9 +179,18 @@ def closed_loop(
 
 
 def open_loop(
-    port: int, requests: list[bytes], rate: float, seconds: float, connections: int = 256
+    port: int,
+    requests: list[bytes],
+    rate: float,
+    seconds: float,
+    connections: int = 256,
+    read: Read | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Load:
     """Requests are due at a constant rate, whatever the server does.
+
+    `read` is called with each request that got a good answer, and the body of that. The load ends
+    early once `is_over`.
 
     They are sent every `TICK_S`, and the wait for that counts as the server's. To sleep for less,
     the event loop would have to spin, on a core that the server needs.
@@ -199,20 +220,22 @@ def open_loop(
         async def renew(connection: _Connection, since: float) -> None:
             connection.close()
             pool.remove(connection)
-            pool.extend(await _connect(port, 1, answered))
+            pool.extend(await _connect(port, 1, answered, read))
             pool[-1].send(next(source), since)
 
-        pool = await _connect(port, connections, answered)
+        pool = await _connect(port, connections, answered, read)
         free = list(pool)
         started = time.perf_counter()
         count, issued = int(rate * seconds), 0
-        while issued < count:
+        while issued < count and not is_over():
             reached = min(count, int((time.perf_counter() - started) * rate) + 1)
             due.extend(started + number / rate for number in range(issued, reached))
             issued = reached
             while free and due:
                 send(free.pop(), due.popleft())
             await asyncio.sleep(TICK_S)
+        if issued < count:
+            count, load.seconds = issued, time.perf_counter() - started
         give_up = time.perf_counter() + PATIENCE_S
         while len(load.latencies) + load.failed < count and time.perf_counter() < give_up:
             await asyncio.sleep(0.01)
@@ -238,11 +261,14 @@ def _no_collection() -> Iterator[None]:
 
 
 async def _connect(
-    port: int, count: int, answered: Callable[[_Connection, int], None]
+    port: int,
+    count: int,
+    answered: Callable[[_Connection, int], None],
+    read: Read | None = None,
 ) -> list[_Connection]:
     loop = asyncio.get_running_loop()
     pairs = [
-        await loop.create_connection(partial(_Connection, answered), "127.0.0.1", port)
+        await loop.create_connection(partial(_Connection, answered, read), "127.0.0.1", port)
         for _ in range(count)
     ]
     return [protocol for _, protocol in pairs]

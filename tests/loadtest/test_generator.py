@@ -102,6 +102,23 @@ def test_an_open_loop_connects_again_where_a_connection_is_idle_or_closed(
     assert (len(load.latencies), load.failed) == (10, 0)
 
 
+def test_an_open_loop_reads_answers_and_ends_when_it_is_over() -> None:
+    read: list[tuple[bytes, bytes]] = []
+    with serving(*[0] * 10) as port:
+        load = open_loop(
+            port,
+            [REQUEST],
+            rate=100,
+            seconds=3600,
+            read=lambda *pair: read.append(pair),
+            is_over=lambda: len(read) >= 3,
+        )
+    assert len(load.latencies) == len(read) >= 3
+    assert set(read) == {(REQUEST, b"{}")}
+    assert load.failed == 0
+    assert load.seconds < 3600
+
+
 Item = dict[str, Any]
 
 
