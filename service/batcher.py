@@ -12,29 +12,23 @@ process; this process keeps back the rest, where a recall can still expire or be
 import asyncio
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from service.admission import Admission, BatchSizes
-from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
-from service.history.entries import Entries, read_history
+from service.errors import NotReady, QueueFull, ServiceError
+from service.history.entries import Entries
 from service.history.event_types import DEFAULT_TYPES, EventTypes
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 from service.observability.metrics import Metrics
-from service.recall.served_bundle import ServedBundle
-from service.recall.types import BatchResult, DegradedReason, EncodedCandidates, Query, StageSeconds
+from service.recall.types import BatchResult, Query
 from service.settings import ServeSettings
+from service.waiting import Answer, Queue, Waiting
 
 log = logging.getLogger(__name__)
 
 STORE_PAUSE = 0.5  # seconds between two attempts to reach a store that failed
-DEGRADED: dict[StoreProblem, DegradedReason] = {
-    StoreProblem.UNAVAILABLE: "store_unavailable",
-    StoreProblem.WRONG_TYPE: "unreadable_history",
-}
 
 
 class WorkerLost(Exception):
@@ -56,100 +50,6 @@ class Worker(BatchSizes, Protocol):
 
     async def close(self) -> None:
         """Releases what it holds; no further call comes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The outcome of a recall."""
-
-    found: EncodedCandidates
-    bundle: ServedBundle | None  # that they are of
-    degraded_reason: DegradedReason | None
-    seconds: StageSeconds
-
-    @property
-    def version(self) -> str:
-        """The version that answered."""
-        return self.bundle.version if self.bundle else ""
-
-
-@dataclass(slots=True, eq=False)
-class Waiting:
-    """A recall that waits for its answer."""
-
-    query: Query
-    answer: asyncio.Future[Answer]
-    patience: float  # seconds after which the answer is of no use
-    since: float = field(default_factory=time.perf_counter)
-    store_problem: StoreProblem | None = None
-    seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
-
-    def set_history(
-        self, entries: Entries, types: EventTypes, now: float, actions: Collection[bytes]
-    ) -> None:
-        """Completes the query: the stored history goes before the items that it has.
-
-        `actions` are the types of events that the network reads as feedback.
-        """
-        found = read_history(entries, types, now, self.query.repeat_after_days, actions)
-        exclude = self.query.exclude
-        if found.excluded:
-            exclude = [*exclude, *found.excluded]
-        items = [*found.items, *self.query.history] if self.query.history else found.items
-        self.query = self.query.with_history(items, exclude, found.actions)
-
-    def resolve(self, found: EncodedCandidates, computed: BatchResult) -> Answer:
-        """Sets the answer, unless the caller has given up, and returns it."""
-        seconds = self.seconds | computed.seconds
-        answer = Answer(found, computed.bundle, self._reason(found), seconds)
-        if not self.answer.done():
-            self.answer.set_result(answer)
-        return answer
-
-    def fail(self, error: Exception) -> None:
-        """Sets an error in place of an answer, unless the caller has given up."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-    def expire(self) -> None:
-        """Sets the error of a recall that was not answered in time, unless it has an answer."""
-        detail = f"not answered within {self.patience * 1000:.0f} ms: the service is overloaded"
-        self.fail(DeadlinePassed(detail))
-
-    def _reason(self, found: EncodedCandidates) -> DegradedReason | None:
-        if not found.cold:
-            return None
-        if self.store_problem:
-            return DEGRADED[self.store_problem]
-        return "unknown_items" if found.unknown_items else "no_history"
-
-
-class Queue:
-    """Recalls, first come, first served, taken in batches. Any of them can leave at any time."""
-
-    def __init__(self) -> None:
-        self._waiting: OrderedDict[Waiting, None] = OrderedDict()
-        self._filled = asyncio.Event()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, waiting: Waiting) -> None:
-        """Appends a recall, unless its caller has given up."""
-        if not waiting.answer.done():
-            self._waiting[waiting] = None
-            self._filled.set()
-
-    def drop(self, waiting: Waiting) -> None:
-        """Removes a recall if it is in this queue."""
-        self._waiting.pop(waiting, None)
-
-    async def take(self, limit: int) -> list[Waiting]:
-        """Removes and returns the oldest recalls, up to `limit`; waits while there is none."""
-        while not self._waiting:
-            self._filled.clear()
-            await self._filled.wait()
-        return [self._waiting.popitem(last=False)[0] for _ in range(min(limit, len(self)))]
 
 
 class Batcher:

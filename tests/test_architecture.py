@@ -42,6 +42,7 @@ ROOMS = (
     "service.refresh",
     "service.precompile",
     "service.admission",
+    "service.waiting",
     "service.batcher",
     "service.explorer",
     "service.http",

@@ -6,7 +6,6 @@ from dataclasses import replace
 from fastapi import Request
 from pydantic_core import to_json
 
-from service.batcher import Answer
 from service.errors import FieldError, Invalid
 from service.experiments.assignment import Assignment
 from service.http.explanations import with_explanation
@@ -14,6 +13,7 @@ from service.http.pages import Page, Pages
 from service.http.schemas import RecallRequest
 from service.recall.served_bundle import ServedBundle
 from service.recall.types import DegradedReason, FilterResult, VarietyResult
+from service.waiting import Answer
 
 
 def recall_response(

@@ -6,9 +6,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 from pydantic_core import from_json, to_json
 
-from service.batcher import Answer
 from service.http.schemas import RecallResponse
 from service.recall.types import Explanation
+from service.waiting import Answer
 
 
 class HistoryItem(BaseModel):

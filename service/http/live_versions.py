@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
-from service.batcher import Answer, Batcher, Worker
+from service.batcher import Batcher, Worker
 from service.errors import NotReady
 from service.experiments.assignment import Assignment
 from service.http.engine import Engine
 from service.recall.served_bundle import ServedBundle
 from service.recall.types import Query
+from service.waiting import Answer
 
 
 class ArmVersion(BaseModel):

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.batcher import Answer, Batcher
+from service.batcher import Batcher
 from service.errors import (
     ClientGone,
     FieldError,
@@ -36,6 +36,7 @@ from service.http.schemas import TOO_MANY_ITEMS, BatchRequest, Ready, RecallRequ
 from service.observability.metrics import Metrics
 from service.recall.served_bundle import ServedBundle
 from service.settings import ServeSettings
+from service.waiting import Answer
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from in_process_worker import Answers, InProcessWorker
 
-from service.batcher import STORE_PAUSE, Answer, Batcher, Waiting
+from service.batcher import STORE_PAUSE, Batcher
 from service.errors import DeadlinePassed, NotReady, QueueFull, ServiceError
 from service.history.events import HistoryEvent
 from service.history.store import HistoryStore, StoreUnavailable
@@ -17,6 +17,7 @@ from service.observability.metrics import Metrics
 from service.recall.recaller import Recaller
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
+from service.waiting import Answer, Waiting
 
 pytestmark = pytest.mark.anyio
 
