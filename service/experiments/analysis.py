@@ -75,6 +75,8 @@ class ExperimentReport(BaseModel, frozen=True):
     users: dict[str, int]
     mixed_users: int
     """Users who saw two arms, and are left out."""
+    versions: dict[str, list[str]]
+    """The versions that answered each arm. An arm of several was changed by a publication."""
     sample_ratio_p: float
     problem: str
     """The reason why there is no verdict; empty if there is one."""
@@ -96,6 +98,7 @@ def analyse(question: Question, totals: Totals) -> ExperimentReport:
         until=totals.until,
         users=users,
         mixed_users=totals.mixed_users,
+        versions=totals.versions,
         sample_ratio_p=p_value,
         problem=problem,
         arms=[_arm(question, totals, control, arm, len(treatments), problem) for arm in treatments],

@@ -41,6 +41,8 @@ class Totals:
     since: datetime
     until: datetime
     """Times of the first and the last exposure."""
+    versions: dict[str, list[str]]
+    """The versions that answered each arm; empty if the exposures do not say."""
 
 
 def read_exposures(path: Path, experiment: str) -> pl.DataFrame:
@@ -94,7 +96,16 @@ def user_totals(
             if column not in totals.columns:
                 totals = totals.join(_sums(kept, metric, column), on="user_id", how="left")
                 totals = totals.with_columns(pl.col(column).fill_null(0.0))
-    return Totals(totals.sort("user_id"), arms.height - users.height, since, until)
+    mixed = arms.height - users.height
+    return Totals(totals.sort("user_id"), mixed, since, until, _versions(exposures))
+
+
+def _versions(exposures: pl.DataFrame) -> dict[str, list[str]]:
+    """Returns the versions that answered each arm."""
+    if "version" not in exposures.columns:
+        return {}
+    found = exposures.group_by("arm").agg(pl.col("version").drop_nulls().unique().sort())
+    return dict(found.iter_rows())
 
 
 def _sums(events: pl.DataFrame, metric: Metric, column: str) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """The verdict on simulated experiments: without a difference, with one, and with mistakes."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,7 +11,7 @@ from scipy.stats import binomtest
 from loadtest.experiments.simulated import START, simulated
 from service.experiments.analysis import Comparison, ExperimentReport, Question, analyse
 from service.experiments.metric import Metric
-from service.experiments.page import forest
+from service.experiments.page import forest, write_experiment_page
 from service.experiments.plan import figures_of, plan
 from service.experiments.sequence import half_width
 from service.experiments.totals import user_totals
@@ -102,6 +103,22 @@ def test_users_who_saw_two_arms_are_left_out_and_counted() -> None:
     found = report(pl.concat([exposures, other]), events)
     assert found.mixed_users == 2
     assert sum(found.users.values()) == 1998
+
+
+def test_an_arm_that_a_publication_changed_is_told(tmp_path: Path) -> None:
+    exposures, events = simulated(2000)
+    assert report(exposures, events).versions == {}
+    of_arm = pl.when(pl.col("arm") == "a").then(pl.lit("v1")).otherwise(pl.lit("v2"))
+    fixed = exposures.with_columns(version=of_arm)
+    assert report(fixed, events).versions == {"a": ["v1"], "b": ["v2"]}
+    is_changed = (pl.col("arm") == "b") & (pl.int_range(pl.len()) < 20)
+    changed = fixed.with_columns(
+        version=pl.when(is_changed).then(pl.lit("v0")).otherwise(pl.col("version"))
+    )
+    found = report(changed, events)
+    assert found.versions == {"a": ["v1"], "b": ["v0", "v2"]}
+    write_experiment_page(found, tmp_path / "report.html")
+    assert "b was answered by 2 versions</b> (v0, v2)" in (tmp_path / "report.html").read_text()
 
 
 def test_an_event_counts_only_for_the_recall_that_it_names_and_in_time() -> None:

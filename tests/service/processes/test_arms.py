@@ -64,7 +64,10 @@ def loaded(running: Service, version: str) -> bool:
 
 
 def recalled(running: Service, user: str, history: list[str]) -> tuple[Any, tuple[str, ...], Any]:
-    answer = running.recall(user_id=user, history=history)
+    """Version, items and arms of an answer over a new connection, of whichever front end."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", timeout=60) as client:
+        body = {"user_id": user, "history": history}
+        answer = client.post("/recall", json=body).raise_for_status().json()
     return answer["version"], tuple(ids(answer)), answer.get("experiments")
 
 
@@ -168,9 +171,11 @@ def test_answers_of_an_arm_are_not_mixed_while_versions_change(
     """A user of an arm is answered by its version, or by no arm, during every publication."""
     old, new = names(store)
     history = dataset.item_ids[:3]
-    environment = {"RECGPT_EXPERIMENTS": str(written(tmp_path, old, new)), **PATIENT}
-    with service(store, f"embedded:{tmp_path / 'store'}", tmp_path, **environment) as running:
-        running.wait_until(lambda: loaded(running, new))
+    file = str(written(tmp_path, old, new))
+    environment = {"RECGPT_EXPERIMENTS": file, "RECGPT_HTTP_WORKERS": "2", **PATIENT}
+    nowhere = "redis://127.0.0.1:1"  # the recalls bring their history
+    with service(store, nowhere, tmp_path, **environment) as running:
+        running.wait_until(lambda: all(recalled(running, "new", history)[2] for _ in range(20)))
         expected = {user: recalled(running, user, history) for user in ("old", "new")}
         for version in (new, old, new):
             publish(store, version)
