@@ -14,9 +14,8 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from service.errors import Invalid
 from service.experiments.assignment import Assigner, Assignment
 from service.experiments.config import Arm, Experiments, read_experiments
-from service.http.filters import checked_form
 from service.http.live_versions import ArmVersion
-from service.http.scenarios import Attributes, Scenario, Scenarios
+from service.http.scenarios import Attributes, Scenario, Scenarios, check_fields
 from service.http.schemas import RecallRequest, ScenarioName
 from service.http.watched_file import WatchedFile
 
@@ -162,9 +161,9 @@ class LiveExperiments:
         scenario, attributes = found.get("scenario"), self._attributes()
         if scenario is not None and scenario not in self._scenarios.file.content:
             raise ValueError(f"{where}.scenario: --scenarios has none of the name {scenario}")
-        if found.get("filter") and attributes is not None and arm.version is None:
+        if attributes is not None and arm.version is None:
             try:
-                checked_form(found["filter"], attributes, f"{where}.")
+                check_fields(found, attributes, f"{where}.")
             except Invalid as error:
                 raise ValueError(error.detail) from None
         return found

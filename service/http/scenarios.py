@@ -93,13 +93,13 @@ def _read(file: Path, attributes: Attributes | None) -> Fields:
     for name, fields in found.items():
         if attributes is not None:
             try:
-                _check(fields, attributes, f"{name}.")
+                check_fields(fields, attributes, f"{name}.")
             except Invalid as error:
                 raise ValueError(f"--scenarios: {file}: {error.detail}") from None
     return found
 
 
-def _check(fields: Mapping[str, Any], attributes: Attributes, where: str) -> None:
+def check_fields(fields: Mapping[str, Any], attributes: Attributes, where: str) -> None:
     """Raises Invalid if a filter or a rule of variety does not fit the attributes."""
     if fields.get("filter"):
         checked_form(fields["filter"], attributes, where)

@@ -46,6 +46,14 @@ export interface Candidate {
   metadata?: Record<string, unknown> | null;
 }
 
+/** The most items of an answer that have the same value of an attribute. */
+export interface CapBody {
+  /** a category, categories, or a flag */
+  field: string;
+  /** items with the same value, at most */
+  per_value: number;
+}
+
 /** A condition on one attribute. An item without a value does not match. */
 export interface Condition {
   /** name of an attribute of the items */
@@ -123,6 +131,8 @@ export interface ExplainedResponse {
   unknown_items: number;
   /** present if a filter was given */
   filter?: FilterEffect | null;
+  /** present if caps, diversity or fresh were given */
+  variety?: VarietyEffect | null;
   /** present if the user takes part in experiments */
   experiments?: Array<Arm> | null;
   explanation: ExplanationSteps;
@@ -161,6 +171,18 @@ export interface FilterEffect {
   matched: number;
   /** whether fewer than k items are returned, because no others are left */
   exhausted: boolean;
+}
+
+/** A share of the answer that is for new items. */
+export interface Fresh {
+  /** a time or a number */
+  field: string;
+  /** of the candidates, at least */
+  share: number;
+  /** new items have at least this number or time (ISO 8601) */
+  gte?: number | string | null;
+  /** new items have a time within these days before now, to the hour */
+  within_days?: number | null;
 }
 
 /** An item of the history that the network read. */
@@ -248,6 +270,12 @@ export interface RecallRequest {
   outcome?: string | null;
   /** conditions on the attributes of the items */
   filter?: Filter | null;
+  /** the most items with the same value of an attribute; an item without a value is held back by none */
+  caps?: Array<CapBody>;
+  /** the weight of being unlike the items before, against the score */
+  diversity?: number;
+  /** a share of the answer for new items */
+  fresh?: Fresh | null;
   /** return title and attributes of every item, too */
   with_metadata?: boolean;
   /** scenario whose fields apply where this request gives none of its own */
@@ -273,6 +301,8 @@ export interface RecallResponse {
   unknown_items: number;
   /** present if a filter was given */
   filter?: FilterEffect | null;
+  /** present if caps, diversity or fresh were given */
+  variety?: VarietyEffect | null;
   /** present if the user takes part in experiments */
   experiments?: Array<Arm> | null;
 }
@@ -327,6 +357,16 @@ export interface UserEvent {
 export interface UserHistoryResponse {
   user_id: string;
   events: Array<UserEvent>;
+}
+
+/** The effect of caps, diversity and fresh items. */
+export interface VarietyEffect {
+  /** sum of the candidates' scores */
+  score: number;
+  /** the same sum of the answer without these fields */
+  plain_score: number;
+  /** whether fewer than k items are returned, because caps and filter admit no more */
+  exhausted: boolean;
 }
 
 /** A version in an artifact store. */
