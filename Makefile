@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos loop bench bench-start bench-engine bench-experiments bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos soak loop bench bench-start bench-engine bench-experiments bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -100,7 +100,7 @@ bench: setup redis ## benchmark the service beside a naive one, in one run (ARGS
 bench-start: setup ## benchmark the start of the service and its processes' memory (ARGS="--rounds 1"; run make demo first)
 	$(BIN)/python -m loadtest.serving.bench_start --artifacts $(BENCH)/artifacts --out docs/results $(ARGS)
 
-chaos: setup redis ## overload, faults of engine and Redis, replaced instances: 8 minutes (ARGS="--quick --parts redis")
+chaos: setup redis ## overload, faults of engine and Redis, replaced instances: 10 minutes (ARGS="--quick --parts redis")
 	$(BIN)/python -m loadtest.reliability.chaos --out docs/results $(ARGS)
 
 loop: setup redis ## serve, experiment, report, refresh, next version, on MovieLens 100K (ARGS="--epochs 5"; run make demo first)
@@ -108,6 +108,9 @@ loop: setup redis ## serve, experiment, report, refresh, next version, on MovieL
 
 bench-experiments: setup ## 1,000 experiments without a difference, 1,000 with the planned one (ARGS="--runs 100")
 	$(BIN)/python -m loadtest.experiments.bench_analysis --out docs/results $(ARGS)
+
+soak: setup redis ## memory by minute and latencies of an hour at 70 % of the peak (ARGS="--minutes 2")
+	$(BIN)/python -m loadtest.reliability.soak --out docs/results $(ARGS)
 
 bench-engine: setup ## benchmark the engine without HTTP against the machine's arithmetic limit
 	$(BIN)/python -m loadtest.serving.bench_engine --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)

@@ -3,10 +3,10 @@
     python -m loadtest.reliability.chaos --out docs/results
     python -m loadtest.reliability.chaos --out build --quick --parts overload redis
 
-Overload at 5 and 20 times the peak, an engine that is killed and one that hangs, instances that
-are replaced behind a slow balancer, and a Redis that is gone, slow or cut. It takes eight minutes
-on two idle cores, and needs a redis-server (and wrk for one of the loads) on PATH. Load generator
-and service share the machine. Exits with 1 if a bar is missed.
+Overload at 5 and 20 times the peak, the cost of a refusal, an engine that is killed and one that
+hangs, instances that are replaced behind a slow balancer, and a Redis that is gone, slow or cut. It
+takes ten minutes on two idle cores, and needs a redis-server (and wrk for one of the loads) on
+PATH. Load generator and service share the machine. Exits with 1 if a bar is missed.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.environment import environment
-from loadtest.reliability import engine_faults, overload, redis_faults, shutdown
+from loadtest.reliability import engine_faults, overload, redis_faults, refusals, shutdown
 from loadtest.reliability.instance import make_bundle
 from loadtest.reliability.report import Bar, Figures, table
 from loadtest.results import put_between_marks, say
 
-LOAD_S, FAULT_S, ROUNDS = 30.0, 20.0, 20
-QUICK_LOAD_S, QUICK_FAULT_S, QUICK_ROUNDS = 4.0, 4.0, 2
+LOAD_S, REFUSALS_S, FAULT_S, ROUNDS = 60.0, 5.0, 20.0, 20
+QUICK_LOAD_S, QUICK_REFUSALS_S, QUICK_FAULT_S, QUICK_ROUNDS = 4.0, 2.0, 4.0, 2
 
 
 class Part(NamedTuple):
@@ -40,6 +40,11 @@ PARTS = {
         "Overload",
         lambda folder, quick: overload.measure(folder, QUICK_LOAD_S if quick else LOAD_S),
         overload.bars,
+    ),
+    "refusals": Part(
+        "The cost of a refusal",
+        lambda folder, quick: refusals.measure(folder, QUICK_REFUSALS_S if quick else REFUSALS_S),
+        refusals.bars,
     ),
     "engine": Part(
         "An engine that dies or hangs",

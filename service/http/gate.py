@@ -7,10 +7,13 @@ refusals get the time that is left. Health and metrics are never refused.
 """
 
 import asyncio
+import ctypes
+import gc
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from service.batcher import Batcher
 from service.http.access import Headers, key_of
@@ -25,6 +28,10 @@ REFUSALS_AT_ONCE = 16
 PAUSE_SECONDS = 0.001
 """Pause between them: without it, clients that ask again at once would take a core of its own,
 which the engine may need."""
+FLOOD = 512
+"""Connections that are many: when half of them have ended, their memory is given back."""
+FLOOD_SECONDS = 1.0
+"""Time after which that is done, so that the end of a flood is no moment to wait for it."""
 LOG_SECONDS = 10.0
 """Time between two log lines that count refusals."""
 
@@ -60,6 +67,7 @@ class Gate:
         self._arriving = 0  # recalls that were let in and have not reached the batcher
         self._waiting: deque[Callable[[], None]] = deque()
         self._refused, self._logged_at = 0, -LOG_SECONDS  # since then
+        self._most = 0  # connections since memory was given back
 
     def reason_to_refuse(self, path: str, headers: Headers, excess: bool) -> str:
         """Returns why the request is refused, a key of `REFUSALS`; empty if it is not.
@@ -88,6 +96,13 @@ class Gate:
             asyncio.get_running_loop().call_soon(self._send_some)
         self._waiting.append(send)
 
+    def connection_ended(self, left: int) -> None:
+        """Notes the number of connections that are left, and gives memory back after a flood."""
+        self._most = max(self._most, left + 1)
+        if self._most > FLOOD and 2 * left < self._most:
+            self._most = left
+            asyncio.get_running_loop().call_later(FLOOD_SECONDS, give_memory_back)
+
     def _is_below_share(self, headers: Headers) -> bool:
         """Returns whether the request's key has so little under way that it is let in."""
         key = key_of(self._keys, headers)
@@ -111,3 +126,13 @@ class Gate:
         if now - self._logged_at >= LOG_SECONDS:
             log.warning("requests are refused", extra={"reason": reason, "count": self._refused})
             self._refused, self._logged_at = 0, now
+
+
+def give_memory_back() -> None:
+    """Collects the cycles that ended connections leave, and returns free memory to the system.
+
+    Collections are rare in a front end, which would keep what thousands of connections took.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # the C library is another than glibc
+        ctypes.CDLL(None).malloc_trim(0)

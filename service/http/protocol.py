@@ -83,6 +83,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops the timers."""
         super().connection_lost(exc)
+        self._gate.connection_ended(len(self.connections))
         self._late.stop()
         self._unread.stop()
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import errno
+import gc
 import json
+import weakref
 from functools import partial
 
 import pytest
@@ -223,3 +225,41 @@ async def test_silent_connections_beyond_the_limit_are_closed_soon(
         excess = [await connect() for _ in range(4)]
         assert all([await ended(reader) for reader, _ in excess])
         assert await asked(served[0], HEALTH) == (200, b"0")
+
+
+async def test_memory_is_given_back_when_a_flood_of_connections_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(gate, "FLOOD", 10)
+    monkeypatch.setattr(gate, "FLOOD_SECONDS", 0.0)
+    monkeypatch.setattr(gate, "give_memory_back", lambda: given.append(True))
+    async with serving() as connect:
+        for many, times in ((10, 0), (11, 1)):
+            connections = [await connect() for _ in range(many)]
+            for connection in connections:
+                assert await asked(connection, HEALTH) == (200, b"0")
+            for reader, writer in connections:
+                writer.write(HEALTH.replace(b"Host", b"Connection: close\r\nHost"))
+                assert await answer(reader) == (200, b"0")
+                assert await ended(reader)
+                writer.close()
+            async with asyncio.timeout(10):
+                while len(given) < times:
+                    await asyncio.sleep(0)
+            assert len(given) == times
+
+
+def test_memory_of_cycles_is_given_back() -> None:
+    class Cycle:
+        def __init__(self) -> None:
+            self.own = self
+
+    gc.disable()
+    try:
+        gone = weakref.ref(Cycle())
+        assert gone()
+        gate.give_memory_back()
+        assert not gone()
+    finally:
+        gc.enable()
