@@ -40,6 +40,8 @@ from loadtest.reliability.crash_versions import (
     two_bundles,
 )
 from loadtest.results import say
+from model.artifact.bundle import load_artifact
+from model.artifact.versions import find_bundle
 
 TRAINING = (
     *("--model.dim", "16", "--model.layers", "1", "--model.feed-forward", "32"),
@@ -105,8 +107,9 @@ def kill_export(folder: Path, chance: random.Random, times: int) -> str:
     seconds = run(*words)
     for kill in range(times):
         run_and_kill(words, chance.uniform(0.3, 1.1) * seconds)
-        run("doctor", "--artifacts", artifacts)
+        load_artifact(find_bundle(Path(artifacts)))  # raises ArtifactError
         say(f"export: {kill + 1} of {times}")
+    run("doctor", "--artifacts", artifacts)
     return "whole bundles"
 
 
