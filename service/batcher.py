@@ -12,7 +12,7 @@ process; this process keeps back the rest, where a recall can still expire or be
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -79,10 +79,14 @@ class Batcher:
         self._outstanding = 0  # recalls that the worker has not answered yet
         self._returned = asyncio.Event()  # set when the worker has returned a micro-batch
         self.draining = False
+        self.on_failure: Callable[[BaseException], None] = lambda error: None
+        """Called if a bug has ended one of the tasks without which nothing is answered."""
 
     def start(self) -> None:
         """Begins to answer; to be called on the event loop."""
         self._running = [asyncio.create_task(self._read()), asyncio.create_task(self._run())]
+        for task in self._running:
+            task.add_done_callback(self._ended)
 
     def has_room(self, arriving: int = 0, client: str = "") -> bool:
         """Returns whether another recall would be accepted that has the default deadline.
@@ -256,6 +260,11 @@ class Batcher:
             self._answering.add(task)
             task.add_done_callback(self._answered)
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (bug := task.exception()):
+            log.critical("recalls are answered no more because of a bug", exc_info=bug)
+            self.on_failure(bug)
+
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._answering.discard(task)
         if not task.cancelled() and (bug := task.exception()):
@@ -293,8 +302,10 @@ class Batcher:
             for stage, taken in computed.seconds.items():
                 self._metrics.stage_seconds[stage].observe(taken)
             self._metrics.batch_size.observe(computed.batch_size)
+        # All that is not spent on computing: most of it is the wait in the engine's socket.
+        waited = time.perf_counter() - sent - sum(computed.seconds.values())
         for waiting, found in zip(batch, computed.answers, strict=True):
-            waiting.seconds["queue"] += computed.queue_seconds
+            waiting.seconds["queue"] += max(0.0, waited)
             self._metrics.stage_seconds["queue"].observe(waiting.seconds["queue"])
             answer = waiting.resolve(found, computed)
             if answer.degraded_reason:

@@ -97,6 +97,8 @@ class RecallApp(FastAPI):
         if admin_port is not None:
             guarded = AdminPort(guarded, admin_port)
         self._observed = Observed(guarded, metrics)
+        self.on_failure: Callable[[BaseException], None] = lambda error: None
+        """Called if this process answers no more recalls because of a bug."""
         self.gate: Gate
         """The gate of the server's connections."""
 
@@ -141,7 +143,9 @@ def create_app(
     )
 
     def batcher_of(worker: Worker) -> Batcher:
-        return Batcher(worker, store, metrics, settings, event_types)
+        made = Batcher(worker, store, metrics, settings, event_types)
+        made.on_failure = lambda error: app.on_failure(error)
+        return made
 
     batcher = batcher_of(engine)
     live = LiveVersions(engine, batcher, batcher_of)

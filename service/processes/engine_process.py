@@ -80,7 +80,6 @@ class Question:
 
     front_end: FrontEnd
     queries: list[Query]
-    since: float
 
 
 class EngineLoop:
@@ -160,12 +159,11 @@ class EngineLoop:
         if not data:
             self._disconnect(front_end)
             return
-        now = time.perf_counter()
         for body in front_end.frames.feed(data):
             if is_update(body):
                 self._update(front_end, decode_update(body))
             else:
-                self._waiting.append(Question(front_end, decode_question(body), now))
+                self._waiting.append(Question(front_end, decode_question(body)))
 
     def _update(self, front_end: FrontEnd, update: ItemUpdate) -> None:
         """Changes items before the next batch.
@@ -201,7 +199,6 @@ class EngineLoop:
         return batch
 
     def _compute(self, batch: Sequence[Question]) -> None:
-        started = time.perf_counter()
         try:
             queries = [query for question in batch for query in question.queries]
             answers, seconds = self._recaller.recall_json(queries)
@@ -219,7 +216,7 @@ class EngineLoop:
         for question in batch:
             end = begin + len(question.queries)
             size = 0 if begin else len(queries)
-            result = BatchResult(answers[begin:end], seconds, size, started - question.since)
+            result = BatchResult(answers[begin:end], seconds, size)
             self._reply(question.front_end, result)
             begin = end
 

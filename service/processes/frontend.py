@@ -104,6 +104,7 @@ def main() -> None:
         app = create_app(settings, engine, store, metrics, leaving, keys, catalogue, port)
     except ValueError as error:
         supervision.fail(error)
+    app.on_failure = fail  # the supervisor starts another front end
     server = http_server(settings, app)
     freeze_loaded()
     server.run(sockets=sockets)

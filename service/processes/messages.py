@@ -159,7 +159,7 @@ def encode_result(result: BatchResult) -> bytes:
         )
         for one in result.answers
     ]
-    return _frame([answers, result.seconds, result.batch_size, result.queue_seconds])
+    return _frame([answers, result.seconds, result.batch_size])
 
 
 def encode_failure() -> bytes:
@@ -188,8 +188,8 @@ def decode_result(body: bytes, bundle: ServedBundle | None = None) -> BatchResul
         )
         for json, rows, unknown_items, cold, explanation, effect, variety in answers
     ]
-    seconds, batch_size, queue_seconds = about
-    return BatchResult(encoded, seconds, batch_size, queue_seconds, bundle)
+    seconds, batch_size = about
+    return BatchResult(encoded, seconds, batch_size, bundle)
 
 
 def _frame(content: Any) -> bytes:

@@ -133,7 +133,6 @@ class BatchResult:
     answers: Sequence[EncodedCandidates]
     seconds: StageSeconds  # of the whole micro-batch
     batch_size: int  # queries in the micro-batch; 0 if another result of it reports them already
-    queue_seconds: float = 0.0  # that the queries waited in the engine before the batch began
     bundle: ServedBundle | None = None  # that answered; None in the engine, which has no other
 
 

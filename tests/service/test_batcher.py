@@ -143,7 +143,7 @@ class Far:
         self.asked.append([query.user_id for query in queries])
         await self.go.wait()
         found = [EncodedCandidates(b"[]", np.zeros(0, np.int64), 0, False) for _ in queries]
-        return BatchResult(found, self.stages, 7, queue_seconds=0.25)
+        return BatchResult(found, self.stages, 7)
 
     async def close(self) -> None:
         self.go.set()
@@ -158,10 +158,11 @@ async def test_a_worker_that_collects_is_told_while_it_computes_but_not_of_every
     await until(lambda: len(far.asked) == 2 and running.queue_length() == 4)
     await asyncio.sleep(0.02)
     assert far.asked == [["u0", "u1"], ["u2", "u3"]]  # four of them: more than three
+    far.stages = {"model": 0.005}
     far.go.set()
     answers = await asyncio.gather(*calls)
     assert [batch[0] for batch in far.asked] == ["u0", "u2", "u4", "u6"]
-    assert all(answer.seconds["queue"] >= 0.25 for answer in answers)
+    assert all(answer.seconds["queue"] >= 0.02 - 0.005 for answer in answers)
     assert metrics.registry.get_sample_value("recgpt_batch_size_sum") == 4 * 7
     await running.drain()
 
@@ -247,6 +248,21 @@ async def test_one_history_that_cannot_be_taken_harms_no_other(
         assert [type(answer) for answer in answers] == [Answer, ServiceError, Answer]
         assert running.alive()
     assert "poison" in caplog.text
+
+
+async def test_a_bug_that_ends_a_task_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    class Short(Store):
+        async def read(self, users: Sequence[str]) -> list[list[bytes]]:
+            return []
+
+    failures: list[BaseException] = []
+    async with batcher(Computing(), Short(), deadline_ms=50) as (running, _):
+        running.on_failure = failures.append
+        with pytest.raises(DeadlinePassed):
+            await stored(running, "ann")
+        assert not running.alive()
+    assert [type(failure) for failure in failures] == [ValueError]
+    assert "answered no more" in caplog.text
 
 
 async def test_more_than_the_queue_holds_is_refused() -> None:

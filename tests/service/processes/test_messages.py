@@ -76,9 +76,9 @@ def test_results_arrive_as_they_were_sent() -> None:
     explained = replace(encoded(1), explanation=b"{}")
     varied = replace(encoded(1), variety=VarietyResult(1.5, 2.0, exhausted=False))
     given = [encoded(2, 0), replace(encoded(), filter=effect), explained, varied]
-    (body,) = FrameReader().feed(encode_result(BatchResult(given, {"model": 0.5}, 7, 0.25)))
+    (body,) = FrameReader().feed(encode_result(BatchResult(given, {"model": 0.5}, 7)))
     read = decode_result(body)
-    assert (read.seconds, read.batch_size, read.queue_seconds) == ({"model": 0.5}, 7, 0.25)
+    assert (read.seconds, read.batch_size) == ({"model": 0.5}, 7)
     for one, two in zip(read.answers, given, strict=True):
         assert one.rows.tolist() == two.rows.tolist()
         assert replace(one, rows=two.rows) == two
