@@ -183,11 +183,11 @@ class Batcher:
         loop = asyncio.get_running_loop()
         waiting = Waiting(query, loop.create_future(), patience)
         deadline = loop.call_later(patience, waiting.expire)
-        self._unanswered.add(waiting)
         self._admission.enter(client)
-        (self._unread if read_history else self._ready).put(waiting)
-        self._tell_length()
         try:
+            self._unanswered.add(waiting)
+            (self._unread if read_history else self._ready).put(waiting)
+            self._tell_length()
             return await waiting.answer
         finally:  # a caller that gave up makes room for another
             deadline.cancel()

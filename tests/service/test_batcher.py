@@ -1,5 +1,6 @@
 import asyncio
 import json
+import random
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -321,6 +322,37 @@ async def test_a_recall_may_bring_its_own_deadline() -> None:
         worker.go.set()
         await asyncio.gather(*calls)
     assert worker.batches == [["u0"]]
+
+
+async def test_no_recall_is_counted_after_its_end() -> None:
+    """Whether it is answered, fails, expires, or its caller gives up."""
+    chance = random.Random(0)
+    worker = Computing(refuse=lambda query: query.user_id.endswith("7"))
+    async with batcher(worker, Store(), max_batch=4) as (running, _):
+        for _ in range(10):
+            recalls = [
+                asyncio.create_task(
+                    running.recall(
+                        Query(user, []),
+                        read_history=chance.random() < 0.5,
+                        patience=chance.choice((0.001, 10.0)),
+                        client=chance.choice(("", "one", "two")),
+                    )
+                )
+                for user in users(20)
+            ]
+            await asyncio.sleep(0.001 * chance.random())
+            for recall in chance.sample(recalls, 5):
+                recall.cancel()
+            outcomes = await asyncio.gather(*recalls, return_exceptions=True)
+            errors = (ServiceError, asyncio.CancelledError)
+            assert all(isinstance(outcome, (Answer, *errors)) for outcome in outcomes)
+        await until(lambda: not running._outstanding)
+        assert running._admission.under_way == 0
+        assert not running._admission._by_client
+        assert not running._unanswered
+        assert running.queue_length() == 0
+        assert running.alive()
 
 
 async def test_several_recalls_are_accepted_or_refused_together() -> None:
