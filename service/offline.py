@@ -50,17 +50,12 @@ def export_bundle(
 ) -> Path:
     """Writes a bundle with its index and makes it the served one; returns its folder.
 
-    Raises ValueError for a peer's network or a merge that cannot be served, and as `build_index`
-    does.
+    Raises ValueError for a peer's network, and as `build_index` does.
     """
     if model.config.network != "gpt":
         raise ValueError(
             f"the {model.config.network} network is a peer to compare with and cannot be served: "
             "export a run that was trained without --model.network"
-        )
-    if recall.merge != "quotas" and recall.interests > 1:
-        raise ValueError(
-            f"recall.merge = {recall.merge} can be measured, but not served yet: train without"
         )
     code = package_version("recgpt")
     writing = new_bundle(artifacts, dataset, model, recall, figures, code, protocol)

@@ -39,6 +39,6 @@ def bundle(
 ) -> tuple[GPT, Recaller]:
     """A random network that reads this much feedback, and its bundle."""
     config = tiny.CONFIG.model_copy(update={"feedback": feedback, "user_rank": 0})
-    model = tiny.gpt(config, dataset.catalogue, dataset.users, actions=2)
+    model = tiny.lively(tiny.gpt(config, dataset.catalogue, dataset.users, actions=2))
     export_bundle(folder, dataset, model, RECALL, {}, index)
     return model, Recaller.load(folder, "cpu")

@@ -57,6 +57,18 @@ def gpt(
     return model.eval()
 
 
+def lively(model: GPT) -> GPT:
+    """The same network with plain norms, as before training: interests and users differ much."""
+    with torch.no_grad():
+        model.log_scale.fill_(2.5)
+        model.segments.weight[1].normal_(std=1.0)
+        for norm in model.modules():
+            if isinstance(norm, torch.nn.LayerNorm):
+                norm.weight.fill_(1)
+                norm.bias.zero_()
+    return model
+
+
 def ragged(lists: Sequence[Sequence[int]]) -> Ragged:
     """These lists, one after another."""
     return Ragged(

@@ -168,9 +168,7 @@ class Recaller:
         feedback = None
         if self._feedback is not None:
             feedback = self._feedback.read(queries, known.newest, known.places_N)
-        default, most = self.manifest.recall.interests, self.max_interests
-        share = self.manifest.recall.first_share
-        shares = [quotas(q.k, min(q.interests or default, most), share) for q in queries]
+        shares = [self._quotas(query) for query in queries]
         allowed = self._filters.of([query.filter for query in queries])
         return QueryBatch(
             users_B=np.array([self._user_rows.get(query.user_id, -1) for query in queries]),
@@ -186,6 +184,14 @@ class Recaller:
             if queries[0].variety
             else None,
         )
+
+    def _quotas(self, query: Query) -> tuple[int, ...]:
+        """Returns how many items each interest lists; rules of variety go by quotas always."""
+        recall = self.manifest.recall
+        interests = min(query.interests or recall.interests, self.max_interests)
+        if recall.merge == "probability" and not query.variety:
+            return (query.k,) * interests
+        return quotas(query.k, interests, recall.first_share)
 
     def update_items(
         self, hidden: Sequence[str] | None, changes: Mapping[str, Mapping[str, object]]

@@ -18,6 +18,7 @@ from service.recall.cpu.exact_search import ExactSearcher
 from service.recall.cpu.filtered_search import FilteredSearcher
 from service.recall.cpu.transformer import Transformer
 from service.recall.cpu.varied_search import VariedSearcher
+from service.recall.probability_merge import ProbabilityMerge
 from service.recall.query_batch import QueryBatch, Ragged, Step
 from service.recall.types import Floats, Ints, StageTimes
 from service.recall.variety.chooser import Chooser
@@ -53,6 +54,7 @@ class CpuBackend:
         self._searcher: Searcher = (
             ExactSearcher(index) if isinstance(index, ExactIndex) else IvfSearcher(index)
         )
+        self._recall = artifact.manifest.recall
         self._filtered = FilteredSearcher(index)
         self._varied = VariedSearcher(self._filtered)
         self.selector = self._filtered.selections
@@ -62,6 +64,9 @@ class CpuBackend:
         if batch.choosers:
             return self._generate_varied(batch, batch.choosers, times)
         lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
+        merge = None
+        if self._recall.merge == "probability":
+            merge = ProbabilityMerge(self._vectors_VD, self._recall.first_share)
         offers_W: Ints | None = None
         selections_W = _selections(batch)
         for step in batch.steps():
@@ -70,10 +75,14 @@ class CpuBackend:
             else:
                 interests_WD = self._network.step(offers_W)
             times.lap("model")
+            into = merge.list_of(step, interests_WD, lists) if merge else lists
             if selections_W:
-                offers_W = self._filtered.search(interests_WD, step, lists, times, selections_W)
+                offers_W = self._filtered.search(interests_WD, step, into, times, selections_W)
             else:
-                offers_W = self._searcher.search(interests_WD, step, lists, times)
+                offers_W = self._searcher.search(interests_WD, step, into, times)
+        if merge:
+            merge.finish(lists)
+            times.lap("merge")
         return lists
 
     def _generate_varied(

@@ -77,14 +77,16 @@ class GpuBackend:
     ) -> None:
         """Raises ValueError if that search is not available on the device.
 
-        Nor can a GPU serve a network that reads feedback or whole histories yet.
+        Nor can a GPU serve feedback, means of whole histories or a merge by probability yet.
         """
-        config = artifact.manifest.model
-        for name, value in (("feedback", config.feedback), ("user_mean", config.user_mean)):
-            if value not in ("none", False):
-                raise ValueError(
-                    f"model.{name} = {value} is not served on a GPU yet: say --device cpu"
-                )
+        config, merge = artifact.manifest.model, artifact.manifest.recall.merge
+        for name, value, served in (
+            ("model.feedback", config.feedback, "none"),
+            ("model.user_mean", config.user_mean, False),
+            ("recall.merge", merge, "quotas"),
+        ):
+            if value != served:
+                raise ValueError(f"{name} = {value} is not served on a GPU yet: say --device cpu")
         if device.type == "cuda":
             log.warning("experimental: not run on a GPU yet; compare with --device cpu")
         self._device = device

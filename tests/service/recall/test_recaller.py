@@ -328,11 +328,3 @@ def test_adapters_are_served(dataset: Dataset, tmp_path: Path, backend: str) -> 
     (found,) = service_recall(served, dataset)(histories, users, (20,))
     (expected,) = DenseRecall(tuned, RECALL)(histories, users, (20,))
     assert found.tolist() == expected.tolist()
-
-
-def test_a_merge_that_cannot_be_served_is_not_exported(
-    dataset: Dataset, model: GPT, tmp_path: Path
-) -> None:
-    recall = RECALL.model_copy(update={"merge": "probability"})
-    with pytest.raises(ValueError, match="merge = probability"):
-        export_bundle(tmp_path, dataset, model, recall, {})
