@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,11 @@ class Instance:
 
     def children(self, module: str) -> list[psutil.Process]:
         """Returns the child processes that run a module, the oldest first."""
-        found = [one for one in process_tree(self.process)[1:] if module in one.cmdline()]
+        found = []
+        for one in process_tree(self.process)[1:]:
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                if module in one.cmdline():
+                    found.append(one)
         return sorted(found, key=psutil.Process.create_time)
 
     def resident_mb(self, module: str) -> float:
