@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.benchmark import Rows, Vectors, in_batches, one_thread, rates, smallest_nprobe
+from index.crossover import measure_gathered_share
 from index.exact import ExactIndex
 from index.formats import LISTS_FILE, QUERIES_FILE, Kind, read_index_json, write_index_json
 from index.ivf.layout import read_layout, train_lists
 from index.ivf.search import IvfSearch
+from index.search import IvfIndex
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,18 @@ def build_index(
         "dim": vectors_VD.shape[1],
         "vectors_sha256": vectors_sha256(vectors_VD),
     }
-    write_index_json(folder, choice.description | about)
+    write_index_json(folder, choice.description | about | _filters(choice, vectors_VD, queries_BD))
+
+
+def _filters(choice: Choice, vectors_VD: Vectors, queries_BD: Vectors) -> dict[str, Any]:
+    """Returns what was measured about the search of filters, for index.json."""
+    index: ExactIndex | IvfIndex
+    if choice.lists:
+        index = IvfIndex(choice.lists, choice.description, vectors_VD)
+    else:
+        index = ExactIndex(vectors_VD)
+    share = measure_gathered_share(index, queries_BD, min(HITS, len(vectors_VD)))
+    return {} if share is None else {"filters": {"gathered_share": share}}
 
 
 def build_index_like(vectors_VD: Vectors, folder: Path, other: Path) -> None:

@@ -114,7 +114,9 @@ class ExactIndex:
 
     kind = "exact"
 
-    def __init__(self, vectors_VD: Vectors) -> None:
+    def __init__(self, vectors_VD: Vectors, gathered_share: float | None = None) -> None:
+        """Takes the share up to which selections are gathered, where it was measured."""
+        self.gathered_share = gathered_share
         self.catalogue = Int8Catalogue.of(vectors_VD)
         self._scores = Int8Scores.allocate(0, self.catalogue)
         self._workspace = TopKWorkspace.allocate(len(self.catalogue.blocks.start_P))

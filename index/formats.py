@@ -15,6 +15,8 @@ kind, parameters              {"lists", "nprobe"} for `ivf`: how many lists ther
 requested, target             the kind and the recall that the export was asked for
 queries                       "given", or "perturbed items"
 metric, items, dim, vectors_sha256
+filters                       {"gathered_share"}: the share of the items up to which a filter's
+                              are gathered (`index.crossover`); missing in small catalogues
 measured                      of `ivf`, where it was tried: see `index.build.choose_search`
 
 Graphs (HNSW) and other kinds were measured and lost: docs/notebook/scale.md.

@@ -25,8 +25,9 @@ Rows = NDArray[np.int64]
 
 GATHERED_SHARE, GATHERED_SHARE_IVF, GATHERED_ITEMS = 0.6, 0.25, 100_000
 """The share of a catalogue up to which a selection is gathered; with inverted lists a smaller share
-of a catalogue in which that would be more than `GATHERED_ITEMS`. Measured at 12,000, 120,000 and
-300,000 items: beyond it, a mask takes about as long."""
+of a catalogue in which that would be more than `GATHERED_ITEMS`. They hold where the build of the
+index has measured none (`index.crossover`). Measured at 12,000, 120,000 and 300,000 items: beyond
+it, a mask takes about as long."""
 GROWTH = 0.4
 """For hits among a share of the items, 1 / share to this power times as many lists are searched."""
 
@@ -39,6 +40,7 @@ class IvfIndex:
     def __init__(self, lists: Any, content: dict[str, Any], vectors_VD: Vectors) -> None:
         """`lists` is what `train_lists` returned for the vectors; `content` is of index.json."""
         self.layout = read_layout(lists, vectors_VD)
+        self.gathered_share = _gathered_share(content)
         self._search = IvfSearch(self.layout)
         self._items = len(vectors_VD)
         self._growth = float(content["parameters"].get("growth", GROWTH))
@@ -86,7 +88,13 @@ class IvfIndex:
 def selection_search(
     index: ExactIndex | IvfIndex, gathered_share: float | None = None
 ) -> SelectionSearch:
-    """Returns the search among the items that a filter allows, over the codes of the index."""
+    """Returns the search among the items that a filter allows, over the codes of the index.
+
+    Selections are gathered up to a share of the items: the given one, else the one that was
+    measured, else a constant.
+    """
+    if gathered_share is None:
+        gathered_share = index.gathered_share
     if isinstance(index, ExactIndex):
         gathered_share = GATHERED_SHARE if gathered_share is None else gathered_share
         rows_V = np.arange(len(index.catalogue.vectors_VD), dtype=np.int32)
@@ -119,7 +127,18 @@ def load_index(folder: Path, vectors_VD: Vectors, vectors_sha256: str) -> ExactI
         if described != (*vectors_VD.shape, vectors_sha256):
             raise ValueError("it was built from other item vectors")
         if content["kind"] == "exact":
-            return ExactIndex(vectors_VD)
+            return ExactIndex(vectors_VD, _gathered_share(content))
         return IvfIndex(faiss.read_index(str(folder / LISTS_FILE)), content, vectors_VD)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"the index in {folder} cannot be used: {error}") from error
+
+
+def _gathered_share(content: dict[str, Any]) -> float | None:
+    """Returns the share of index.json up to which selections are gathered, None without one.
+
+    Raises ValueError if it is no share.
+    """
+    share = content.get("filters", {}).get("gathered_share")
+    if share is not None and not (isinstance(share, int | float) and 0 <= share <= 1):
+        raise ValueError(f"filters.gathered_share is {share!r}, and should be from 0 to 1")
+    return share

@@ -30,6 +30,7 @@ ROOMS = (
     "index.benchmark",
     "index.selection",
     "index.search",
+    "index.crossover",
     "index.build",
     "service.settings",
     "service.errors",

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from index import crossover
 from index.build import Requested, build_index, build_index_like, vectors_sha256
 from index.exact import ExactIndex
 from index.formats import FORMAT
-from index.search import load_index
+from index.kernels.masks import Bools
+from index.search import load_index, selection_search
 
 VECTORS = np.random.default_rng(0).normal(size=(3000, 8)).astype(np.float32)
 QUERIES = np.random.default_rng(1).normal(size=(7, 8)).astype(np.float32)
@@ -49,6 +51,32 @@ def test_inverted_lists_reach_the_recall_that_is_told(tmp_path: Path) -> None:
     found = [len(set(r) & set(e)) for r, e in zip(rows.tolist(), exact.tolist(), strict=True)]
     assert sum(found) / exact.size == pytest.approx(content["measured"]["recall"])
     assert content["measured"]["recall"] >= 0.9
+
+
+@pytest.mark.parametrize("kind", ["exact", "ivf"])
+def test_the_share_that_is_gathered_is_measured(
+    kind: Requested, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow_from = 0.4
+    monkeypatch.setattr(crossover, "MEASURED_FROM", 1000)
+    monkeypatch.setattr(crossover, "_seconds", lambda search: 0.0 if search() else 1.0)
+
+    def faster(index: object, allowed_V: Bools, *_: object) -> bool:
+        assert by_clock(index, allowed_V, *_) is False  # type: ignore[arg-type]  # runs both
+        return bool(allowed_V.mean() > slow_from - 0.05)
+
+    by_clock = crossover._mask_is_faster
+    monkeypatch.setattr(crossover, "_mask_is_faster", faster)
+    build_index(VECTORS, tmp_path, kind, target=0.5, queries_BD=QUERIES)
+    assert written(tmp_path)["filters"] == {"gathered_share": 0.25}
+    index = load_index(tmp_path, VECTORS, vectors_sha256(VECTORS))
+    allowed_V = np.arange(3000) < 750
+    assert selection_search(index).select(allowed_V).gathered
+    allowed_V[750] = True
+    assert not selection_search(index).select(allowed_V).gathered
+    monkeypatch.setattr(crossover, "MAX_GATHERED", 200)
+    build_index(VECTORS, tmp_path, kind, target=0.5, queries_BD=QUERIES)
+    assert written(tmp_path)["filters"] == {"gathered_share": 0.05}
 
 
 def test_a_recall_out_of_reach_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ def inverted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_share_that_is_none_is_refused(exact: Path, tmp_path: Path) -> None:
+    folder = copied(exact, tmp_path, filters={"gathered_share": 2})
+    with pytest.raises(ValueError, match=r"gathered_share is 2, and should be from 0 to 1"):
+        load_index(folder, VECTORS, HASH)
+
+
 def copied(folder: Path, to: Path, **changed: object) -> Path:
     """The index with other values in index.json."""
     for file in folder.iterdir():
