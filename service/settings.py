@@ -63,6 +63,13 @@ class ServeSettings(BaseModel, frozen=True):
     event_types: Path | None = Field(
         None, description="TOML file that changes what types of events do, or adds types"
     )
+    popular_half_life_days: float | None = Field(
+        None,
+        ge=0.01,
+        le=36_500,
+        description="fill answers with items that are popular now: a count of events in which one "
+        "counts half after these days (default: items that were popular in the training data)",
+    )
     experiments: Path | None = Field(
         None, description="TOML file of experiments on recalls; read again if it changes"
     )

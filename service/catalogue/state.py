@@ -1,6 +1,6 @@
 """The state of the items in the store, as a front end knows it, whatever bundle it serves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -11,6 +11,8 @@ class ItemsChange(NamedTuple):
     """All hidden items; None: as before."""
     texts: Mapping[str, Mapping[str, str]]
     """Items whose hash has changed, with all of its fields."""
+    popular: Sequence[str] | None = None
+    """The items that are popular now, the most popular first; None: as before."""
 
 
 class CatalogueState:
@@ -20,12 +22,14 @@ class CatalogueState:
         self.hidden: frozenset[str] = frozenset()
         self.texts: dict[str, Mapping[str, str]] = {}
         """The fields of each item that has a hash, as text."""
+        self.popular: Sequence[str] = ()
+        """The items that are popular now, the most popular first."""
         self._listeners: list[Callable[[ItemsChange], None]] = []
 
     @property
     def whole(self) -> ItemsChange:
         """The difference from a bundle without changes."""
-        return ItemsChange(self.hidden, self.texts)
+        return ItemsChange(self.hidden, self.texts, self.popular)
 
     def listen(self, listener: Callable[[ItemsChange], None]) -> None:
         """Has a listener told of every change from now on."""
@@ -48,5 +52,14 @@ class CatalogueState:
                 self.texts[item] = own
             else:
                 self.texts.pop(item, None)
+        self._tell(ItemsChange(hidden, texts))
+
+    def rank(self, popular: Sequence[str]) -> None:
+        """Takes another order of the items that are popular now."""
+        if popular != self.popular:
+            self.popular = popular
+            self._tell(ItemsChange(None, {}, popular))
+
+    def _tell(self, change: ItemsChange) -> None:
         for listener in list(self._listeners):
-            listener(ItemsChange(hidden, texts))
+            listener(change)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from model.kinds import Kind
 from service.batcher import Batcher, Worker
+from service.catalogue.popularity import RecentPopularity
 from service.catalogue.state import CatalogueState, ItemsChange
 from service.catalogue.store import CatalogueStore
 from service.catalogue.watcher import CatalogueWatcher
@@ -158,6 +159,9 @@ def create_app(
     )
     experiments.file.on_change = lambda: engine.want(experiments.versions)
     watcher = CatalogueWatcher(items, state)
+    popularity = None
+    if days := settings.popular_half_life_days:
+        popularity = RecentPopularity(store, event_types, days, state)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -168,7 +172,9 @@ def create_app(
         batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
             await store.ping()
-        background = scenarios.file.follow, experiments.file.follow, exposures.follow
+        background = [scenarios.file.follow, experiments.file.follow, exposures.follow]
+        if popularity:
+            background.append(popularity.follow)
         following = [asyncio.create_task(task()) for task in background]
         yield
         for task in following:
@@ -196,7 +202,7 @@ def create_app(
         settings, engine, batcher, store, metrics, experiments, exposures, pages, live, leaving
     )
     logged = exposures if settings.experiments or settings.log_events else None
-    events = EventRoutes(store, metrics, event_types, settings.body_limit, logged)
+    events = EventRoutes(store, metrics, event_types, settings.body_limit, logged, popularity)
     _route(app, routes, events, VersionRoutes(settings, engine, live))
     _route_users(app, UserRoutes(store))
     app.get("/scenarios", response_model=ScenariosResponse, summary="Named fields of recalls")(

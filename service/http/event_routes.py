@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from pydantic_core import to_json
 
+from service.catalogue.popularity import RecentPopularity
 from service.errors import FieldError, HistoryUnusable, StoreFailed
 from service.experiments.log import ExperimentLog
 from service.history.event_types import EventTypes
@@ -33,13 +34,15 @@ class EventRoutes:
         event_types: EventTypes,
         body_limit: int,
         log: ExperimentLog | None = None,
+        popularity: RecentPopularity | None = None,
     ) -> None:
-        """Takes the log of experiments, if there are any: all events are written to it, too."""
+        """Takes the log of experiments, and the counts of popular items, if there are any."""
         self._store = store
         self._metrics = metrics
         self._types = event_types
         self._body_limit = body_limit
         self._log = log
+        self._popularity = popularity
 
     async def events(self, request: Request) -> Response:
         """Appends to the users' histories, in the order of time if every event has one.
@@ -57,6 +60,9 @@ class EventRoutes:
         for position, event in enumerate(body.events):
             if position not in errors:
                 self._metrics.event(event.type)
+        if self._popularity:
+            taken = [event for at, event in enumerate(body.events) if at not in errors]
+            await self._popularity.count([event.for_history() for event in taken])
         counted = sum(not self._types.of(event.type).is_stored for event in body.events)
         accepted = len(body.events) - len(errors)
         answer: dict[str, Any] = {"accepted": accepted, "stored": accepted - counted}

@@ -176,7 +176,7 @@ class EngineLoop:
         hidden = frozenset[str]().union(*{one.hidden for one in connected})
         try:
             self._recaller.update_items(
-                None if hidden == self._hidden else list(hidden), update.changes
+                None if hidden == self._hidden else list(hidden), update.changes, update.popular
             )
         except Exception:
             log.exception("items were not changed")

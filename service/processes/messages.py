@@ -131,7 +131,8 @@ def encode_updates(update: ItemUpdate) -> bytes:
     changes = list(update.changes.items())
     parts = [dict(changes[i : i + ITEMS_A_FRAME]) for i in range(0, len(changes), ITEMS_A_FRAME)]
     first, *rest = parts or [{}]
-    frames = [_frame({"hidden": update.hidden, "changes": first})]
+    told = {"hidden": update.hidden, "changes": first, "popular": update.popular}
+    frames = [_frame(told)]
     return b"".join([*frames, *(_frame({"hidden": None, "changes": part}) for part in rest)])
 
 

@@ -6,7 +6,7 @@ kinds of the bundle's attributes, tells the engine of them, and puts them into a
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,8 @@ class ItemUpdate(NamedTuple):
     """All hidden items; None: as before."""
     changes: dict[str, dict[str, Value | None]]
     """Values of attributes by item, times in seconds since 1970; None: the item has no value."""
+    popular: list[str] | None = None
+    """The items that are popular now, the most popular first; None: as before."""
 
 
 class LiveItems:
@@ -48,15 +50,22 @@ class LiveItems:
         """Hidden items that the bundle does not have."""
 
     def take(
-        self, hidden: frozenset[str] | None, texts: Mapping[str, Mapping[str, str]]
+        self,
+        hidden: frozenset[str] | None,
+        texts: Mapping[str, Mapping[str, str]],
+        popular: Sequence[str] | None = None,
     ) -> ItemUpdate:
-        """Takes all hidden items (None: as before) and the texts of items that have changed."""
+        """Takes all hidden items (None: as before) and the texts of items that have changed.
+
+        `popular` are the items that are popular now, which only the engine must know.
+        """
         if hidden is not None:
             self.unknown_hidden += sum(item not in self for item in hidden - self._hidden)
             self.unknown_hidden -= sum(item not in self for item in self._hidden - hidden)
             self._hidden = hidden
         changes = {item: found for item, own in texts.items() if (found := self._take(item, own))}
-        return ItemUpdate(None if hidden is None else list(hidden), changes)
+        ranked = None if popular is None else list(popular)
+        return ItemUpdate(None if hidden is None else list(hidden), changes, ranked)
 
     def __contains__(self, item: str) -> bool:
         return self._ids.get(item) >= 0

@@ -194,12 +194,19 @@ class Recaller:
         return quotas(query.k, interests, recall.first_share)
 
     def update_items(
-        self, hidden: Sequence[str] | None, changes: Mapping[str, Mapping[str, object]]
+        self,
+        hidden: Sequence[str] | None,
+        changes: Mapping[str, Mapping[str, object]],
+        popular: Sequence[str] | None = None,
     ) -> None:
         """Hides these items and no others (None: as before); changes attributes that filters read.
 
-        Times are seconds since 1970. Ids that the bundle does not have are passed over.
+        Times are seconds since 1970. `popular` are the items that are popular now, the most popular
+        first (None: as before). Ids that the bundle does not have are passed over.
         """
+        if popular is not None:
+            first_F = self._ids.look_up([((), popular)], 1).excluded.trimmed().rows_N
+            self._filters.rank(first_F)
         if hidden is not None:
             rows_H = self._ids.look_up([((), hidden)], 1).excluded.trimmed().rows_N
             self._filters.set_hidden(rows_H)

@@ -81,6 +81,10 @@ class Allowed:
         """Returns which items these are, the hidden ones among them, V."""
         return np.unpackbits(self._bits, count=items).view(np.bool_)
 
+    def forget_popular(self) -> None:
+        """Forgets the most popular of these items, because the order has changed."""
+        self._popular_F = self._popular_F[:0]
+
     def popular(self, popular_V: Ints, hidden_V: Bools, wanted: int) -> Ints:
         """Returns the most popular of these items; fewer than wanted if there are no more."""
         rows_F = self._popular_F[~hidden_V[self._popular_F]]
@@ -104,7 +108,7 @@ class ItemFilters:
         """Keeps selections of up to `max_bytes`, and always the last one."""
         self.columns = columns
         self._selector = selector
-        self._popular_V = popular_V
+        self._usual_V = self._popular_V = popular_V
         self._max_bytes = max_bytes
         self._kept: OrderedDict[bytes, Allowed] = OrderedDict()
         self._bytes = 0
@@ -153,6 +157,14 @@ class ItemFilters:
         self._hides = len(rows) > 0
         self._of_hidden += 1
         self._selector.set_hidden(self._hidden_V)
+
+    def rank(self, first_F: Ints) -> None:
+        """Puts items that are popular now before all others, which stay in the usual order."""
+        others_V = np.ones(len(self._usual_V), dtype=np.bool_)
+        others_V[first_F] = False
+        self._popular_V = np.concatenate([first_F, self._usual_V[others_V[self._usual_V]]])
+        for kept in self._kept.values():
+            kept.forget_popular()
 
     def change(self, values: Mapping[int, Mapping[str, object]]) -> None:
         """Changes attributes of items, by row; drops the selections of filters that read them."""

@@ -84,6 +84,7 @@ async def test_listeners_are_told_of_differences_only(
     assert watcher.state.whole == (
         frozenset("a"),
         {"a": {"price": "3"}, "b": {"price": "4"}},
+        (),
     )
 
 
@@ -134,11 +135,11 @@ async def test_the_last_state_is_kept_while_redis_is_away(tmp_path: Path) -> Non
         server.stop()
         with pytest.raises(StoreUnavailable):
             await watcher.look()
-        assert watcher.state.whole == (frozenset("a"), {"a": {"price": "3"}})
+        assert watcher.state.whole == (frozenset("a"), {"a": {"price": "3"}}, ())
         server.start()  # empty: it has lost everything
         server.command("SADD", "hidden", "b")
         await watcher.look()
-        assert watcher.state.whole == (frozenset("b"), {})
+        assert watcher.state.whole == (frozenset("b"), {}, ())
         await store.close()
 
 

@@ -64,6 +64,8 @@ def test_updates_arrive_in_parts_and_are_told_from_questions() -> None:
     updates = list(map(decode_update, bodies))
     assert [update.hidden for update in updates] == [["a", "ü"], None, None]
     assert {item: own for update in updates for item, own in update.changes.items()} == changes
+    (body,) = FrameReader().feed(encode_updates(ItemUpdate(None, {}, ["b", "a"])))
+    assert decode_update(body) == ItemUpdate(None, {}, ["b", "a"])
     (body,) = FrameReader().feed(encode_updates(ItemUpdate(None, {})))
     assert decode_update(body) == ItemUpdate(None, {})
     for count in (1, 100, 100_000):

@@ -7,6 +7,7 @@ from redis_server import RedisServer
 from running_service import Service, service
 
 from service.recall.recaller import Recaller
+from service.recall.types import Query
 
 DAY_SECONDS = 86_400
 
@@ -31,13 +32,14 @@ def test_settings_reach_all_front_ends(
     redis_server.flush()
     scenarios, types = tmp_path / "scenarios.toml", tmp_path / "types.toml"
     scenarios.write_text("[home]\nk = 9\npage_size = 4\n")
-    types.write_text("[dismiss]\nhistory = false\nexclude_days = inf\n")
+    types.write_text("[dismiss]\nhistory = false\nexclude_days = inf\nweight = 0\n")
     item_ids = Recaller.load(artifacts, "cpu").item_ids
     options = {
         "RECGPT_HTTP_WORKERS": "2",
         "RECGPT_SCENARIOS": str(scenarios),
         "RECGPT_EVENT_TYPES": str(types),
         "RECGPT_HISTORY_DAYS": "10",
+        "RECGPT_POPULAR_HALF_LIFE_DAYS": "7",
         "RECGPT_DEADLINE_MS": "60000",
     }
     with service(artifacts, redis_server.url, tmp_path, **options) as running:
@@ -56,7 +58,11 @@ def test_settings_reach_all_front_ends(
         for page in asked_often(running, {"cursor": first[0]["cursor"]}):
             assert items(page) == whole[4:8]
         assert running.client.delete("/users/ann").json() == {"deleted": True}
-        assert redis_server.command("KEYS", "*") == ""
+        assert redis_server.command("KEYS", "*") == "popular:7"
         for one in asked_often(running, {"user_id": "ann", "k": 3}):
             assert one["degraded_reason"] == "no_history"
+        popular = item_ids[0]  # now: not so in the data, and nobody's history any more
+        everything = Recaller.load(artifacts, "cpu").recall([Query("ann", [], k=40)])[0][0]
+        assert item_ids[everything.rows[0]] != popular
+        running.wait_until(lambda: items(running.recall(user_id="ann", k=3))[0] == popular)
     assert "ann" not in running.log.read_text()

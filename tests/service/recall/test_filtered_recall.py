@@ -137,6 +137,27 @@ def test_popular_items_of_the_filter_complete_a_list(
     assert answer.rows.tolist() == [row for row in everything if 10 <= row < 30][:3]
 
 
+def test_items_that_are_popular_now_come_first(recaller: Recaller, filterable: Dataset) -> None:
+    """Within a filter those of the filter, hidden ones left out, then all others as before."""
+    queries = [Query("nobody", [], k=ITEMS), Query("nobody", [], k=5, filter=between(10, 30))]
+    everything, some = [answer.rows.tolist() for answer in recaller.recall(queries)[0]]
+    ids = filterable.item_ids
+    recaller.update_items(None, {}, [ids[3], ids[25], "unheard-of", ids[12], ids[17]])
+    try:
+        now, some_now = [answer.rows.tolist() for answer in recaller.recall(queries)[0]]
+        first = [3, 25, 12, 17]
+        assert now == first + [row for row in everything if row not in first]
+        assert some_now == [25, 12, 17, *[row for row in some if row not in first]][:5]
+        recaller.update_items([ids[25]], {})
+        now, some_now = [answer.rows.tolist() for answer in recaller.recall(queries)[0]]
+        assert (now[:3], some_now[:2]) == ([3, 12, 17], [12, 17])
+        recaller.update_items([], {}, [ids[12]])
+        assert one(recaller, queries[1]).rows.tolist()[0] == 12
+    finally:
+        recaller.update_items([], {}, [])
+    assert one(recaller, queries[0]).rows.tolist() == everything
+
+
 def test_a_large_batch_of_unlike_filters(recaller: Recaller, filterable: Dataset) -> None:
     queries = [
         Query("u0", history_of(filterable, number), k=4, filter=between(number % 30, ITEMS))
