@@ -1,7 +1,7 @@
 """Items that are popular now: a count of recent events that decays, in the store.
 
 key              type        content
-`popular:DAYS`   sorted set  the items with the highest counts, for a half-life of so many days
+`popular:DAYS`   sorted set  the items with the highest counts, for this half-life
 
 An event counts with the weight of its type, and half of that after every half-life. If all counts
 halve alike, their order stays, so nothing is ever rewritten: an event at time t counts
