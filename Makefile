@@ -41,7 +41,7 @@ fuzz: setup redis ## requests from the OpenAPI document, damaged bundles and log
 	RECGPT_FUZZ_EXAMPLES=1700 $(BIN)/python -m pytest tests/model/artifact/test_bundle_fuzz.py tests/model/data/test_ingestion_fuzz.py; \
 	second=$$?; wait $$first && exit $$second
 
-crash: setup ## kill -9 at random moments: training, export, service, versions, export of events (ARGS="--times 50 --parts swap")
+crash: setup ## kill -9 at random moments: training, export, service, versions, refresh, export of events (ARGS="--times 50 --parts swap")
 	$(BIN)/python -m loadtest.reliability.crash $(ARGS)
 
 # The tests start a redis-server of their own. RUNLEVEL=1 keeps Debian from starting another one.

@@ -4,11 +4,11 @@
     python -m loadtest.reliability.crash --times 5 --parts publish swap
 
 Training that is killed and resumed ends with the figures of one that was left alone. After an
-export, a publication or a prune is killed, every version in the store is whole, and the served one
-is the one before, or the new one. After a service is killed with all its processes, every event
-that it acknowledged is in its embedded store. An export of events that is killed again and again
-has every event once in the end. While versions change under kills, every answer is of one of the
-two, and the published one is served in the end. Exits with 1 at the first difference.
+export, a publication, a refresh or a prune is killed, every version in the store is whole, and the
+served one is the one before, or the new one. After a service is killed with all its processes,
+every event that it acknowledged is in its embedded store. An export of events that is killed again
+and again has every event once in the end. While versions change under kills, every answer is of one
+of the two, and the published one is served in the end. Exits with 1 at the first difference.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from loadtest.reliability.crash_versions import (
     kill_events_export,
     kill_prune,
     kill_publish,
+    kill_refresh,
     kill_swaps,
     two_bundles,
 )
@@ -164,6 +165,7 @@ PARTS: dict[str, Callable[[Path, random.Random, int], str]] = {
     "service": kill_service,
     "publish": lambda folder, *rest: kill_publish(folder, two_bundles(folder), *rest),
     "prune": lambda folder, *rest: kill_prune(folder, two_bundles(folder)[0], *rest),
+    "refresh": lambda folder, *rest: kill_refresh(folder, two_bundles(folder)[0], *rest),
     "events": kill_events_export,
     "swap": lambda folder, *rest: kill_swaps(folder, two_bundles(folder), *rest),
 }

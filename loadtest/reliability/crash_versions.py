@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of publishing, pruning, exporting events and changing versions."""
+"""`kill -9` at random moments of publishing, pruning, refreshing, exporting events and swaps."""
 
 import asyncio
 import random
@@ -27,6 +27,13 @@ from service.history.store import HistoryStore
 OLD_VERSIONS = 4
 """Versions that a prune has to delete."""
 EVENTS_A_PART = 20_000
+PUBLISHED, NOTHING_NEW = 0, 4
+"""Exit codes of `recgpt refresh`."""
+REFRESH = (
+    *("--pretrain.epochs", "1", "--device", "cpu", "--gate.min-cases", "1"),
+    *("--gate.recall-loss", "0.99", "--gate.coverage-loss", "0.99"),
+    *("--gate.unknown-items", "1", "--gate.lost-items", "1"),
+)
 SWAP_SECONDS = 120.0
 """Longest time in which another version must be served, however often processes are killed."""
 WORST_KILL_SECONDS = 4.0
@@ -90,6 +97,34 @@ def kill_prune(folder: Path, bundle: Path, chance: random.Random, times: int) ->
     left = sorted(entry.name for entry in artifacts.iterdir() if entry.is_dir())
     assert left == ["current", served.name], f"a prune left {left}"
     return "whole versions after prunes"
+
+
+def kill_refresh(folder: Path, bundle: Path, chance: random.Random, times: int) -> str:
+    """Refreshes under kills: versions stay whole, and the next call ends what was begun."""
+    artifacts, log = folder / "refreshed", folder / "refresh.csv"
+    shutil.copy(folder / "log.csv", log)
+    run("publish", "--bundle", str(bundle), "--artifacts", str(artifacts))
+    places = ("--artifacts", str(artifacts), "--work", str(folder / "work"), "--log", str(log))
+    words = ("refresh", *places, *REFRESH)
+    seconds = run(*words)
+    for kill in range(times):
+        _append_day(log, kill)
+        run_and_kill(words, chance.uniform(0.2, 1.1) * seconds)
+        check_store(artifacts, {one.version for one in list_versions(artifacts)})
+        say(f"refresh: {kill + 1} of {times}")
+    run(*words, codes=(PUBLISHED, NOTHING_NEW))
+    run(*words, codes=(NOTHING_NEW,))
+    check_store(artifacts, {one.version for one in list_versions(artifacts)} - {bundle.name})
+    return "refreshes ended"
+
+
+def _append_day(log: Path, day: int) -> None:
+    """Appends events of another day to a log."""
+    last = int(log.read_text().rstrip().rpartition(",")[2])
+    at = range(last + 86_400, last + 86_500)
+    lines = [f"u{n % 50},i{(n + day) % 100},{at[n]}\n" for n in range(100)]
+    with log.open("a") as file:
+        file.writelines(lines)
 
 
 def kill_events_export(folder: Path, chance: random.Random, times: int) -> str:
