@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -69,6 +69,8 @@ DOCS = HTMLResponse(
 """A page that shows the OpenAPI document, and loads nothing from elsewhere."""
 
 
+RETRY_SECONDS = 1.0
+"""Pause before a task in the background that failed is tried again."""
 DEADLINE_PARAMETER = {
     "parameters": [
         {
@@ -175,7 +177,7 @@ def create_app(
         background = [scenarios.file.follow, experiments.file.follow, exposures.follow]
         if popularity:
             background.append(popularity.follow)
-        following = [asyncio.create_task(task()) for task in background]
+        following = [asyncio.create_task(_keep_on(task)) for task in background]
         yield
         for task in following:
             task.cancel()
@@ -335,6 +337,16 @@ def _route_items(app: RecallApp, items: ItemRoutes) -> None:
         responses=body_errors,
         openapi_extra=_request_body(ItemPatch),
     )(items.change)
+
+
+async def _keep_on(task: Callable[[], Awaitable[None]]) -> None:
+    """Runs a task in the background until it returns; after a bug it is tried again."""
+    while True:
+        try:
+            return await task()
+        except Exception:
+            log.exception("a task in the background failed because of a bug, and is tried again")
+            await asyncio.sleep(RETRY_SECONDS)
 
 
 def _figures(watcher: CatalogueWatcher, engine: Engine) -> ItemFigures:

@@ -84,6 +84,8 @@ class EngineSwitch:
         some are no more."""
         self.on_look: Callable[[], None] = lambda: None
         """Called to have the supervisor look for another version now."""
+        self.on_failure: Callable[[BaseException], None] = lambda error: None
+        """Called if a bug keeps this process from following what the supervisor tells."""
         self.on_arm_gone: Callable[[str], Awaitable[None]] = _nothing
         """Awaited before the engine of an arm's version ends; it is in `arms` no more."""
         self.arms: dict[str, ArmEngine] = {}
@@ -108,6 +110,7 @@ class EngineSwitch:
         self._loop = asyncio.get_running_loop()
         self._follow_arms(self._serving)
         self._following = asyncio.create_task(self._follow())
+        self._following.add_done_callback(self._ended)
         await self._client.start()
 
     async def close(self) -> None:
@@ -250,6 +253,12 @@ class EngineSwitch:
             if address == serving.engine or version in self.arms or version in self._joining:
                 continue
             self._joining[version] = asyncio.create_task(self._join(version, address))
+            self._joining[version].add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (bug := task.exception()):
+            log.critical("versions are not followed any more because of a bug", exc_info=bug)
+            self.on_failure(bug)
 
     async def _join(self, version: str, address: EngineAddress) -> None:
         """Asks the engine of an arm from now on, once it has said what it serves."""

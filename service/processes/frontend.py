@@ -94,6 +94,7 @@ def main() -> None:
         supervision.report(Report(engines=engine.asked, versions=sorted(engine.wanted)))
 
     engine.on_change = tell
+    engine.on_failure = fail
     engine.on_look = lambda: supervision.report(Report(look=True))
     supervision.on_message(engine.tell)
     try:

@@ -5,6 +5,7 @@ import pytest
 from answers import sample
 
 from service.history.store import StoreUnavailable
+from service.http import app
 from service.recall.recaller import Recaller
 
 pytestmark = pytest.mark.anyio
@@ -78,3 +79,18 @@ async def test_head_is_answered_as_get_is(client: httpx.AsyncClient, path: str) 
     assert head.status_code == get.status_code == 200
     assert head.headers["content-type"] == get.headers["content-type"]
     assert (await client.head("/recall")).headers["allow"] == "POST"
+
+
+async def test_a_task_in_the_background_that_fails_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "RETRY_SECONDS", 0.0)
+    failures = [RuntimeError("poison"), RuntimeError("poison")]
+
+    async def task() -> None:
+        if failures:
+            raise failures.pop()
+
+    await app._keep_on(task)
+    assert not failures
+    assert caplog.text.count("tried again") == 2

@@ -70,6 +70,30 @@ async def test_a_new_engine_is_warmed_with_the_latest_queries(
         await switch.close()
 
 
+async def test_a_bug_that_keeps_it_from_following_versions_is_told(
+    engines: list[Engine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(self: EngineSwitch, client: EngineClient) -> None:
+        raise RuntimeError("poison")
+
+    monkeypatch.setattr(EngineSwitch, "_warm", fail)
+    first, second = (EngineAddress(path=str(tmp_path / v)) for v in ("v1", "v2"))
+    for serving in (Serving(engine=second), Serving(engine=first, arms={"v2": second})):
+        failures: list[BaseException] = []
+        switch = EngineSwitch(connect, Serving(engine=first))
+        switch.on_failure = failures.append
+        async with engines[0].running(), engines[1].running():
+            await switch.start()
+            switch.tell(told(serving))
+            await until(lambda: failures)  # noqa: B023 — awaited before the next one is made
+            assert str(failures[0]) == "poison"
+            await switch.close()
+    assert caplog.text.count("not followed any more") == 2
+
+
 async def test_arms_come_and_go_without_another_connection(
     engines: list[Engine], tmp_path: Path
 ) -> None:
