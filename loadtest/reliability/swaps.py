@@ -171,7 +171,9 @@ def bars(figures: Figures) -> Iterator[Bar]:
     during, without = figures["during"], figures["without"]
     name = f"{figures['swaps']} swaps"
     count = f"{during['answers']:,} answers"
-    yield Bar(f"{name}: failed of {count}", f"{during['failed']}", "0", not during["failed"])
+    others = [f"{n:,} x {status}" for status, n in during["statuses"].items() if status != "200"]
+    told = f"{during['failed']:,}" + (f" ({', '.join(others)})" if others else "")
+    yield Bar(f"{name}: failed of {count}", told, "0", not during["failed"])
     right = not figures["wrong"] and figures["versions"] == 2
     yield Bar(f"{name}: answers of neither version", f"{figures['wrong']}", "0", right)
     ratio = during["p99_ms"] / without["p99_ms"]
@@ -192,6 +194,7 @@ def _latencies(load: Load) -> Figures:
         "seconds": load.seconds,
         "answers": len(load.latencies),
         "failed": load.failed,
+        "statuses": {str(status): count for status, count in sorted(load.statuses.items())},
         "p50_ms": load.percentile_ms(50),
         "p99_ms": load.percentile_ms(99),
         "p99.9_ms": load.percentile_ms(99.9),

@@ -19,8 +19,8 @@ from service.recall.types import BatchResult, Query
 
 log = logging.getLogger(__name__)
 
-RECENT = 64
-"""Queries that are kept, to warm up new engines."""
+RECENT = 32
+"""Queries that are kept, to warm up new engines; each takes time from the engine that answers."""
 WARM_SECONDS = 5.0
 """Longest time for that."""
 FINISH_SECONDS = 60.0

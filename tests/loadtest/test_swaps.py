@@ -5,7 +5,13 @@ import json
 from loadtest.reliability.report import Figures
 from loadtest.reliability.swaps import Answers, bars
 
-LATENCIES = {"seconds": 60.0, "answers": 1000, "failed": 0, "p99_ms": 10.0}
+LATENCIES = {
+    "seconds": 60.0,
+    "answers": 1000,
+    "failed": 0,
+    "statuses": {"200": 1000},
+    "p99_ms": 10.0,
+}
 FIGURES: Figures = {
     "swaps": 12,
     "without": LATENCIES,
@@ -37,6 +43,12 @@ def test_an_answer_must_be_one_of_the_version_that_it_names() -> None:
     answers.compare(b"request", answer("third", 0))
     answers.compare(b"another request", answer("old", 0))
     assert answers.wrong == 3
+
+
+def test_failures_are_told_by_status() -> None:
+    statuses = {"200": 998, "429": 2}
+    (bar, *_) = bars(FIGURES | {"during": LATENCIES | {"failed": 2, "statuses": statuses}})
+    assert (bar.value, bar.holds) == ("2 (2 x 429)", False)
 
 
 def test_every_bar_can_be_missed() -> None:
