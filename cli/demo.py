@@ -79,6 +79,7 @@ def demo_data(raw: Path, data: Path) -> PrepareConfig:
         input=raw / "ml-100k.inter",
         items=raw / "ml-100k.item",
         genres_column="class",
+        item_kinds={"release_year": "number"},
         out=data,
         name="ml-100k",
     )
