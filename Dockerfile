@@ -33,7 +33,8 @@ RUN python -m venv /opt/recgpt
 # What the code needs: a layer that stays as it is until pyproject.toml or constraints.txt change.
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['$VARIANT'], sep='\n')" \
+extras = project['optional-dependencies']; \
+print(*project['dependencies'], *extras['$VARIANT'], *extras['tracing'], sep='\n')" \
       > requirements.txt \
  && /opt/recgpt/bin/pip install -c constraints.txt -r requirements.txt
 # The code, in a folder of its own: a small layer over the large one.

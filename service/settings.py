@@ -60,6 +60,11 @@ class ServeSettings(BaseModel, frozen=True):
     explorer: bool = Field(
         False, description="serve /explorer, a page that shows histories, interests and offers"
     )
+    tracing: bool = Field(
+        False,
+        description="send traces to the OpenTelemetry collector that the variables OTEL_* name; "
+        "needs the extra `tracing`",
+    )
     event_types: Path | None = Field(
         None, description="TOML file that changes what types of events do, or adds types"
     )

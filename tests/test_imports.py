@@ -25,7 +25,7 @@ REPORTS = {"PIL", "jinja2", "matplotlib", "tensorboard"}
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("service.processes.frontend", COMPUTING | REPORTS),
+        ("service.processes.frontend", COMPUTING | REPORTS | {"opentelemetry.sdk"}),
         ("service.processes.engine_process", REPORTS),
         ("service.recall.types", COMPUTING | REPORTS | {"fastapi"}),
         ("service.server", COMPUTING | REPORTS | {"fastapi", "numpy", "polars", "uvicorn"}),

@@ -52,6 +52,7 @@ from service.http.schemas import (
     RecallRequest,
     RecallResponse,
 )
+from service.http.slow_routes import SlowResponse, SlowRoutes
 from service.http.user_routes import DeletedResponse, UserHistoryResponse, UserRoutes
 from service.http.versions import ReloadResponse, VersionRoutes, VersionsResponse
 from service.observability.metrics import ItemFigures, Metrics
@@ -99,7 +100,7 @@ class RecallApp(FastAPI):
         guarded: ASGIApp = Guarded(self._dispatch, keys) if keys else self._dispatch
         if admin_port is not None:
             guarded = AdminPort(guarded, admin_port)
-        self._observed = Observed(guarded, metrics)
+        self.observed = Observed(guarded, metrics)
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called if this process answers no more recalls because of a bug."""
         self.gate: Gate
@@ -107,7 +108,7 @@ class RecallApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request, or the lifespan."""
-        serve = self._observed if scope["type"] == "http" else super().__call__
+        serve = self.observed if scope["type"] == "http" else super().__call__
         await serve(scope, receive, send)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -217,6 +218,9 @@ def create_app(
 
     app.get("/experiments", response_model=ExperimentsResponse, summary="Experiments on recalls")(
         list_experiments
+    )
+    app.get("/admin/slow", response_model=SlowResponse, summary="Slowest recent requests")(
+        SlowRoutes(app.observed.slow).slow
     )
     if settings.explorer:
         _route_explorer(app, routes)

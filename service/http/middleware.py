@@ -10,6 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import problem_response
 from service.observability.metrics import QUIET_ROUTES, ROUTES, Metrics
+from service.observability.slow_requests import SlowRequest, SlowRequests
+from service.observability.tracing import TracedRequest, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +27,16 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class Observed:
-    """An ASGI application around another that gives requests an id, counts and logs them.
+    """An ASGI application around another that gives requests an id, counts, logs and traces them.
 
-    The routes find the id in `scope["state"]["request_id"]`.
+    The routes find the id in `scope["state"]["request_id"]`, and leave the seconds of the stages of
+    a recall in `scope["state"]["stages"]`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self.slow = SlowRequests()
+        self.tracer: Tracer | None = None
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,13 +64,25 @@ class Observed:
             detail = "internal error: the service's log has the details under this request_id"
             await problem_response(500, detail, request_id)(scope, receive, send_observed)
         finally:
-            self._record(scope, request_id, status, time.perf_counter() - started)
+            now = time.perf_counter()
+            self._record(scope, request_id, status, now - started, now)
 
-    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+    def _record(
+        self, scope: Scope, request_id: str, status: int, seconds: float, now: float
+    ) -> None:
         pattern = getattr(scope.get("route"), "path_format", scope["path"])
         route = pattern if pattern in ROUTES else "other"
         self._metrics.request(route, status, seconds)
         quiet = route in QUIET_ROUTES and status < 400  # those would fill the log
+        if self.slow.is_slow(seconds, now) and route not in QUIET_ROUTES:
+            stages = scope["state"].get("stages", {})
+            self.slow.add(SlowRequest(seconds, time.time(), request_id, route, status, stages))
+        if self.tracer and not quiet:
+            method, headers = scope["method"], scope["headers"]
+            stages = scope["state"].get("stages", {})
+            self.tracer.trace(
+                TracedRequest(method, route, status, request_id, headers, seconds, stages)
+            )
         level = logging.ERROR if status == 500 else logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
             about = {

@@ -115,6 +115,7 @@ class Routes:
             query = replace(query, explain=True)
         recall = batcher.recall(query, is_stored, _patience(request), _client(request))
         answer = await _while_connected(request, recall)
+        request.scope["state"]["stages"] = answer.seconds
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         result = self._response(request, body, answer, arms)
         return json_response(result, {"server-timing": timing})

@@ -50,6 +50,7 @@ ROUTES = (
     "/versions",
     "/experiments",
     "/admin/reload",
+    "/admin/slow",
     "/metrics",
     "other",
 )

@@ -21,6 +21,7 @@ from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics
 from service.observability.service_status import ServiceStatus
 from service.observability.shared_counters import CounterMemory
+from service.observability.tracing import open_tracer
 from service.processes.child import (
     EngineAddress,
     FrontEndConfig,
@@ -103,12 +104,15 @@ def main() -> None:
         leaving, metrics = lambda: status.leaving, Metrics(counters, status)
         port = sockets[1].getsockname()[1] if len(sockets) > 1 else None
         app = create_app(settings, engine, store, metrics, leaving, keys, catalogue, port)
+        app.observed.tracer = open_tracer() if settings.tracing else None
     except ValueError as error:
         supervision.fail(error)
     app.on_failure = fail  # the supervisor starts another front end
     server = http_server(settings, app)
     freeze_loaded()
     server.run(sockets=sockets)
+    if app.observed.tracer:
+        app.observed.tracer.close()
     if failures:
         supervision.fail(failures[0])
 

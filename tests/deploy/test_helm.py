@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from cli.config import parse
+from cli.refresh import Refresh
 from cli.serve import Serve
 from service.http.api_keys import KeyScope, scope_of
 from service.observability.metrics import Metrics
@@ -260,9 +261,34 @@ def test_options_of_large_installations_are_wired_to_the_service() -> None:
     for pod in pods("everything"):
         selected = policy["podSelector"]["matchLabels"].items()
         assert selected <= pod["metadata"]["labels"].items()
+
+
+def test_the_refresh_is_a_command_that_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     job = one("everything", "CronJob")["spec"]
     assert job["concurrencyPolicy"] == "Forbid"
-    assert job["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"] == "Never"
+    (container,) = job["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    monkeypatch.setenv("RECGPT_STORE", "redis://from-the-secret")
+    monkeypatch.setenv("RECGPT_ARTIFACTS", "/data/artifacts")
+    settings = parse(Refresh, "refresh", container["args"])
+    assert isinstance(settings, Refresh)
+    assert settings.work == Path("/data/refresh")
+    assert "--log-events" in recall("everything")["args"]
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, 1), (3, 3), (4, 0), (5, 5)])
+def test_nothing_new_is_no_failure_of_the_refresh(code: int, expected: int, tmp_path: Path) -> None:
+    """The command of the container is run with a stand-in for `recgpt`."""
+    job = one("everything", "CronJob")["spec"]["jobTemplate"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    stand_in = tmp_path / "recgpt"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/given\nexit {code}\n')
+    stand_in.chmod(0o755)
+    words = [*container["command"], *container["args"]]
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert subprocess.run(words, env=environment).returncode == expected
+    assert (tmp_path / "given").read_text().split() == ["refresh", *container["args"]]
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [3, 5]
 
 
 @pytest.mark.parametrize(

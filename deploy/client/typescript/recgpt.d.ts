@@ -343,6 +343,25 @@ export interface Seed {
   weight?: number;
 }
 
+/** A request that took long. */
+export interface Slow {
+  ended: string;
+  /** the id by which the log knows it, too */
+  request_id: string;
+  route: string;
+  status: number;
+  /** milliseconds from its first byte to the last of its answer */
+  ms: number;
+  /** milliseconds of each stage of a recall; empty for other requests */
+  stages: Record<string, number>;
+}
+
+/** The slowest requests of the last 5 to 10 minutes, the slowest first. */
+export interface SlowResponse {
+  /** of the front end that answered: each knows its own requests only */
+  requests: Array<Slow>;
+}
+
 /** An event of a history; fields that are not known are left out. */
 export interface UserEvent {
   item_id: string;
@@ -434,6 +453,9 @@ export interface Operations {
   };
   "GET /experiments": {
     answer: ExperimentsResponse;
+  };
+  "GET /admin/slow": {
+    answer: SlowResponse;
   };
   "POST /explorer/recall": {
     body: RecallRequest;

@@ -59,6 +59,9 @@ env:
   {{- if .Values.compiledCache.enabled }}
   - {name: RECGPT_CACHE_DIR, value: /cache/recgpt}
   {{- end }}
+  {{- with .Values.env }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
 {{- end }}
 
 {{- define "recgpt.scratch" -}}
