@@ -1,7 +1,8 @@
 # The service, the training and every other command of `recgpt`, without compilers and without root.
 #
-#   docker build -t recgpt .                           for a CPU
-#   docker build -t recgpt --build-arg VARIANT=gpu .   with CUDA's torch and Faiss: docker run --gpus all
+#   docker build -t recgpt .                            for a CPU
+#   docker build -t recgpt --build-arg EXTRAS=tracing .  with the packages of an extra
+#   docker build -t recgpt --build-arg VARIANT=gpu .    with CUDA's torch and Faiss: docker run --gpus all
 #
 # torch: PyPI's wheel is the CUDA build, gigabytes large. Where a CPU is all there is, point pip at a
 # CPU build: --build-arg PIP_EXTRA_INDEX_URL=<an index of CPU builds>, or PIP_FIND_LINKS. The other
@@ -24,6 +25,7 @@ ENTRYPOINT ["/opt/load/bin/locust", "-f", "locustfile.py"]
 
 FROM python:3.11-slim-bookworm AS builder
 ARG VARIANT=cpu
+ARG EXTRAS=
 ARG PIP_INDEX_URL=
 ARG PIP_EXTRA_INDEX_URL=
 ARG PIP_FIND_LINKS=
@@ -34,7 +36,8 @@ RUN python -m venv /opt/recgpt
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 extras = project['optional-dependencies']; \
-print(*project['dependencies'], *extras['$VARIANT'], *extras['tracing'], sep='\n')" \
+more = [package for name in '$EXTRAS'.split() for package in extras[name]]; \
+print(*project['dependencies'], *extras['$VARIANT'], *more, sep='\n')" \
       > requirements.txt \
  && /opt/recgpt/bin/pip install -c constraints.txt -r requirements.txt
 # The code, in a folder of its own: a small layer over the large one.

@@ -25,8 +25,9 @@ REPORTS = {"PIL", "jinja2", "matplotlib", "tensorboard"}
 @pytest.mark.parametrize(
     ("module", "unwanted"),
     [
-        ("service.processes.frontend", COMPUTING | REPORTS | {"opentelemetry.sdk"}),
+        ("service.processes.frontend", COMPUTING | REPORTS),
         ("service.processes.engine_process", REPORTS),
+        ("service.observability.tracing", COMPUTING | {"opentelemetry"}),
         ("service.recall.types", COMPUTING | REPORTS | {"fastapi"}),
         ("service.server", COMPUTING | REPORTS | {"fastapi", "numpy", "polars", "uvicorn"}),
     ],

@@ -73,16 +73,17 @@ class Observed:
         pattern = getattr(scope.get("route"), "path_format", scope["path"])
         route = pattern if pattern in ROUTES else "other"
         self._metrics.request(route, status, seconds)
-        quiet = route in QUIET_ROUTES and status < 400  # those would fill the log
-        if self.slow.is_slow(seconds, now) and route not in QUIET_ROUTES:
+        is_asked_often = route in QUIET_ROUTES
+        if not is_asked_often and self.slow.is_slow(seconds, now):
             stages = scope["state"].get("stages", {})
             self.slow.add(SlowRequest(seconds, time.time(), request_id, route, status, stages))
-        if self.tracer and not quiet:
+        if self.tracer and not is_asked_often:
             method, headers = scope["method"], scope["headers"]
             stages = scope["state"].get("stages", {})
             self.tracer.trace(
                 TracedRequest(method, route, status, request_id, headers, seconds, stages)
             )
+        quiet = is_asked_often and status < 400  # those would fill the log
         level = logging.ERROR if status == 500 else logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
             about = {
