@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos soak loop bench bench-start bench-engine bench-experiments bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos soak loop bench bench-start bench-engine bench-experiments bench-filter-mix bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -130,6 +130,9 @@ bench-hidden: setup ## hide items under load, and look for them in a million ans
 
 bench-quality: setup ## train one seed on a public data set and compare with the recorded figures (ARGS="--set Beauty")
 	$(BIN)/python -m loadtest.quality.bench_quality $(ARGS)
+
+bench-filter-mix: setup ## p99 at half load with 64 filters, memory with 10,000 (run make demo first)
+	$(BIN)/python -m loadtest.serving.bench_filter_mix --artifacts $(BENCH)/artifacts --data $(BENCH)/data $(ARGS)
 
 bench-filters: setup ## benchmark filtered recalls beside unfiltered ones, 12 k and 1 M items (ARGS=--short)
 	$(BIN)/python -m loadtest.scale.bench_filters --out docs/results $(ARGS)
