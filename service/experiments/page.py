@@ -29,6 +29,8 @@ class Bar:
 class Forest:
     """The intervals of an arm's metrics, one below the other."""
 
+    tone: str
+    """The colour of the verdict: `good`, `bad`, or neither: `unclear`."""
     height: float
     zero: float
     bars: list[Bar]
@@ -55,7 +57,7 @@ def forest(comparisons: Sequence[Comparison], guardrails: int = 0) -> Forest:
     bars = [
         Bar(
             name=one.metric,
-            text=f"{one.relative:+.2%} [{one.lower:+.2%}, {one.upper:+.2%}]",
+            text=f"{one.relative:+.1%} [{one.lower:+.1%}, {one.upper:+.1%}]",
             y=ROW * (position + 0.5),
             left=x(one.lower),
             middle=x(one.relative),
@@ -64,12 +66,20 @@ def forest(comparisons: Sequence[Comparison], guardrails: int = 0) -> Forest:
         )
         for position, one in enumerate(comparisons)
     ]
-    ticks = [(x(value), f"{value:+.1%}") for value in (-reach, 0.0, reach)]
-    return Forest(ROW * len(bars), x(0), bars, ticks)
+    ticks = [(x(-reach), f"{-reach:+.1%}"), (x(0), "no difference"), (x(reach), f"{reach:+.1%}")]
+    return Forest(_tone(bars, guardrails), ROW * len(bars), x(0), bars, ticks)
 
 
 def _forest_of(arm: ArmReport) -> Forest:
     return forest([arm.primary, *arm.secondary, *arm.guardrails], len(arm.guardrails))
+
+
+def _tone(bars: Sequence[Bar], guardrails: int) -> str:
+    """Returns the colour of a verdict: the first bar decides, and a guardrail may break."""
+    broken = any(bar.meaning == "worse" for bar in bars[len(bars) - guardrails :])
+    if bars[0].meaning == "better":
+        return "bad" if broken else "good"
+    return "bad" if bars[0].meaning == "worse" else "unclear"
 
 
 def _meaning(one: Comparison, more_is_worse: bool) -> str:

@@ -35,7 +35,7 @@ def test_a_report_is_a_page_and_json(
     assert "Ship b: it is better in click (+" in capsys.readouterr().out
     page = out.read_text()
     assert "Ship b" in page
-    assert "degraded/exposure (guardrail)" in page
+    assert "degraded/exposure <small>(guardrail)</small>" in page
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
     found = json.loads(out.with_suffix(".json").read_text())

@@ -223,3 +223,11 @@ def test_the_drawing_shows_what_is_better_and_what_is_worse() -> None:
     meanings = [bar.meaning for bar in drawn.bars]
     assert meanings == ["better", "worse", "unclear", "worse", "better"]
     assert all(170 <= bar.left < bar.middle < bar.right <= 640 for bar in drawn.bars)
+    tones = [
+        forest([up]).tone,
+        forest([up, down], guardrails=1).tone,
+        forest([up, up], guardrails=1).tone,  # a guardrail breaks
+        forest([down]).tone,
+        forest([both, up], guardrails=1).tone,
+    ]
+    assert tones == ["good", "good", "bad", "bad", "unclear"]
