@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cli.config import Command
+from service.experiments.team_draft import INTERLEAVED
 
 
 class ExportEvents(Command):
@@ -184,6 +185,9 @@ class ExperimentReportCommand(Command):
         experiment = read_experiments(self.experiments).root.get(self.name)
         if not experiment:
             raise ValueError(f"{self.experiments} has no experiment {self.name}")
+        if experiment.interleave:
+            self._report_interleaving(tuple(experiment.arms))
+            return
         if self.sequential and not self.days:
             raise ValueError("--sequential needs --days: the intervals are narrowest at that end")
         question = Question(
@@ -209,4 +213,30 @@ class ExperimentReportCommand(Command):
         write_json(self.out.with_suffix(".json"), report.model_dump(mode="json"))
         for arm in report.arms:
             print(arm.verdict)
+        print(f"the report is {self.out}")
+
+    def _report_interleaving(self, arms: tuple[str, ...]) -> None:
+        """Writes the page of an interleaved experiment and prints the verdict."""
+        from datetime import timedelta
+
+        from model.files import write_json
+        from service.experiments.interleaving import (
+            analyse_interleaving,
+            write_interleaving_page,
+        )
+        from service.experiments.totals import read_events, read_exposures
+
+        control, treatment = arms
+        report = analyse_interleaving(
+            self.name,
+            (control, treatment),
+            read_exposures(self.exposures, self.name).filter(arm=INTERLEAVED),
+            read_events(self.events),
+            self.primary,
+            self.alpha,
+            timedelta(hours=self.within_hours),
+        )
+        write_interleaving_page(report, self.out)
+        write_json(self.out.with_suffix(".json"), report.model_dump(mode="json"))
+        print(report.verdict)
         print(f"the report is {self.out}")

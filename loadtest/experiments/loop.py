@@ -40,6 +40,7 @@ DAYS = 4
 K, PLANTED, LIFT = 100, "planted", 1.5
 EXPERIMENTS = f"[lists.arms.usual]\n[lists.arms.{PLANTED}]\n"
 CHUNK = 500
+START_S = 900.0
 """Events of one request."""
 
 
@@ -60,7 +61,7 @@ def main() -> None:
     options = ["--experiments", str(out / "experiments.toml")]
     with (
         redis_server() as store,
-        python_server(recgpt_serve(artifacts, store, *options)) as (port, _),
+        python_server(recgpt_serve(artifacts, store, *options), START_S) as (port, _),
     ):
         recgpt("history", "load", "--data", out / "data", "--store", store)
         url = f"http://127.0.0.1:{port}"

@@ -32,6 +32,8 @@ def start_from(bundles: Path, model: GPT, dataset: Dataset) -> None:
     """
     artifact = load_artifact(find_bundle(bundles))
     _check_form(artifact.manifest.model, model.config, artifact.folder)
+    if model.config.feedback != "none" and artifact.manifest.actions != [*dataset.action_names]:
+        raise ValueError(f"{artifact.folder} knows other actions than the data set {dataset.name}")
     served, weights = artifact.model.state_dict(), model.state_dict()
     for name in weights.keys() - {ITEMS, USERS}:
         weights[name].copy_(served[name])

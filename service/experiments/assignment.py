@@ -11,6 +11,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from service.experiments.config import Arm, Experiment, Experiments
+from service.experiments.team_draft import INTERLEAVED
 
 
 class Assignment(NamedTuple):
@@ -25,19 +26,27 @@ class Assigner:
     """Assigns users to the arms of all experiments that run."""
 
     def __init__(self, experiments: Experiments) -> None:
+        self.interleaves = any(one.interleave for one in experiments.root.values())
+        """Whether any experiment is interleaved."""
         self._experiments = [
             (name, experiment, _cumulative_weights(experiment))
             for name, experiment in experiments.root.items()
         ]
 
     def assign(self, user: str) -> list[Assignment]:
-        """Returns the arms of a user, at most one for each layer, in the order of the file."""
+        """Returns the arms of a user, at most one for each layer, in the order of the file.
+
+        In an interleaved experiment the arm is `interleaved`, which sets nothing.
+        """
         found = []
         for name, experiment, weights in self._experiments:
             arm = experiment.users.get(user)
             if arm is None:
                 begin, end = experiment.slice
                 if not begin <= _place("layer", experiment.layer, user) < end:
+                    continue
+                if experiment.interleave:
+                    found.append(Assignment(name, INTERLEAVED, Arm()))
                     continue
                 place = _place("arm", experiment.salt or name, user)
                 arm = list(experiment.arms)[bisect_right(weights, place * weights[-1])]

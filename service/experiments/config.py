@@ -39,6 +39,9 @@ MAX_ARMS = 20
 MAX_VERSIONS = 4
 """Versions that arms can name, each of which takes an engine."""
 
+SHARED_FIELDS = {"k", "page_size", "with_metadata"}
+"""Fields of a recall that belong to the whole answer, so that interleaved arms cannot set them."""
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[^/.\x00][^/\x00]{0,254}$")]
 Position = Annotated[float, Field(ge=0, le=1)]
@@ -75,6 +78,9 @@ class Experiment(Checked):
     users: dict[str, Name] = Field(
         default_factory=dict, max_length=10_000, description="users with a fixed arm"
     )
+    interleave: bool = Field(
+        False, description="every answer is a draft of both arms' lists: two arms, no weights"
+    )
     arms: dict[Name, Arm] = Field(
         min_length=2, max_length=MAX_ARMS, description="what is compared; the first is the control"
     )
@@ -93,6 +99,19 @@ class Experiment(Checked):
                 f"arms: {without[0]} names no version, and others do: a publication would change "
                 "this arm only. Name the version of every arm"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _two_equal_teams(self) -> Self:
+        if not self.interleave:
+            return self
+        if len(self.arms) != 2 or len({arm.weight for arm in self.arms.values()}) > 1:
+            raise ValueError("interleave: two arms are drafted, and have no weights")
+        if self.versions:
+            raise ValueError("interleave: both arms are answered by the served version, name none")
+        for name, arm in self.arms.items():
+            if fields := SHARED_FIELDS & arm.recall.keys():
+                raise ValueError(f"interleave: both arms share {min(fields)}, which {name} sets")
         return self
 
     @property
@@ -126,6 +145,16 @@ class Experiments(RootModel[Annotated[dict[Name, Experiment], Field(max_length=M
             raise ValueError(
                 f"arms name versions in the layers {' and '.join(layers)}: a user of both would "
                 "need two versions, so put these experiments into one layer"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_draft_at_a_time(self) -> Self:
+        layers = sorted({one.layer for one in self.root.values() if one.interleave})
+        if len(layers) > 1:
+            raise ValueError(
+                f"interleaved experiments in the layers {' and '.join(layers)} would share users: "
+                "put them into one layer"
             )
         return self
 

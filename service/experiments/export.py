@@ -32,6 +32,7 @@ COLUMNS = {
         "at": "at",
         "version": "version",
         "degraded": "degraded",
+        "teams": "teams",
     },
     EVENTS: {
         "id": "id",

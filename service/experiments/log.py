@@ -1,7 +1,8 @@
 """The log of experiments: what was shown, and what users did, as two streams in the store.
 
 stream       an entry is                    its fields
-`exposures`  a recall of an experiment      experiment, arm, user, request, at, version, degraded
+`exposures`  a recall of an experiment      experiment, arm, user, request, at, version, degraded,
+                                            and teams in an interleaved one
 `events`     an event that was acknowledged  id, user, item, type, at, request, value
 
 Times are seconds since 1970. A stream keeps its newest entries, as many as MAX_ENTRIES;
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from service.experiments.assignment import Assignment
+from service.experiments.team_draft import INTERLEAVED
 from service.history.events import HistoryEvent, event_id
 from service.history.health import Health, words_of
 from service.history.store import Command, HistoryStore, StoreUnavailable
@@ -52,8 +54,12 @@ class ExperimentLog:
         request_id: str,
         version: str,
         degraded: bool,
+        teams: str = "",
     ) -> None:
-        """Notes that a user was answered by these arms. Returns at once."""
+        """Notes that a user was answered by these arms. Returns at once.
+
+        `teams` is the JSON of the items of each arm, by its name, in an interleaved answer.
+        """
         at = f"{time.time():.3f}"
         for one in assignments:
             if len(self._waiting) >= MAX_WAITING:
@@ -69,6 +75,7 @@ class ExperimentLog:
                     "version": version,
                     "degraded": str(int(degraded)),
                 }
+                | ({"teams": teams} if teams and one.arm == INTERLEAVED else {})
             )
 
     async def write_events(self, events: Sequence[HistoryEvent]) -> None:

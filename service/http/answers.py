@@ -30,7 +30,9 @@ def recall_response(
     if found.variety:
         more += _variety(found.variety)
     if body.page_size is not None:
-        page = pages.first(found, body.page_size, bundle.version, reason)
+        named = [(one.experiment, one.arm) for one in arms]
+        user = (body.user_id or "") if named else ""
+        page = pages.first(found, body.page_size, bundle.version, reason, user, named)
         found = replace(found, json=page.json, rows=page.rows)
         more += _cursor(page)
     items = bundle.items.added_to(found.json, found.rows) if body.with_metadata else found.json

@@ -14,6 +14,8 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 from service.errors import Invalid
 from service.experiments.assignment import Assigner, Assignment
 from service.experiments.config import Arm, Experiments, read_experiments
+from service.experiments.team_draft import INTERLEAVED
+from service.http.drafts import Draft
 from service.http.live_versions import ArmVersion
 from service.http.scenarios import Attributes, Scenario, Scenarios, check_fields
 from service.http.schemas import RecallRequest, ScenarioName
@@ -36,6 +38,7 @@ class Running(BaseModel):
     experiment: str
     layer: str
     slice: tuple[float, float] = Field(description="part of the layer's users that takes part")
+    interleave: bool = Field(description="whether every answer is a draft of both arms' lists")
     arms: dict[str, dict[str, Any]] = Field(description="fields of a recall that each arm sets")
     weights: dict[str, float]
     versions: dict[str, str] | None = Field(
@@ -83,18 +86,47 @@ class LiveExperiments:
         """Returns the request with the fields of the user's arms and its scenario, and the arms.
 
         An arm whose version cannot answer now, or whose scenario is gone, is left out, with its
-        fields.
+        fields. So are interleaved experiments: see `draft_for`.
         """
         experiments, assigner, fields = self.file.content
         if not experiments.root or body.user_id is None:
             return self._scenarios.applied_to(body), []
-        found = [one for one in assigner.assign(body.user_id) if self._is_served(one, fields)]
+        assigned = [one for one in assigner.assign(body.user_id) if one.arm != INTERLEAVED]
+        found = [one for one in assigned if self._is_served(one, fields)]
+        return self._with_fields(body, found), found
+
+    def draft_for(self, body: RecallRequest) -> Draft | None:
+        """Returns how to answer a user of an interleaved experiment; None for all others.
+
+        Without the scenario of one of its arms there is no draft.
+        """
+        experiments, assigner, fields = self.file.content
+        if not assigner.interleaves or body.user_id is None:
+            return None
+        assigned = assigner.assign(body.user_id)
+        name = next((one.experiment for one in assigned if one.arm == INTERLEAVED), None)
+        if name is None:
+            return None
+        one, two = (Assignment(name, *arm) for arm in experiments.root[name].arms.items())
+        if not (self._is_served(one, fields) and self._is_served(two, fields)):
+            return None
+        arms = [arm for arm in assigned if arm.experiment == name or self._is_served(arm, fields)]
+        others = [arm for arm in arms if arm.experiment != name]
+        sides = (
+            self._with_fields(body, [*others, one]),
+            self._with_fields(body, [*others, two]),
+        )
+        return Draft((one.arm, two.arm), sides, arms)
+
+    def _with_fields(self, body: RecallRequest, found: list[Assignment]) -> RecallRequest:
+        """Returns the request with the fields of these arms and its scenario."""
+        fields = self.file.content[2]
         update: dict[str, Any] = {}
         for one in found:
             given = fields[one.experiment, one.arm]
             update |= {name: given[name] for name in given.keys() - body.model_fields_set}
         changed = body.model_copy(update=update) if update else body
-        return self._scenarios.applied_to(changed), found
+        return self._scenarios.applied_to(changed)
 
     @property
     def versions(self) -> frozenset[str]:
@@ -109,6 +141,7 @@ class LiveExperiments:
                 experiment=name,
                 layer=one.layer,
                 slice=one.slice,
+                interleave=one.interleave,
                 arms={arm: settings.recall for arm, settings in one.arms.items()},
                 weights={arm: settings.weight for arm, settings in one.arms.items()},
                 versions={arm: str(settings.version) for arm, settings in one.arms.items()}

@@ -43,6 +43,9 @@ class Rest(NamedTuple):
     """The candidates in JSON."""
     rows: bytes
     """Their rows in the catalogue of this version, as 32-bit integers."""
+    user: str = ""
+    arms: Sequence[tuple[str, str]] = ()
+    """The user's experiments and arms, if there are any: each page is an exposure."""
 
 
 class Page(NamedTuple):
@@ -56,6 +59,9 @@ class Page(NamedTuple):
     version: str
     degraded_reason: DegradedReason | None
     unknown_items: int
+    user: str = ""
+    arms: Sequence[tuple[str, str]] = ()
+    """As in `Rest`."""
 
 
 class Pages:
@@ -75,13 +81,15 @@ class Pages:
         page_size: int,
         version: str,
         degraded_reason: DegradedReason | None,
+        user: str = "",
+        arms: Sequence[tuple[str, str]] = (),
     ) -> Page:
         """Returns the first page of an answer. Raises Invalid if its cursor would be too long."""
         lines = found.json[1:-1].split(b",\n") if len(found.rows) else []
         expires = int(time.time()) + self._seconds
         rows = np.asarray(found.rows, np.int32).tobytes()
         about = version, degraded_reason, found.unknown_items
-        return self._next(Rest(expires, page_size, *about, lines, rows))
+        return self._next(Rest(expires, page_size, *about, lines, rows, user, arms))
 
     def following(self, cursor: str) -> Page:
         """Returns the page that a cursor begins. Raises Invalid if the cursor cannot be used."""
@@ -103,7 +111,7 @@ class Pages:
             left = rest._replace(lines=rest.lines[position:], rows=rows[position:].tobytes())
             cursor = self._sealed(left)
         json = b"[%b]" % b",\n".join([rest.lines[at] for at in taken])
-        about = rest.version, rest.degraded_reason, rest.unknown_items
+        about = rest.version, rest.degraded_reason, rest.unknown_items, rest.user, rest.arms
         return Page(json, rows[taken], cursor, *about)
 
     def _sealed(self, rest: Rest) -> str:

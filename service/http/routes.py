@@ -22,10 +22,13 @@ from service.errors import (
     ServiceError,
 )
 from service.experiments.assignment import Assignment
+from service.experiments.config import Arm
 from service.experiments.log import ExperimentLog
+from service.experiments.team_draft import INTERLEAVED
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.answers import page_response, recall_response
 from service.http.bodies import json_response, read_body
+from service.http.drafts import Draft, teams_of
 from service.http.engine import Engine
 from service.http.experiments import LiveExperiments
 from service.http.live_versions import LiveVersions, recall_all
@@ -104,9 +107,9 @@ class Routes:
     async def _recall(self, request: Request, explain: bool = False) -> Response:
         given = await read_body(request, RecallRequest, self._body_limit)
         if given.cursor is not None:
-            page = self._pages.following(given.cursor)
-            found = self._live.bundle_of(page.version)
-            return json_response(page_response(request, given, page, found))
+            return self._following_page(request, given, given.cursor)
+        if not explain and (draft := self._experiments.draft_for(given)):
+            return await self._drafted(request, draft)
         body, arms = self._experiments.applied_to(given)
         bundle, batcher = self._live.of(arms)
         _check_interests(body, bundle)
@@ -119,6 +122,29 @@ class Routes:
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
         result = self._response(request, body, answer, arms)
         return json_response(result, {"server-timing": timing})
+
+    async def _drafted(self, request: Request, draft: Draft) -> Response:
+        """Answers a user of an interleaved experiment."""
+        chosen = [self._live.of(draft.arms)] * len(draft.sides)
+        queries = []
+        for side, version in zip(draft.sides, chosen, strict=True):
+            _check_interests(side, version.bundle)
+            queries.append(query_of(side, version.bundle))
+        recalls = recall_all(queries, chosen, _patience(request), _client(request))
+        answers = await _while_connected(request, recalls)
+        answer = draft.of(answers, request.scope["state"]["request_id"])
+        return json_response(self._response(request, draft.sides[0], answer, draft.arms))
+
+    def _following_page(self, request: Request, given: RecallRequest, cursor: str) -> Response:
+        """Answers with the page that a cursor begins, which is an exposure of its own."""
+        page = self._pages.following(cursor)
+        if page.arms:
+            arms = [Assignment(experiment, arm, Arm()) for experiment, arm in page.arms]
+            request_id: str = request.scope["state"]["request_id"]
+            about = page.user, request_id, page.version, bool(page.degraded_reason)
+            self._experiment_log.expose(arms, *about, _teams(arms, page.json))
+        found = self._live.bundle_of(page.version)
+        return json_response(page_response(request, given, page, found))
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
@@ -219,7 +245,8 @@ class Routes:
         if arms and is_shown and body.user_id is not None:
             request_id: str = request.scope["state"]["request_id"]
             degraded = bool(answer.degraded_reason)
-            self._experiment_log.expose(arms, body.user_id, request_id, answer.version, degraded)
+            about = body.user_id, request_id, answer.version, degraded
+            self._experiment_log.expose(arms, *about, _teams(arms, answer.found.json))
         return recall_response(request, body, answer, self._pages, arms)
 
     def _check_ready(self) -> ServedBundle:
@@ -254,6 +281,11 @@ class Routes:
         except (StoreUnavailable, TimeoutError):
             return False
         return not self._batcher.skips_store()
+
+
+def _teams(arms: Sequence[Assignment], candidates: bytes) -> str:
+    """Returns the teams of an interleaved answer, as they are logged."""
+    return teams_of(candidates) if any(one.arm == INTERLEAVED for one in arms) else ""
 
 
 def _check_interests(body: RecallRequest, bundle: ServedBundle) -> None:

@@ -174,6 +174,9 @@ class Candidate(BaseModel):
     interest: int = Field(
         description="number of the interest, from 0; -1: a back-filled popular item"
     )
+    team: str | None = Field(
+        None, description="arm that picked it; present in an interleaved experiment"
+    )
     metadata: dict[str, Any] | None = Field(None, description="present if with_metadata was given")
 
 

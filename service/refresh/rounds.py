@@ -107,6 +107,11 @@ def refresh(config: RefreshConfig) -> Outcome:
 def _begin(config: RefreshConfig, stream: Path | None, digest: str) -> Round:
     """Writes the input of a new round."""
     artifact = load_artifact(find_bundle(config.artifacts))
+    if artifact.manifest.model.feedback != "none":
+        raise ValueError(
+            f"{artifact.manifest.version} reads feedback, which a refresh cannot train yet: use "
+            "`recgpt train --warm-start` and `recgpt export`"
+        )
     with new_folder(config.work / "round") as folder:
         (folder / "input").mkdir()
         about = Round(

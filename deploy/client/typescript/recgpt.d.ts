@@ -42,6 +42,8 @@ export interface Candidate {
   score: number;
   /** number of the interest, from 0; -1: a back-filled popular item */
   interest: number;
+  /** arm that picked it; present in an interleaved experiment */
+  team?: string | null;
   /** present if with_metadata was given */
   metadata?: Record<string, unknown> | null;
 }
@@ -321,6 +323,8 @@ export interface Running {
   layer: string;
   /** part of the layer's users that takes part */
   slice: [number, number];
+  /** whether every answer is a draft of both arms' lists */
+  interleave: boolean;
   /** fields of a recall that each arm sets */
   arms: Record<string, Record<string, unknown>>;
   weights: Record<string, number>;

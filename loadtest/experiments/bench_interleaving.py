@@ -1,0 +1,127 @@
+"""Counts the users that it takes to find the better of two rankings: apart, and interleaved.
+
+    python -m loadtest.experiments.bench_interleaving --out docs/results
+
+Simulated users like 30 candidates to different degrees. Two rankers see that with different noise
+and show 10; position p is looked at with 1/p. In an A/B test a user sees one ranking, interleaved
+both. The table has the smallest number of users, on a grid, with which 80 % of 400 experiments find
+the better ranking: by Welch's test of clicks per user, and by the sign test of `recgpt experiment
+report`. The two rankings of a user have the same candidates, as those of two settings do.
+
+Shapes: U users, C candidates, K positions.
+"""
+
+import argparse
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest, ttest_ind
+
+from loadtest.environment import environment
+from loadtest.results import number, put_between_marks, say
+from service.experiments.team_draft import team_draft
+
+POOL, CANDIDATES, SHOWN = 40_000, 30, 10
+GRID = [round(25 * 2 ** (step / 2)) for step in range(22)]
+EXPERIMENTS, POWER, ALPHA = 400, 0.8, 0.05
+GOOD, WORSE = 0.3, (0.4, 0.5, 0.7)
+"""Noise of the rankers."""
+Floats = NDArray[np.float64]
+
+
+def main() -> None:
+    """Prints the table, and writes it to the page of results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    rows = [row(noise) for noise in WORSE]
+    text = "\n".join([*HEAD, *rows, "", f"`{environment()['command']}`, {environment()['commit']}"])
+    print(text)
+    if given.out:
+        put_between_marks(given.out / "experiments.md", "interleaving", text)
+
+
+HEAD = (
+    "| difference in clicks | users, A/B | users, interleaved | ratio |",
+    "|---|---|---|---|",
+)
+
+
+def row(worse: float) -> str:
+    """Returns a line of the table: the better ranker beside one with this noise."""
+    rng = np.random.default_rng(0)
+    attraction_UC = rng.beta(1, 9, (POOL, CANDIDATES))
+    spread = attraction_UC.std()
+    lists = [
+        np.argsort(-(attraction_UC + rng.normal(0, noise * spread, attraction_UC.shape)), axis=1)
+        for noise in (worse, GOOD)
+    ]
+    clicks = [clicks_of(rng, attraction_UC, order_UC[:, :SHOWN]).sum(axis=1) for order_UC in lists]
+    votes_U = interleaved(rng, attraction_UC, lists)
+    apart = users_needed(lambda users: by_welch(rng, clicks, users))
+    together = users_needed(lambda users: by_votes(rng, votes_U, users))
+    lift = clicks[1].mean() / clicks[0].mean() - 1
+    say(f"noise {worse}: {lift:+.1%}, {apart} users apart, {together} together")
+    if not apart or not together:
+        return f"| {lift:+.1%} | more than {GRID[-1]:,} | {together:,} | |"
+    return f"| {lift:+.1%} | {apart:,} | {together:,} | {number(apart / together)} |"
+
+
+def clicks_of(
+    rng: np.random.Generator, attraction_UC: Floats, shown_UK: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Returns whether users click the item at each position: U K."""
+    examined_K = 1 / np.arange(1.0, shown_UK.shape[1] + 1)
+    chances_UK = np.take_along_axis(attraction_UC, shown_UK, axis=1) * examined_K
+    clicked_UK: NDArray[np.bool_] = rng.random(chances_UK.shape) < chances_UK
+    return clicked_UK
+
+
+def interleaved(
+    rng: np.random.Generator, attraction_UC: Floats, lists: list[NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Returns the vote of each user: 1 for the second ranker, -1 for the first, 0 for none: U."""
+    flips = random.Random(0)
+    items_UK, teams_UK = np.zeros((2, POOL, SHOWN), dtype=np.int64)
+    for user in range(POOL):
+        one, two = lists[0][user].tolist(), lists[1][user].tolist()
+        picks = team_draft((one, two), SHOWN, lambda: flips.random() < 0.5)
+        items_UK[user] = [(one, two)[team][at] for team, at in picks]
+        teams_UK[user] = [pick.team for pick in picks]
+    clicked_UK = clicks_of(rng, attraction_UC, items_UK)
+    return np.sign((clicked_UK * (2 * teams_UK - 1)).sum(axis=1))
+
+
+def users_needed(power_of: Callable[[int], float]) -> int:
+    """Returns the smallest number of users on the grid that has the power; 0 if none has."""
+    return next((users for users in GRID if power_of(users) >= POWER), 0)
+
+
+def by_welch(rng: np.random.Generator, clicks: list[NDArray[np.int64]], users: int) -> float:
+    """Returns the share of A/B tests with this number of users that find the better ranker."""
+    found = 0
+    for _ in range(EXPERIMENTS):
+        drawn = rng.integers(POOL, size=users)
+        first, second = clicks[0][drawn[: users // 2]], clicks[1][drawn[users // 2 :]]
+        if first.any() or second.any():
+            test = ttest_ind(second, first, equal_var=False)
+            found += test.pvalue < ALPHA and test.statistic > 0
+    return found / EXPERIMENTS
+
+
+def by_votes(rng: np.random.Generator, votes_U: NDArray[np.int64], users: int) -> float:
+    """Returns the share of interleaved experiments that find the better ranker."""
+    found = 0
+    for _ in range(EXPERIMENTS):
+        drawn = votes_U[rng.integers(POOL, size=users)]
+        wins, losses = int((drawn > 0).sum()), int((drawn < 0).sum())
+        if wins > losses:
+            found += binomtest(wins, wins + losses).pvalue < ALPHA
+    return found / EXPERIMENTS
+
+
+if __name__ == "__main__":
+    main()
