@@ -107,8 +107,9 @@ chaos: setup redis ## overload, faults of engine and Redis, replaced instances: 
 loop: setup redis ## serve, experiment, report, refresh, next version, on MovieLens 100K (ARGS="--epochs 5"; run make demo first)
 	$(BIN)/python -m loadtest.experiments.loop --raw demo/raw --out build/loop $(ARGS)
 
-bench-experiments: setup ## 1,000 experiments without a difference, 1,000 with the planned one (ARGS="--runs 100")
+bench-experiments: setup ## false alarms and power of 2,000 simulated experiments, and users that interleaving saves
 	$(BIN)/python -m loadtest.experiments.bench_analysis --out docs/results $(ARGS)
+	$(BIN)/python -m loadtest.experiments.bench_interleaving --out docs/results
 
 soak: setup redis ## memory by minute and latencies of an hour at 70 % of the peak (ARGS="--minutes 2")
 	$(BIN)/python -m loadtest.reliability.soak --out docs/results $(ARGS)

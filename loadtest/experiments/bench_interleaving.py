@@ -92,7 +92,8 @@ def interleaved(
         items_UK[user] = [(one, two)[team][at] for team, at in picks]
         teams_UK[user] = [pick.team for pick in picks]
     clicked_UK = clicks_of(rng, attraction_UC, items_UK)
-    return np.sign((clicked_UK * (2 * teams_UK - 1)).sum(axis=1))
+    votes_U: NDArray[np.int64] = np.sign((clicked_UK * (2 * teams_UK - 1)).sum(axis=1))
+    return votes_U
 
 
 def users_needed(power_of: Callable[[int], float]) -> int:

@@ -23,7 +23,6 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import redis
@@ -32,6 +31,7 @@ from loadtest.results import say
 from loadtest.serving.servers import python_server, recgpt_serve, redis_server
 from model.artifact.versions import served_version
 from model.evaluation.bootstrap import paired_difference
+from service.experiments.simulation import post
 from service.recall.recaller import Recaller
 from service.recall.types import Query
 
@@ -39,7 +39,7 @@ PAST, PRESENT = 0.7, 0.85
 DAYS = 4
 K, PLANTED, LIFT = 100, "planted", 1.5
 EXPERIMENTS = f"[lists.arms.usual]\n[lists.arms.{PLANTED}]\n"
-CHUNK = 500
+CHUNK = 100
 START_S = 900.0
 """Events of one request."""
 
@@ -137,7 +137,7 @@ def send_events(url: str, file: Path) -> None:
     """Sends the events of a file, which follow from no recall."""
     events = pl.read_parquet(file).with_columns(pl.col("timestamp").cast(pl.Float64)).to_dicts()
     for start in range(0, len(events), CHUNK):
-        post(f"{url}/events", {"events": events[start : start + CHUNK]})
+        post(url, "/events", {"events": events[start : start + CHUNK]})
     say(f"{len(events):,} events sent")
 
 
@@ -205,14 +205,6 @@ def wait_for(url: str, version: str, patience_s: float = 300) -> None:
                 return
         time.sleep(0.2)
     sys.exit(f"{url} does not serve {version}")
-
-
-def post(url: str, body: dict[str, Any]) -> None:
-    """Sends a request."""
-    request = urllib.request.Request(
-        url, json.dumps(body).encode(), {"content-type": "application/json"}
-    )
-    urllib.request.urlopen(request, timeout=60).close()
 
 
 if __name__ == "__main__":

@@ -38,14 +38,17 @@ def plan(
 
     All arms are of equal size, and each is compared with the control by a two-sided test, with
     Bonferroni's correction for their number. Figures before the experiment with this correlation
-    shrink the variance to 1 - correlation² of it.
+    shrink the variance to 1 - correlation² of it. The effect also makes the treatment's counts vary
+    more: by chance in proportion to the mean, and between users in proportion to its square.
     """
     if mean <= 0 or deviation <= 0:
         raise ValueError("the metric has no mean or no variance: nothing can be compared")
     quantile = NormalDist().inv_cdf
     wanted = quantile(1 - alpha / (2 * (arms - 1))) + quantile(power)
-    variance = deviation**2 * (1 - correlation**2)
-    in_an_arm = 2 * variance * (wanted / (effect * mean)) ** 2
+    by_chance = min(mean, deviation**2)
+    treated = by_chance * (1 + effect) + (deviation**2 - by_chance) * (1 + effect) ** 2
+    variances = (deviation**2 + treated) * (1 - correlation**2)
+    in_an_arm = variances * (wanted / (effect * mean)) ** 2
     return Plan(
         mean=mean,
         deviation=deviation,

@@ -20,7 +20,7 @@ from service.experiments.click_model import ClickModel
 
 CLIENTS = 8
 """Users who are answered at the same time."""
-TRIES = 5
+TRIES = 10
 TIMEOUT_S = 60.0
 
 
@@ -54,7 +54,7 @@ class Simulation:
         rng = np.random.default_rng([self.seed, model.user_rows[user]])
         counts: Counter[str] = Counter()
         for _ in range(1 + rng.poisson(max(self.visits - 1, 0))):
-            answer = self._post("/recall", {"user_id": user, "k": self.k})
+            answer = post(self.url, "/recall", {"user_id": user, "k": self.k})
             items = [item["item_id"] for item in answer["items"]]
             chances_K = model.chances(user, items)
             arms = [one["arm"] for one in answer.get("experiments", [])]
@@ -72,24 +72,26 @@ class Simulation:
         about = {"user_id": user, "type": "click", "request_id": request_id}
         at = time.time()
         events = [about | {"item_id": item, "timestamp": at} for item in items]
-        self._post("/events", {"events": events})
+        post(self.url, "/events", {"events": events})
 
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """Sends a request, again while the service is busy. Raises ValueError if it fails."""
-        request = urllib.request.Request(
-            self.url.rstrip("/") + path,
-            json.dumps(body).encode(),
-            {"content-type": "application/json"},
-        )
-        for attempt in range(1, TRIES + 1):
-            try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                    return json.load(answer)
-            except urllib.error.HTTPError as error:
-                if error.code not in (429, 503, 504) or attempt == TRIES:
-                    detail = error.read().decode(errors="replace")
-                    raise ValueError(f"{self.url}{path} answered {error.code}: {detail}") from error
-                time.sleep(0.2 * attempt)
-            except OSError as error:
-                raise ValueError(f"{self.url}{path} can't be asked: {error}") from error
-        raise AssertionError
+
+def post(url: str, path: str, body: Mapping[str, Any]) -> Any:
+    """Sends a request, again while the service is busy; returns the answer.
+
+    Raises ValueError if it fails.
+    """
+    request = urllib.request.Request(
+        url.rstrip("/") + path, json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    for attempt in range(1, TRIES + 1):
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code not in (429, 503, 504) or attempt == TRIES:
+                detail = error.read().decode(errors="replace")
+                raise ValueError(f"{url}{path} answered {error.code}: {detail}") from error
+            time.sleep(0.5 * attempt)
+        except OSError as error:
+            raise ValueError(f"{url}{path} can't be asked: {error}") from error
+    raise AssertionError

@@ -82,8 +82,8 @@ def test_a_plan_tells_users_and_days(
     assert "users" in measured
     assert "That takes" in measured
     main(["experiment", "plan", "--mean", "2", "--deviation", "2", "--effect", "0.1"])
-    # 2 · (1.96 + 0.84)² · 2² / (0.1 · 2)² = 1,570 users an arm
-    assert "1,570 an arm" in capsys.readouterr().out
+    # (1.96 + 0.84)² · (2² + 2 · 1.1 + 2 · 1.1²) / (0.1 · 2)² = 1,692 users an arm
+    assert "1,692 an arm" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["experiment", "plan", "--mean", "2"])
     assert "give --events, or both --mean and --deviation" in capsys.readouterr().err
