@@ -93,6 +93,8 @@ def refresh(config: RefreshConfig) -> Outcome:
         raise ValueError("--events is an export, and --store is exported first: name one of them")
     config.work.mkdir(parents=True, exist_ok=True)
     with _locked(config.work):
+        for half in config.work.glob(".round.*.part"):  # of a call that was killed
+            shutil.rmtree(half)
         stream = _exported(config)
         last = _read_last(config.work)
         about = _unfinished(config, last)

@@ -91,6 +91,8 @@ def test_a_killed_round_goes_on(
 ) -> None:
     """No finished step is repeated, and the version is published once."""
     config, before = site.config(tmp_path / "work"), served_version(site.artifacts)
+    half = config.work / ".round.0a1b2c3d.part"
+    half.mkdir(parents=True)
     with monkeypatch.context() as patch:
         patch.setattr(rounds, step, _killed)
         with pytest.raises(KeyboardInterrupt):
@@ -100,6 +102,7 @@ def test_a_killed_round_goes_on(
     outcome = refresh(config)
     assert outcome.result == "published", outcome.sentence
     assert outcome.base == before
+    assert not half.exists()
     assert served_version(site.artifacts) == outcome.version
     assert len(read_journal(site.artifacts)) == 2
 
