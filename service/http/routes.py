@@ -133,6 +133,7 @@ class Routes:
         recalls = recall_all(queries, chosen, _patience(request), _client(request))
         answers = await _while_connected(request, recalls)
         answer = draft.of(answers, request.scope["state"]["request_id"])
+        request.scope["state"]["stages"] = answer.seconds
         return json_response(self._response(request, draft.sides[0], answer, draft.arms))
 
     def _following_page(self, request: Request, given: RecallRequest, cursor: str) -> Response:
