@@ -55,6 +55,7 @@ RULES: Sequence[tuple[str, str, KeyScope]] = (
     ("DELETE", "/items", KeyScope.WRITE),
     ("GET", "/users", KeyScope.ADMIN),
     ("DELETE", "/users", KeyScope.ADMIN),
+    ("GET", "/admin", KeyScope.ADMIN),
     ("POST", "/admin", KeyScope.ADMIN),
 )
 """Method, path and the scope that they need. A path stands for everything below it, too."""

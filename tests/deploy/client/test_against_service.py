@@ -26,7 +26,7 @@ from recgpt_client import (
     ServiceError,
     ServiceUnavailable,
 )
-from recgpt_client.requests import AfterDays, Condition, Filter, RecallFields, Seed
+from recgpt_client.requests import AfterDays, Cap, Condition, Filter, Fresh, RecallFields, Seed
 from running_service import Service, service
 
 from service.offline import export_bundle
@@ -76,6 +76,12 @@ def test_recalls(client: Client) -> None:
     assert len(recall.items) == 3
     assert recall.filter is not None
     assert recall.filter.matched == 5
+    assert recall.variety is None
+    capped = client.recall(
+        history=["i1"], k=4, caps=[{"field": "genres", "per_value": 2}], diversity=0.5
+    )
+    assert capped.variety is not None
+    assert not capped.variety.exhausted
     assert not recall.degraded
     metadata = recall.items[0].metadata
     assert metadata is not None
@@ -183,6 +189,7 @@ def test_events_outlive_a_restart_of_the_service(
         (recgpt_client.Recall, "RecallResponse"),
         (recgpt_client.Candidate, "Candidate"),
         (recgpt_client.FilterEffect, "FilterEffect"),
+        (recgpt_client.VarietyEffect, "VarietyEffect"),
         (recgpt_client.Arm, "Arm"),
         (recgpt_client.Accepted, "EventsResponse"),
         (recgpt_client.FieldProblem, "FieldProblem"),
@@ -205,6 +212,8 @@ def test_classes_have_the_fields_of_the_api(ours: Any, schema: str) -> None:
         (AfterDays, "AfterDays"),
         (Condition, "Condition"),
         (Filter, "Filter"),
+        (Cap, "CapBody"),
+        (Fresh, "Fresh"),
     ],
 )
 def test_requests_have_the_fields_of_the_api(ours: Any, schema: str) -> None:

@@ -14,13 +14,14 @@ from recgpt_client.answers import (
     Ready,
     Recall,
     StoredEvent,
+    VarietyEffect,
 )
 from recgpt_client.asynchronous import AsyncClient
 from recgpt_client.errors import DeadlineExceeded, RecGPTError, ServiceError, ServiceUnavailable
 from recgpt_client.event_queue import Event
 from recgpt_client.event_sender import AsyncEventSender, EventSender
 from recgpt_client.policy import Policy
-from recgpt_client.requests import Condition, Filter, Repeats, Seed
+from recgpt_client.requests import Cap, Condition, Filter, Fresh, Repeats, Seed
 from recgpt_client.synchronous import Client
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "AsyncClient",
     "AsyncEventSender",
     "Candidate",
+    "Cap",
     "Client",
     "Condition",
     "DeadlineExceeded",
@@ -37,6 +39,7 @@ __all__ = [
     "FieldProblem",
     "Filter",
     "FilterEffect",
+    "Fresh",
     "Item",
     "Policy",
     "Ready",
@@ -47,4 +50,5 @@ __all__ = [
     "ServiceError",
     "ServiceUnavailable",
     "StoredEvent",
+    "VarietyEffect",
 ]

@@ -28,6 +28,15 @@ class FilterEffect:
 
 
 @dataclass(frozen=True, slots=True)
+class VarietyEffect:
+    """The effect of caps, diversity and fresh items: sums of scores with and without them."""
+
+    score: float
+    plain_score: float
+    exhausted: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Arm:
     """The arm of a user in an experiment."""
 
@@ -47,6 +56,7 @@ class Recall:
     unknown_items: int
     cursor: str | None = None
     filter: FilterEffect | None = None
+    variety: VarietyEffect | None = None
     experiments: tuple[Arm, ...] = ()
 
     @property
@@ -57,7 +67,7 @@ class Recall:
     @classmethod
     def of(cls, answer: Json) -> Self:
         """Returns the recall in an answer. Raises KeyError or TypeError if it is not one."""
-        effect = answer.get("filter")
+        effect, variety = answer.get("filter"), answer.get("variety")
         return cls(
             request_id=answer["request_id"],
             version=answer["version"],
@@ -67,10 +77,15 @@ class Recall:
             unknown_items=answer["unknown_items"],
             cursor=answer.get("cursor"),
             filter=FilterEffect(effect["matched"], effect["exhausted"]) if effect else None,
+            variety=_variety(variety) if variety else None,
             experiments=tuple(
                 Arm(arm["experiment"], arm["arm"]) for arm in answer.get("experiments") or ()
             ),
         )
+
+
+def _variety(effect: Json) -> VarietyEffect:
+    return VarietyEffect(effect["score"], effect["plain_score"], effect["exhausted"])
 
 
 def _candidate(item: Json) -> Candidate:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypedDict, TypeVar
+from typing import Any, Generic, Literal, Required, TypedDict, TypeVar
 from urllib.parse import quote
 
 from recgpt_client.answers import Accepted, Item, Ready, Recall, StoredEvent
@@ -50,8 +50,24 @@ class Filter(TypedDict, total=False):
     none: Sequence[Condition]
 
 
+class Cap(TypedDict):
+    """The most items of an answer that have the same value of an attribute."""
+
+    field: str
+    per_value: int
+
+
+class Fresh(TypedDict, total=False):
+    """A share of the answer for new items: by a bound (`gte`) or an age (`within_days`)."""
+
+    field: Required[str]
+    share: Required[float]
+    gte: float | str
+    within_days: float
+
+
 class RecallFields(TypedDict, total=False):
-    """The fields of a recall; `deploy/client/python/README.md` says where they are explained."""
+    """The fields of a recall; the guide to the query explains them."""
 
     user_id: str
     k: int
@@ -61,6 +77,10 @@ class RecallFields(TypedDict, total=False):
     interests: int
     repeats: Repeats
     filter: Filter
+    outcome: str
+    caps: Sequence[Cap]
+    diversity: float
+    fresh: Fresh
     with_metadata: bool
     scenario: str
     page_size: int
