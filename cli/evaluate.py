@@ -178,3 +178,26 @@ class EvaluateRuns(Command):
         print(format_comparison(found))
         if self.out:
             write_json(self.out, found)
+
+
+class EvaluateInputs(Command):
+    """Measure what a run's network makes of feedback and users: it is told and asked otherwise.
+
+    example:
+      recgpt evaluate inputs --run-dir run
+    """
+
+    run_dir: Path = Field(description="folder that `recgpt train` wrote")
+    out: Path | None = Field(None, description="JSON file for the figures")
+
+    def run(self) -> None:
+        """Prints the table."""
+        from model.files import check_output, write_json
+        from model.reports.inputs import format_inputs, measure_inputs
+
+        check_output(self.out)
+        with log_above_bars():
+            found = measure_inputs(self.run_dir)
+        print(format_inputs(found))
+        if self.out:
+            write_json(self.out, found)

@@ -37,6 +37,7 @@ COMMANDS = {
     "evaluate new-users": "cli.evaluate:EvaluateNewUsers",
     "evaluate interests": "cli.evaluate:EvaluateInterests",
     "evaluate runs": "cli.evaluate:EvaluateRuns",
+    "evaluate inputs": "cli.evaluate:EvaluateInputs",
     "history load": "cli.serve:LoadHistory",
     "serve": "cli.serve:Serve",
     "events export": "cli.experiment:ExportEvents",

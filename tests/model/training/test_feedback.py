@@ -16,6 +16,7 @@ from model.evaluation.protocols import by_outcome, splits
 from model.evaluation.reference import feedback_of
 from model.network.gpt import GPT
 from model.reports.comparison import compare_runs, format_comparison
+from model.reports.inputs import measure_inputs
 from model.training.batches import SetTargets, by_length, prefixes, read_samples
 from model.training.config import TrainConfig
 from model.training.run import read_figures, train
@@ -192,6 +193,33 @@ def test_a_bundle_has_the_figures_of_the_wanted_outcome(
         names = ("pre-trained, one interest", "recgpt")
         equal = ", ".join(sorted([*names, *(f"{name}, not like" for name in names), *POPULAR]))
         assert f"to four decimals: {equal}" in printed
+
+
+def test_another_wanted_outcome_costs_what_the_wanted_one_brings(
+    runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["evaluate", "inputs", "--run-dir", str(runs["like"])])
+    printed = capsys.readouterr().out
+    assert "test cases (not like)" in printed
+    found = measure_inputs(runs["like"])
+    liked = found["like"]["variants"]
+    others = found["not like"]["variants"]
+    assert set(liked) == {
+        "as it is",
+        "asked for dislike",
+        "asked for nothing",
+        "told actions in another order",
+        "told no actions",
+    }
+    expected = read_figures(runs["like"])
+    assert liked["as it is"]["HR@10"]["value"] == pytest.approx(expected["recgpt"]["HR@10"])
+    asked = others["asked for dislike"]["recall@20"]
+    assert asked["value"] >= others["as it is"]["recall@20"]["value"]
+    for group in found.values():  # actions say nothing in this world
+        same = group["variants"]["told actions in another order"]["recall@100"]
+        assert same["value"] == 1  # of 101 items at most 100 are not in the history
+    with pytest.raises(ValueError, match="reads items only"):
+        measure_inputs(runs["none"])
 
 
 def test_a_network_starts_without_a_meaning_for_what_it_does_not_know(world: Dataset) -> None:

@@ -1,0 +1,156 @@
+"""What a network makes of its inputs: the same test cases with other actions, outcomes and users.
+
+An input that matters must cost something when it is wrong: actions in another order, another wanted
+outcome, or the mean of somebody else's history.
+
+Shapes: B batch, L length, D width, N cases.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.data.dataset import Dataset, IntArray
+from model.evaluation.bootstrap import paired_difference
+from model.evaluation.metrics import Histories, measure_cases
+from model.evaluation.protocols import Split, by_outcome, splits
+from model.evaluation.reference import DenseRecall
+from model.network.gpt import GPT
+from model.training.run import load_run, wanted_action
+
+AS_IT_IS = "as it is"
+SETS_AT = (20, 100)
+Actions = Callable[[NDArray[np.integer[Any]]], NDArray[np.integer[Any]]]
+Means = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A change of the inputs."""
+
+    recall: DenseRecall
+    actions: Actions | None = None
+    means: Means | None = None
+
+    def __call__(
+        self, histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+    ) -> list[IntArray]:
+        """See `Recall`."""
+        if self.actions and isinstance(histories, Histories) and histories.actions is not None:
+            histories.actions = [self.actions(actions) for actions in histories.actions]
+        with _changed_means(self.recall.model, self.means):
+            return self.recall(histories, users_B, ks)
+
+
+@contextmanager
+def _changed_means(model: GPT, change: Means | None) -> Iterator[None]:
+    """Changes the means of histories that the network takes."""
+    if change is None:
+        yield
+        return
+    own = model.history_means
+    model.history_means = lambda *given: change(own(*given))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del model.history_means
+
+
+def measure_inputs(run: Path) -> dict[str, Any]:
+    """Measures a run's network on the test split with its inputs changed, one after another.
+
+    Returns for each group of cases {"cases", "variants": {name: {metric: {"value", "relative",
+    "low", "high"}}}}: differences to the network as it is, relative to it, with 95 % intervals. The
+    groups are the cases whose next item got the wanted outcome and the others, if one is wanted.
+
+    Raises ValueError if the network reads nothing but items.
+    """
+    config, dataset, model = load_run(run)
+    recall = DenseRecall(model, config.recall, wanted_action(config, dataset))
+    variants = _variants(recall, dataset)
+    if len(variants) == 1:
+        raise ValueError(
+            f"{run}: the network reads items only: train one with --model.feedback or "
+            "--model.user-mean"
+        )
+    split, outcome = splits(dataset, config.protocol).test, config.recall.outcome
+    groups = {"all": split}
+    if outcome is not None:
+        groups = dict(
+            zip((outcome, f"not {outcome}"), by_outcome(dataset, split, outcome), strict=True)
+        )
+    return {name: _measured(variants, dataset, part) for name, part in groups.items()}
+
+
+def _variants(recall: DenseRecall, dataset: Dataset) -> dict[str, Variant]:
+    config = recall.model.config
+    found = {AS_IT_IS: Variant(recall)}
+    if config.feedback == "outcome":
+        asked = {f"asked for {name}": code for code, name in enumerate(dataset.action_names)}
+        asked["asked for nothing"] = -1
+        for name, code in asked.items():
+            if code != recall.wanted:
+                found[name] = Variant(replace(recall, wanted=code))
+    if config.feedback != "none":
+        rng = np.random.default_rng(0)
+        found["told actions in another order"] = Variant(recall, rng.permutation)
+        found["told no actions"] = Variant(recall, lambda actions: np.full_like(actions, -1))
+    if config.user_mean:
+        found["another user's mean"] = Variant(recall, means=_of_another)
+        found["no mean"] = Variant(recall, means=lambda means_BLD: means_BLD * 0)
+    return found
+
+
+def _of_another(means_BLD: Tensor) -> Tensor:
+    """Returns the means of the cases half a batch away, which are of other users."""
+    return means_BLD.roll(max(1, len(means_BLD) // 2), dims=0)
+
+
+def _measured(variants: dict[str, Variant], dataset: Dataset, split: Split) -> dict[str, Any]:
+    figures = {name: _figures(one, dataset, split) for name, one in variants.items()}
+    base = figures[AS_IT_IS]
+    rows = {
+        name: {
+            metric: {"value": float(found_N.mean())}
+            | ({} if name == AS_IT_IS else _difference(found_N, base[metric], split))
+            for metric, found_N in found.items()
+        }
+        for name, found in figures.items()
+    }
+    return {"cases": len(split.users), "variants": rows}
+
+
+def _figures(recall: Variant, dataset: Dataset, split: Split) -> dict[str, NDArray[np.float64]]:
+    found = measure_cases(recall, dataset, split, SETS_AT)
+    ranks_N = found.next_ranks_N
+    hits_N = ((ranks_N > 0) & (ranks_N <= 10)).astype(float)
+    return {"HR@10": hits_N} | {f"recall@{k}": found.set_recalls[k] for k in SETS_AT}
+
+
+def _difference(
+    new_N: NDArray[np.float64], old_N: NDArray[np.float64], split: Split
+) -> dict[str, float]:
+    return paired_difference(new_N, old_N, split.users)._asdict() if old_N.any() else {}
+
+
+def format_inputs(found: dict[str, Any]) -> str:
+    """Returns tables as text: a line per change of the inputs."""
+    lines = []
+    for group, measured in found.items():
+        lines.append(f"{measured['cases']:,} test cases ({group}); difference [95 % interval]")
+        for name, figures in measured["variants"].items():
+            parts = [f"{metric} {_as_text(row)}" for metric, row in figures.items()]
+            lines.append(f"  {name:<32}" + "  ".join(parts))
+    return "\n".join(lines)
+
+
+def _as_text(row: dict[str, float]) -> str:
+    if "relative" not in row:
+        return f"{row['value']:.4f}"
+    return f"{row['value']:.4f} ({row['relative']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}])"
