@@ -30,12 +30,9 @@ from model.network.gpt import GPT, evaluating
 from service.history.events import CLICK, HistoryEvent
 from service.history.store import HistoryStore
 from service.recall.recaller import Recaller
-from service.recall.types import Query
+from service.recall.types import UNTOLD, Query
 
 log = logging.getLogger(__name__)
-
-NOT_KNOWN = "\t"
-"""The type of an event about which nothing is known: no type has a tab."""
 
 
 def export_bundle(
@@ -182,7 +179,7 @@ def service_recall(
     if same_items and not unlike <= set(item_ids[len(item_ids) - added :]):
         raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
     item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
-    names = [*dataset.action_names, NOT_KNOWN]  # -1 is the last one
+    names = [*dataset.action_names, UNTOLD]  # -1 is the last one
     reads_feedback = recaller.manifest.model.feedback != "none"
 
     def actions_of(histories: Sequence[IntArray]) -> Sequence[Sequence[str]]:

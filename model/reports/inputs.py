@@ -1,4 +1,4 @@
-"""What a network makes of its inputs: the same test cases with other actions, outcomes and users.
+"""The worth of inputs: the same test cases with other actions, wanted outcomes and users.
 
 An input that matters must cost something when it is wrong: actions in another order, another wanted
 outcome, or the mean of somebody else's history.

@@ -1,13 +1,14 @@
 """Queries of the recall room from the bodies of requests."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from service.errors import FieldError, Invalid
 from service.http.filters import checked_form
-from service.http.schemas import AfterDays, RecallRequest, Seed
+from service.http.schemas import AfterDays, PastItem, RecallRequest, Seed
 from service.http.variety import checked_rules
 from service.recall.served_bundle import ServedBundle
-from service.recall.types import Query
+from service.recall.types import UNTOLD, Query
 
 
 def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tuple[Query, bool]:
@@ -22,7 +23,7 @@ def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tupl
         words = f"The bundle cannot be asked for {body.outcome!r}; it can be for {known}"
         raise Invalid(f"{where}outcome: {words}", [FieldError(f"{where}outcome", words)])
     stored = body.history is None and body.user_id is not None
-    history: Sequence[str] = body.history or ()
+    history, actions = _ids_and_actions(body.history or ())
     exclude = body.exclude
     if body.seeds:
         seeds = _lightest_first(body.seeds)
@@ -35,11 +36,23 @@ def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tupl
         body.k,
         body.interests,
         _repeat_after_days(body, stored),
+        actions=actions,
         filter=checked_form(body.filter, bundle.attributes, where) if body.filter else None,
         outcome=body.outcome,
         variety=checked_rules(body.caps, body.diversity, body.fresh, bundle.attributes, where),
     )
     return query, stored
+
+
+def _ids_and_actions(
+    history: Sequence[str | PastItem],
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Returns the ids of a history, and the types of its events if it has any."""
+    told = {type(one) for one in history}
+    if told <= {str}:
+        return cast(Sequence[str], history), ()
+    pairs = [(one, UNTOLD) if isinstance(one, str) else (one.item_id, one.type) for one in history]
+    return [item for item, _ in pairs], [action for _, action in pairs]
 
 
 def _lightest_first(seeds: Sequence[str | Seed]) -> list[str]:

@@ -68,6 +68,15 @@ class Seed(Body):
     weight: float = Field(1, gt=0, allow_inf_nan=False, description="a heavier seed counts more")
 
 
+class PastItem(Body):
+    """An item of a history in the request, and what the user did with it."""
+
+    item_id: Id
+    type: Annotated[str, Field(pattern=NAME)] = Field(
+        description="type of the event, which a network that was trained with it reads"
+    )
+
+
 class RecallRequest(Body):
     """A user, a session or seeds, and the number of candidates wanted for them."""
 
@@ -90,10 +99,11 @@ class RecallRequest(Body):
         "or `seeds`",
     )
     k: int = Field(100, ge=1, le=MAX_ITEMS, description="number of candidates wanted")
-    history: list[Id] | None = Field(
+    history: list[Id | PastItem] | None = Field(
         None,
         max_length=1000,
-        description="item ids, oldest first, used instead of the stored history",
+        description="item ids, oldest first, used instead of the stored history; {item_id, type} "
+        "in place of an id says what the user did with the item",
     )
     seeds: list[Id | Seed] = Field(
         default_factory=list,

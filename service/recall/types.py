@@ -27,6 +27,10 @@ Ids = Sequence[str | bytes] | bytes
 """Ids of items, as text or its UTF-8, or the msgpack array of them, which front ends send."""
 
 
+UNTOLD = "\t"
+"""The type of an event about which nothing is known: no type has a tab."""
+
+
 @dataclass(slots=True)
 class Query:
     """A request for the candidates of one user; ids are the caller's own.

@@ -229,6 +229,13 @@ export interface ItemResponse {
   ignored: Array<string>;
 }
 
+/** An item of a history in the request, and what the user did with it. */
+export interface PastItem {
+  item_id: string;
+  /** type of the event, which a network that was trained with it reads */
+  type: string;
+}
+
 /** A problem document (RFC 9457). */
 export interface Problem {
   /** kind of problem */
@@ -258,8 +265,8 @@ export interface RecallRequest {
   user_id?: string | null;
   /** number of candidates wanted */
   k?: number;
-  /** item ids, oldest first, used instead of the stored history */
-  history?: Array<string> | null;
+  /** item ids, oldest first, used instead of the stored history; {item_id, type} in place of an id says what the user did with the item */
+  history?: Array<string | PastItem> | null;
   /** items that candidates should be like, as ids or as {item_id, weight}: the network reads them as the newest events of the history, the heaviest last */
   seeds?: Array<string | Seed>;
   /** item ids that are not to be returned */

@@ -78,6 +78,27 @@ async def test_stored_events_are_read_with_their_types(
     assert found["items"] != default["items"]  # in their scores at least
 
 
+async def test_a_history_in_the_request_may_have_types(
+    client: httpx.AsyncClient, world: Dataset, model_and_artifacts: tuple[GPT, Path]
+) -> None:
+    model, _ = model_and_artifacts
+    told = [
+        item if kind == "view" else {"item_id": item, "type": kind}  # which the bundle never saw
+        for item, kind in EVENTS
+    ]
+    for wanted in ("like", "dislike"):
+        found = await recall(client, history=told, k=10, outcome=wanted)
+        assert ids(found) == expected(world, model, EVENTS, wanted)
+    untold = await recall(client, history=[item for item, _ in EVENTS], k=10)
+    assert untold["items"] != (await recall(client, history=told, k=10))["items"]
+    seeded = await recall(client, history=told, seeds=["i9"], k=10)
+    rows = [*EVENTS, ("i9", "")]
+    assert ids(seeded) == expected(world, model, rows, "like")
+    answer = await client.post("/recall", json={"history": [{"item_id": "i1"}]})
+    assert answer.status_code == 422
+    assert any(one["where"].startswith("history.0") for one in answer.json()["errors"])
+
+
 async def test_a_history_loaded_from_a_data_set_keeps_its_actions(
     world: Dataset, tmp_path: Path
 ) -> None:

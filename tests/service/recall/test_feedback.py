@@ -15,10 +15,10 @@ from model.evaluation.metrics import case_batches
 from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT
-from service.offline import NOT_KNOWN, export_bundle, service_recall
+from service.offline import export_bundle, service_recall
 from service.recall.gpu.backend import GpuBackend
 from service.recall.recaller import Recaller
-from service.recall.types import Candidates, Query, pack_ids
+from service.recall.types import UNTOLD, Candidates, Query, pack_ids
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_an_action_belongs_to_its_item_whatever_the_catalogue_lacks(
     with_unknown = replace(
         known,
         history=["no", "i1", "no", "i2", "i3"],
-        actions=[NOT_KNOWN, "like", "?", "dislike", "like"],
+        actions=[UNTOLD, "like", "?", "dislike", "like"],
     )
     assert one(recaller, with_unknown) == expected
     packed = replace(
@@ -100,7 +100,7 @@ def test_fewer_actions_than_items_leave_the_newest_unknown(
     _, recaller = export()
     history = ["i1", "i2", "i3"]
     short = Query("", history, k=20, actions=["like"])
-    padded = replace(short, actions=["like", NOT_KNOWN, NOT_KNOWN])
+    padded = replace(short, actions=["like", UNTOLD, UNTOLD])
     assert one(recaller, short) == one(recaller, padded)
     assert one(recaller, short) != one(recaller, replace(short, actions=[]))
 
@@ -126,7 +126,7 @@ def test_a_query_asks_for_another_outcome_than_the_bundle(
                     world.user_ids[user],
                     [world.item_ids[row] for row in history],
                     k=10,
-                    actions=[(*world.action_names, NOT_KNOWN)[code] for code in codes],
+                    actions=[(*world.action_names, UNTOLD)[code] for code in codes],
                     outcome=wanted,
                 )
                 for user, history, codes in zip(users_B, histories, told, strict=True)
