@@ -57,8 +57,8 @@ class FilteredSearcher:
     ) -> tuple[Floats, Ints]:
         """Returns scores and rows W F of as many hits as a step needs, and `more` of them."""
         # At worst all excluded, listed and offered items rank first.
-        skipped_B = lists.excluded.lengths_B + step.interest
-        hits = int((lists.k_B + skipped_B)[step.queries_W].max()) + 1 + more
+        skipped_W = (lists.excluded.lengths_B + lists.sizes_B)[step.queries_W] + step.interest
+        hits = int((skipped_W + step.quotas_W).max()) + 1 + more
         shape = len(interests_WD), min(hits, len(lists.marks_V))
         scores_WF, rows_WF = np.empty(shape, np.float32), np.empty(shape, np.int64)
         shares_scan = isinstance(self._index, ExactIndex)

@@ -40,7 +40,7 @@ class VariedSearcher:
         quotas = step.quotas_W.tolist()
         pools = [one.pool_size(quota) for one, quota in zip(choosers_W, quotas, strict=True)]
         scores_WF, rows_WF = self._filtered.best(
-            interests_WD, step, lists, selections_W, max(pools)
+            interests_WD, step, plain, selections_W, max(pools)
         )
         times.lap("search")
         plain.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
