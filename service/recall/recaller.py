@@ -47,6 +47,7 @@ from service.recall.types import (
     StageSeconds,
     StageTimes,
 )
+from service.recall.variety.form import Variety, packed
 from service.recall.variety.query_variety import QueryVariety
 from service.settings import GpuSearch
 
@@ -284,8 +285,10 @@ class Recaller:
         """Answers a few batches, so that everything is compiled before a user waits for it."""
         history = self._ids.ids_of(range(min(self._max_history, self.catalogue_size)))
         for form in (None, EVERYTHING, NOTHING):  # a mask, and gathered items
-            for size in (1, 8):
-                self.recall_json([Query("", history, filter=form), Query("", [])] * size)
+            for rules in (None, packed(Variety(diversity=0.5))):
+                for size in (1, 8):
+                    warm = Query("", history, filter=form, variety=rules)
+                    self.recall_json([warm, Query("", [])] * size)
 
 
 def _load_index(artifact: Artifact) -> ExactIndex | IvfIndex:
