@@ -11,12 +11,16 @@ DegradedReason = Literal["no_history", "unknown_items", "store_unavailable", "un
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One recalled item. `interest` counts from 0; -1 is a popular item that completes the list."""
+    """One recalled item. `interest` counts from 0; -1 is a popular item that completes the list.
+
+    `team` is the arm that gave the item, where an experiment interleaves the lists of its arms.
+    """
 
     item_id: str
     score: float
     interest: int
     metadata: Json | None = None
+    team: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +93,8 @@ def _variety(effect: Json) -> VarietyEffect:
 
 
 def _candidate(item: Json) -> Candidate:
-    return Candidate(item["item_id"], item["score"], item["interest"], item.get("metadata"))
+    known = item["item_id"], item["score"], item["interest"]
+    return Candidate(*known, item.get("metadata"), item.get("team"))
 
 
 @dataclass(frozen=True, slots=True)
