@@ -16,6 +16,9 @@ from service.recall.item_metadata import ItemMetadata
 
 log = logging.getLogger(__name__)
 
+EXACT = 2**53
+"""The number from which on floats leave out integers."""
+
 
 def read_metadata(bundle: Path) -> ItemMetadata:
     """Returns the metadata of a bundle whose checksums have been verified."""
@@ -47,10 +50,20 @@ def _json_values(column: pl.Series) -> list[Any] | None:
 
     Most types always fit. Bytes that are no text, and times beyond the year 9999, do not.
     """
-    values = _encodable(column)
+    values = _encodable(_whole(column))
     if values is None and not column.dtype.is_nested():
         values = _encodable(column, as_text=True)
     return values
+
+
+def _whole(column: pl.Series) -> pl.Series:
+    """Returns a column of numbers as integers if all of them are whole: 1993, not 1993.0."""
+    if not column.dtype.is_float():
+        return column
+    numbers = column.drop_nulls()
+    if numbers.is_finite().all() and (numbers.abs() < EXACT).all() and (numbers % 1 == 0).all():
+        return column.cast(pl.Int64)
+    return column
 
 
 def _encodable(column: pl.Series, as_text: bool = False) -> list[Any] | None:

@@ -46,7 +46,8 @@ def test_encoded_candidates_are_those_of_the_schema(rows: list[int], interests: 
     assert [item.pop("metadata") for item in about] == [about_item(metadata, row) for row in rows]
     assert about == json.loads(encoded.json)
     fields = RecallResponse.model_json_schema()["$defs"]["Candidate"]["properties"]
-    assert all(set(item) | {"metadata"} == set(fields) for item in about)
+    added_later = {"metadata", "team"}
+    assert all(set(item) | added_later == set(fields) for item in about)
 
 
 def test_scores_have_six_decimals() -> None:
@@ -135,3 +136,17 @@ def test_front_ends_map_what_the_engine_wrote(tmp_path: Path) -> None:
 def test_items_without_attributes_have_empty_metadata(tmp_path: Path) -> None:
     encode_metadata(pl.DataFrame({"none": [None] * 3})).save(tmp_path)
     assert [about_item(ItemMetadata.load(tmp_path), row) for row in range(3)] == [{}, {}, {}]
+
+
+def test_whole_numbers_are_written_without_a_fraction() -> None:
+    items = pl.DataFrame(
+        {
+            "year": [1993.0, None],
+            "price": [5.0, 5.5],
+            "far": [2.0**60, 1.0],
+            "odd": [math.nan, 1.0],
+        }
+    )
+    metadata = encode_metadata(items)
+    assert metadata.of(0) == b'{"year":1993,"price":5.0,"far":1.152921504606847e+18,"odd":null}'
+    assert about_item(metadata, 1) == {"price": 5.5, "far": 1.0, "odd": 1.0}
