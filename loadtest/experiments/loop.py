@@ -196,7 +196,7 @@ def recgpt(*words: object, may_fail: bool = False) -> int:
     return code
 
 
-def wait_for(url: str, version: str, patience_s: float = 300) -> None:
+def wait_for(url: str, version: str, patience_s: float = START_S) -> None:
     """Returns when the service serves the version. Exits if it takes too long."""
     give_up = time.monotonic() + patience_s
     while time.monotonic() < give_up:
