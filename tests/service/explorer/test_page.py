@@ -77,8 +77,10 @@ def test_each_interest_is_a_column_with_its_offer(page: Browser, running: Servic
 
 
 def test_stage_times_and_curl(page: Browser) -> None:
-    names = [text.split()[0] for text in page.texts(".stages li")]
-    assert names == ["queue", "store", "model", "search", "merge", "encode"]
+    def names() -> list[str]:
+        return [(text.split() or [""])[0] for text in page.texts(".stages li")]
+
+    page.wait(lambda: names() == ["queue", "store", "model", "search", "merge", "encode"])
     page.click(".curl summary")
     (command,) = page.texts(".curl code")
     assert command.startswith("curl -s http://127.0.0.1:")

@@ -210,8 +210,9 @@ async def test_the_next_engine_is_told_of_all_items_as_they_are_now(
         await recalled(client, "ann")
         catalogue.change(frozenset({"i1"}), {"i2": {"price": "3"}})
         await recalled(client, "bob")  # of whom the first engine hears, and ends
-        now = ItemUpdate(["i1"], {"i2": {"price": 3}})
-        assert engine.told == [(0, ItemUpdate([], {})), (1, now), (2, now)]
+        change = ItemUpdate(["i1"], {"i2": {"price": 3}})
+        whole = change._replace(popular=[])
+        assert engine.told == [(0, ItemUpdate([], {}, [])), (1, change), (2, whole)]
         assert engine.asked == [["ann"], ["bob"], ["bob"]]
         await client.close()
 

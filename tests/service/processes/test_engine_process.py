@@ -50,7 +50,12 @@ class Computing:
         self.updates: list[tuple[list[str] | None, Mapping[str, object]]] = []
         self.broken = False
 
-    def update_items(self, hidden: list[str] | None, changes: Mapping[str, object]) -> None:
+    def update_items(
+        self,
+        hidden: list[str] | None,
+        changes: Mapping[str, object],
+        popular: list[str] | None = None,
+    ) -> None:
         if changes == {"bad": {}}:
             raise RuntimeError("poison")
         self.updates.append((None if hidden is None else sorted(hidden), changes))

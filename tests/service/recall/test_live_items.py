@@ -37,7 +37,7 @@ def live(tmp_path: Path) -> LiveItems:
 
 def test_values_take_the_place_of_the_bundles(live: LiveItems) -> None:
     update = live.take(None, {"a": {"price": "3", "since": "1970-01-02", "title": "New"}})
-    assert update == (None, {"a": {"price": 3, "since": 86_400}})  # no filter reads a title
+    assert update == (None, {"a": {"price": 3, "since": 86_400}}, None)  # no filter reads a title
     now = {"title": "New", "price": 3, "since": "1970-01-02", "stock": True}
     assert live.attributes("a") == json.loads(live.metadata_of(0)) == now
     assert live.changed("a") == ["price", "since", "title"]
