@@ -88,4 +88,4 @@ def bars(figures: Figures) -> Iterator[Bar]:
         yield Bar(f"engine {name}: a new one answers after", text, "≤ 3 s", ready <= 3)
         statuses = ", ".join(f"{n:,} x {status}" for status, n in sorted(found["statuses"].items()))
         fine = set(found["statuses"]) <= {"200", "504", "429"}
-        yield Bar(f"engine {name}: answers", statuses, "200, or 504 after the deadline", fine)
+        yield Bar(f"engine {name}: answers", statuses, "200, 504 after the deadline, or 429", fine)
