@@ -14,8 +14,9 @@ import uvicorn
 from service.catalogue.state import CatalogueState
 from service.history.store import HistoryStore
 from service.http.api_keys import keys_from
-from service.http.app import RecallApp, create_app
+from service.http.app import create_app
 from service.http.protocol import CoalescingProtocol
+from service.http.recall_app import RecallApp
 from service.http.tls import tls_options
 from service.observability.logs import configure_logs
 from service.observability.metrics import Metrics

@@ -11,7 +11,8 @@ from service.admission import Admission
 from service.history.store import HistoryStore
 from service.http import api_keys
 from service.http.api_keys import RULES, VARIABLE, ApiKey, KeyScope, keys_from, scope_of
-from service.http.app import RecallApp, create_app
+from service.http.app import create_app
+from service.http.recall_app import RecallApp
 from service.recall.recaller import Recaller
 from service.recall.served_bundle import ServedBundle
 from service.settings import ServeSettings
