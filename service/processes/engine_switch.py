@@ -29,15 +29,14 @@ LOOK_SECONDS = 5.0
 """Longest wait for the supervisor to look at `current`."""
 
 
-class ArmEngine:
-    """A `Worker` that asks the engine of a version that an arm names."""
+class AsksClient:
+    """The parts of a `Worker` that are those of the client that it asks."""
 
-    def __init__(self, client: EngineClient) -> None:
-        self._client = client
+    _client: EngineClient
 
     @property
     def bundle(self) -> ServedBundle | None:
-        """The bundle whose items it recalls."""
+        """The bundle whose items are recalled; None until an engine has loaded one."""
         return self._client.bundle
 
     @property
@@ -59,6 +58,13 @@ class ArmEngine:
         """Returns why the engine cannot answer now; empty if it can."""
         return self._client.problem()
 
+
+class ArmEngine(AsksClient):
+    """A `Worker` that asks the engine of a version that an arm names."""
+
+    def __init__(self, client: EngineClient) -> None:
+        self._client = client
+
     async def start(self) -> None:
         """The client has started."""
 
@@ -74,7 +80,7 @@ async def _nothing(version: str) -> None:
     pass
 
 
-class EngineSwitch:
+class EngineSwitch(AsksClient):
     """An `Engine` that asks the engine of the served version, and has those of arms beside it."""
 
     def __init__(self, connect: Callable[[EngineAddress], EngineClient], serving: Serving) -> None:
@@ -150,26 +156,6 @@ class EngineSwitch:
         return self._serving.arm_problems
 
     @property
-    def bundle(self) -> ServedBundle | None:
-        """The bundle whose items are recalled; None until an engine has loaded one."""
-        return self._client.bundle
-
-    @property
-    def max_batch(self) -> int:
-        """See `service.batcher.Worker`."""
-        return self._client.max_batch
-
-    @property
-    def ahead(self) -> int:
-        """See `service.batcher.Worker`."""
-        return self._client.ahead
-
-    @property
-    def actions(self) -> Collection[bytes]:
-        """See `service.batcher.Worker`."""
-        return self._client.actions
-
-    @property
     def started(self) -> bool:
         """Whether the engine and all front ends have been ready once."""
         return self._client.started
@@ -178,10 +164,6 @@ class EngineSwitch:
         """See `EngineClient.recall`."""
         self._recent.extend(queries)
         return await self._client.recall(queries)
-
-    def problem(self) -> str:
-        """Returns why the engine cannot answer now; empty if it can."""
-        return self._client.problem()
 
     def alive(self) -> bool:
         """Returns whether there is an engine, or will be soon."""
