@@ -37,9 +37,7 @@ test: setup redis $(HELM) ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov r
 	$(BIN)/python -m pytest $(ARGS)
 
 fuzz: setup redis ## requests from the OpenAPI document, damaged bundles and logs: more than 5,000 and twice 10,000 (half an hour)
-	RECGPT_FUZZ_EXAMPLES=500 $(BIN)/python -m pytest tests/service/http/test_openapi_fuzz.py & first=$$!; \
-	RECGPT_FUZZ_EXAMPLES=1700 $(BIN)/python -m pytest tests/model/artifact/test_bundle_fuzz.py tests/model/data/test_ingestion_fuzz.py; \
-	second=$$?; wait $$first && exit $$second
+	$(BIN)/python -m loadtest.reliability.counts --out docs/results requests bundles logs $(ARGS)
 
 crash: setup ## kill -9 at random moments: training, export, service, versions, refresh, export of events (ARGS="--times 50 --parts swap")
 	$(BIN)/python -m loadtest.reliability.crash $(ARGS)

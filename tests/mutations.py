@@ -7,6 +7,8 @@ from collections.abc import Callable
 EXAMPLES = int(os.environ.get("RECGPT_FUZZ_EXAMPLES", "10"))
 
 Mutation = Callable[[random.Random, bytes], bytes]
+Record = Callable[[str, object], None]
+"""pytest's `record_property`, by which `loadtest.reliability.counts` learns the number of cases."""
 
 
 def flip(chance: random.Random, data: bytes) -> bytes:

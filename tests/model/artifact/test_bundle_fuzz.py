@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
-from mutations import EXAMPLES, MUTATIONS, Mutation
+from mutations import EXAMPLES, MUTATIONS, Mutation, Record
 
 from model.artifact.bundle import load_artifact
 from model.artifact.manifest import ArtifactError
@@ -28,7 +28,10 @@ def write(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS)
-def test_no_damage_is_served(tmp_path: Path, contents: dict[str, bytes], mutate: Mutation) -> None:
+def test_no_damage_is_served(
+    tmp_path: Path, contents: dict[str, bytes], mutate: Mutation, record_property: Record
+) -> None:
+    record_property("cases", EXAMPLES)
     chance = random.Random(mutate.__name__)
     write(tmp_path, contents)
     for _ in range(EXAMPLES):
@@ -48,9 +51,10 @@ def test_no_damage_is_served(tmp_path: Path, contents: dict[str, bytes], mutate:
 @pytest.mark.filterwarnings("ignore")  # of the readers
 @pytest.mark.parametrize("mutate", MUTATIONS)
 def test_damage_under_a_sound_checksum_is_refused_or_loaded(
-    tmp_path: Path, contents: dict[str, bytes], mutate: Mutation
+    tmp_path: Path, contents: dict[str, bytes], mutate: Mutation, record_property: Record
 ) -> None:
     """As from a faulty exporter: whatever the loader finds in a file, it says so in its words."""
+    record_property("cases", EXAMPLES)
     chance = random.Random(f"sealed {mutate.__name__}")
     write(tmp_path, contents)
     names = sorted(contents.keys() - {"manifest.json"})

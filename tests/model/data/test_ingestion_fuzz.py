@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from mutations import EXAMPLES, MUTATIONS, Mutation
+from mutations import EXAMPLES, MUTATIONS, Mutation, Record
 from preparing import run, write
 
 ROWS = [(f"u{i % 7}", f"item {i % 5}", 1_700_000_000 + i, 1 + i % 5) for i in range(60)]
@@ -24,7 +24,10 @@ def sources(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mutate", MUTATIONS)
-def test_a_damaged_log_is_prepared_or_refused(tmp_path: Path, mutate: Mutation) -> None:
+def test_a_damaged_log_is_prepared_or_refused(
+    tmp_path: Path, mutate: Mutation, record_property: Record
+) -> None:
+    record_property("cases", EXAMPLES)
     chance = random.Random(mutate.__name__)
     (tmp_path / "sound").mkdir()
     sound = sources(tmp_path / "sound")

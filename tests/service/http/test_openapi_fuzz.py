@@ -12,6 +12,7 @@ import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
+from mutations import Record
 from running_service import service
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -47,7 +48,8 @@ def api(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[A
         assert '"level": "ERROR"' not in running.log.read_text()
 
 
-def test_no_request_ends_in_an_error_of_the_service(api: Any) -> None:
+def test_no_request_ends_in_an_error_of_the_service(api: Any, record_property: Record) -> None:
+    cases = 0
     for found in api.get_all_operations():
         operation = found.ok()
 
@@ -60,9 +62,12 @@ def test_no_request_ends_in_an_error_of_the_service(api: Any) -> None:
             suppress_health_check=list(HealthCheck),
         )
         def check(case: Any) -> None:
+            nonlocal cases
+            cases += 1
             case.call_and_validate(checks=CHECKS)
 
         check()
+    record_property("cases", cases)
 
 
 def test_the_document_is_complete(api: Any) -> None:
