@@ -1,4 +1,4 @@
-"""Commands that measure: `recgpt evaluate` and `recgpt evaluate new-users|interests|runs`."""
+"""Commands that measure: `recgpt evaluate` and its subcommands."""
 
 import tempfile
 from pathlib import Path
@@ -193,11 +193,43 @@ class EvaluateInputs(Command):
     def run(self) -> None:
         """Prints the table."""
         from model.files import check_output, write_json
-        from model.reports.inputs import format_inputs, measure_inputs
+        from model.reports.inputs import measure_inputs
+        from model.reports.variants import format_variants
 
         check_output(self.out)
         with log_above_bars():
             found = measure_inputs(self.run_dir)
-        print(format_inputs(found))
+        print(format_variants(found))
+        if self.out:
+            write_json(self.out, found)
+
+
+class EvaluateRounds(Command):
+    """Measure what feedback brings in a second recall, behind a list that the user was shown.
+
+    The items of the list that the user met later are told to the network with what the user did.
+
+    example:
+      recgpt evaluate rounds --run-dir run --protocol.split next-set --protocol.targets 20
+    """
+
+    run_dir: Path = Field(description="folder that `recgpt train` wrote")
+    protocol: ProtocolConfig | None = Field(
+        None,
+        description="the events to measure with, several for a case (default: those of the run)",
+    )
+    shown: int = Field(20, ge=1, le=1000, description="length of the first list")
+    out: Path | None = Field(None, description="JSON file for the figures")
+
+    def run(self) -> None:
+        """Prints the tables."""
+        from model.files import check_output, write_json
+        from model.reports.rounds import measure_rounds
+        from model.reports.variants import format_variants
+
+        check_output(self.out)
+        with log_above_bars():
+            found = measure_rounds(self.run_dir, self.protocol, self.shown)
+        print(format_variants(found))
         if self.out:
             write_json(self.out, found)

@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluate interests": "cli.evaluate:EvaluateInterests",
     "evaluate runs": "cli.evaluate:EvaluateRuns",
     "evaluate inputs": "cli.evaluate:EvaluateInputs",
+    "evaluate rounds": "cli.evaluate:EvaluateRounds",
     "history load": "cli.serve:LoadHistory",
     "serve": "cli.serve:Serve",
     "events export": "cli.experiment:ExportEvents",

@@ -12,6 +12,7 @@ from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import CaseFigures, gains, measure_cases
 from model.evaluation.protocols import Split, by_outcome, splits
 from model.evaluation.reference import DenseRecall
+from model.training.config import TrainConfig
 from model.training.run import load_run, wanted_action
 
 NEXT_AT = (10, 20)
@@ -38,13 +39,7 @@ def compare_runs(
         raise ValueError(f"{new} and {old} were not trained on the same data")
     parts = splits(dataset, protocol or new_config.protocol)
     for config in (new_config, old_config):
-        trained_U = splits(dataset, config.protocol).training_lengths
-        users, lengths = parts.test.users, parts.test.lengths
-        if (trained_U[users] > lengths).any():
-            raise ValueError(
-                f"{config.out} was trained on test events of this protocol: train both runs with "
-                "one --protocol"
-            )
+        check_unseen(config, dataset, parts.test)
     split, outcome = parts.test, new_config.recall.outcome
     found = {"new": str(new), "old": str(old)}
     if outcome is None:
@@ -53,6 +48,16 @@ def compare_runs(
     not_wanted = _compared(new, old, dataset, others, interests)
     wanted = _compared(new, old, dataset, split, interests)
     return found | wanted | {"outcome": outcome, "others": not_wanted}
+
+
+def check_unseen(config: TrainConfig, dataset: Dataset, test: Split) -> None:
+    """Raises ValueError if a run was trained on targets of these cases."""
+    trained_U = splits(dataset, config.protocol).training_lengths
+    if (trained_U[test.users] > test.lengths).any():
+        raise ValueError(
+            f"{config.out} was trained on test events of this protocol: train it with this "
+            "--protocol, too"
+        )
 
 
 def _compared(

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray
-from model.evaluation.bootstrap import paired_difference
 from model.evaluation.metrics import Histories, measure_cases
 from model.evaluation.protocols import Split, by_outcome, splits
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT
+from model.reports.variants import compare_variants
 from model.training.run import load_run, wanted_action
 
 AS_IT_IS = "as it is"
@@ -114,16 +114,7 @@ def _of_another(means_BLD: Tensor) -> Tensor:
 
 def _measured(variants: dict[str, Variant], dataset: Dataset, split: Split) -> dict[str, Any]:
     figures = {name: _figures(one, dataset, split) for name, one in variants.items()}
-    base = figures[AS_IT_IS]
-    rows = {
-        name: {
-            metric: {"value": float(found_N.mean())}
-            | ({} if name == AS_IT_IS else _difference(found_N, base[metric], split))
-            for metric, found_N in found.items()
-        }
-        for name, found in figures.items()
-    }
-    return {"cases": len(split.users), "variants": rows}
+    return compare_variants(figures, AS_IT_IS, split.users)
 
 
 def _figures(recall: Variant, dataset: Dataset, split: Split) -> dict[str, NDArray[np.float64]]:
@@ -131,26 +122,3 @@ def _figures(recall: Variant, dataset: Dataset, split: Split) -> dict[str, NDArr
     ranks_N = found.next_ranks_N
     hits_N = ((ranks_N > 0) & (ranks_N <= 10)).astype(float)
     return {"HR@10": hits_N} | {f"recall@{k}": found.set_recalls[k] for k in SETS_AT}
-
-
-def _difference(
-    new_N: NDArray[np.float64], old_N: NDArray[np.float64], split: Split
-) -> dict[str, float]:
-    return paired_difference(new_N, old_N, split.users)._asdict() if old_N.any() else {}
-
-
-def format_inputs(found: dict[str, Any]) -> str:
-    """Returns tables as text: a line per change of the inputs."""
-    lines = []
-    for group, measured in found.items():
-        lines.append(f"{measured['cases']:,} test cases ({group}); difference [95 % interval]")
-        for name, figures in measured["variants"].items():
-            parts = [f"{metric} {_as_text(row)}" for metric, row in figures.items()]
-            lines.append(f"  {name:<32}" + "  ".join(parts))
-    return "\n".join(lines)
-
-
-def _as_text(row: dict[str, float]) -> str:
-    if "relative" not in row:
-        return f"{row['value']:.4f}"
-    return f"{row['value']:.4f} ({row['relative']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}])"
