@@ -39,8 +39,9 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
      "tables": {stage: {"1 interest" | "2 interests" …: {"recall@20" …: of "chosen", on test}}}}
     `diversity` (if items have genres): the mean of 1 - cosine between the genres of two items of a
     list. `shared_with_first`: the share of an interest's own k items that the first interest has,
-    too; `jaccard`: the mean over all earlier interests. `chosen`: the first_share with the highest
-    recall on validation, its recall there and on test, and the test recall of one interest.
+    too; `jaccard`: the mean over all earlier interests. `chosen`: the one first_share with the
+    highest mean recall over all k on validation, its recall there and on test, and the test recall
+    of one interest.
     """
     figures: dict[str, dict[str, Any]] = {"validation": {}, "test": {}}
     for stage in _stages(run):
@@ -134,18 +135,26 @@ def _shared(one_NK: IntArray, other_NK: IntArray) -> IntArray:
 
 
 def _choose(figures: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Chooses the shares by validation recall; test figures are only reported beside it."""
+    """Chooses a share for each number of interests by its mean validation recall over all k.
+
+    A bundle serves all lengths of list with one share. Test figures are only reported beside it.
+    """
     chosen = []
     for stage, found in figures["validation"].items():
         recalls = {_way(entry): entry["recall"] for entry in found["lists"]}
         tested = {_way(entry): entry["recall"] for entry in figures["test"][stage]["lists"]}
-        for count, k in sorted({(count, k) for count, _, k in recalls}):
-            best = max((way for way in recalls if way[::2] == (count, k)), key=recalls.__getitem__)
-            chosen.append(
-                {"stage": stage, "interests": count, "k": k, "first_share": best[1]}
-                | {"validation": recalls[best], "test": tested[best]}
-                | {"one_interest": tested[1, 1.0, k]}
-            )
+        means: dict[tuple[int, float], float] = {}
+        for count, share, k in recalls:
+            means[count, share] = means.get((count, share), 0.0) + recalls[count, share, k]
+        for count in sorted({count for count, _ in means}):
+            _, share = max((way for way in means if way[0] == count), key=means.__getitem__)
+            for k in KS:
+                best = count, share, k
+                chosen.append(
+                    {"stage": stage, "interests": count, "k": k, "first_share": share}
+                    | {"validation": recalls[best], "test": tested[best]}
+                    | {"one_interest": tested[1, 1.0, k]}
+                )
     return chosen
 
 

@@ -63,6 +63,15 @@ def test_the_comparison_agrees_with_the_run(tmp_path: Path) -> None:
     assert all(0 <= entry["jaccard"] <= 1 for entry in overlap)
     assert len(found["chosen"]) == 2 * 3 * 4
     assert "3 interests" in format_interests(found)
+    for stage, interests in (("pretrain", 2), ("tune", 2), ("tune", 3)):
+        sums: dict[float, float] = {}
+        for entry in found["splits"]["validation"][stage]["lists"]:
+            if entry["interests"] == interests:
+                share = entry["first_share"]
+                sums[share] = sums.get(share, 0) + entry["recall"]
+        of = [e for e in found["chosen"] if (e["stage"], e["interests"]) == (stage, interests)]
+        (chosen,) = {entry["first_share"] for entry in of}
+        assert sums[chosen] == max(sums.values())
     tuned = found["tables"]["tune"]
     assert list(tuned) == ["1 interest", "2 interests", "3 interests"]
     for entry in found["chosen"][-4:]:  # three interests, after tuning
