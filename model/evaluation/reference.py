@@ -134,10 +134,18 @@ def merge_by_probability(
     return np.take_along_axis(rows_BN, best_BK, axis=1)
 
 
-def interest_weights(interests: int, first_share: float) -> NDArray[np.float64]:
-    """Returns the weights of the interests in a mean: the first one's share, the rest equal."""
-    rest = (1 - first_share) / max(1, interests - 1)
-    return np.array([1.0 if interests == 1 else first_share] + [rest] * (interests - 1))
+def interest_weights(interests: int, recall: RecallConfig) -> NDArray[np.float64]:
+    """Returns the weights of the interests in a mean; their sum is 1.
+
+    They are the recall's own, or its first share and equal ones behind it, if it has none, or fewer
+    than there are interests, or only zeros for these.
+    """
+    own_M = np.array(recall.weights[:interests])
+    if len(own_M) == interests and own_M.sum() > 0:
+        shares_M: NDArray[np.float64] = own_M / own_M.sum()
+        return shares_M
+    rest = (1 - recall.first_share) / max(1, interests - 1)
+    return np.array([1.0 if interests == 1 else recall.first_share] + [rest] * (interests - 1))
 
 
 def at_positions(values_BMK: NDArray[Any], positions_BK: IntArray, missing: float) -> NDArray[Any]:
@@ -173,7 +181,7 @@ class DenseRecall:
         if self.config.merge == "probability" and interests > 1:
             with torch.no_grad():
                 table_VD = self.model.item_vectors().cpu().numpy()
-            weights_M = interest_weights(interests, first_share)
+            weights_M = interest_weights(interests, self.config)
             return [merge_by_probability(lists, table_VD, weights_M, k) for k in ks]
         rows_BMK = lists.rows_BMK
         merged = (merge_by_quotas(rows_BMK, quotas(k, interests, first_share)) for k in ks)

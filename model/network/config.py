@@ -1,5 +1,6 @@
 """Settings of the network and of a recall. Imports no torch: command lines read them."""
 
+import math
 from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
@@ -80,8 +81,27 @@ class RecallConfig(BaseModel, frozen=True):
         description="the first interest's share of the list, or its weight in the mean; the others "
         "share the rest equally",
     )
+    weights: tuple[float, ...] = Field(
+        (),
+        max_length=8,
+        description="probability: the weight of each interest in the mean, in place of first_share "
+        "(default: none)",
+    )
     outcome: str | None = Field(
         None,
         description="the action that users shall take, such as like: figures are of the items that "
         "got it, and a network that reads outcomes is asked for it",
     )
+
+    @model_validator(mode="after")
+    def _every_interest_has_a_weight(self) -> Self:
+        if self.weights and len(self.weights) != self.interests:
+            raise ValueError(
+                f"weights = {list(self.weights)} are not one for each of the {self.interests} "
+                "interests"
+            )
+        if self.weights and not (min(self.weights) >= 0 and 0 < sum(self.weights) < math.inf):
+            raise ValueError(
+                f"weights = {list(self.weights)}: they may not be negative, nor all of them 0"
+            )
+        return self

@@ -140,6 +140,11 @@ class TrainConfig(BaseModel, frozen=True):
     recall: RecallConfig = Field(RecallConfig(), description="how interests share a list")
     pretrain: PretrainConfig = Field(PretrainConfig(), description="stage one")
     tune: TuneConfig = Field(TuneConfig(), description="stage two")
+    fit_merge: bool = Field(
+        False,
+        description="after training, learn on the validation cases how interests share a list: "
+        "recall.first_share with quotas, recall.weights with probability",
+    )
 
     @model_validator(mode="after")
     def _interests_can_be_generated(self) -> Self:

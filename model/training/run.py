@@ -5,6 +5,7 @@ RUN/pretrain/ RUN/tune/    best.safetensors (weights), last.safetensors (checkpo
 RUN/half-0/ RUN/half-1/    the same of the networks that make cross-fitted offers, if any do
 RUN/tensorboard/           the curves as events
 RUN/curves.png             the curves as a picture
+RUN/recall.json            how interests share a list, if validation has chosen it
 RUN/metrics.json           test figures by the trainer's own recall, written last
 """
 
@@ -40,6 +41,7 @@ from model.training.checkpoints import Metrics, Progress, load_weights
 from model.training.config import TrainConfig
 from model.training.cross_fit import HALVES, CrossFitted, halves, of_half
 from model.training.loop import fit
+from model.training.merge_fit import fit_merge
 from model.training.stages import (
     Offerer,
     own_offers,
@@ -52,6 +54,7 @@ from model.training.warm_start import start_from
 log = logging.getLogger(__name__)
 
 ONE_INTEREST = RecallConfig(interests=1)
+RECALL = "recall.json"
 
 Validator = Callable[[RecallConfig, str], Callable[[GPT], Metrics]]
 """(how to recall, the metric that chooses) → the validation of a network."""
@@ -109,6 +112,11 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     if not distributed.is_first():
         return {}
     draw_curves(progress, config.out / "curves.png")
+    if config.fit_merge:
+        last = config.pretrain if config.stages == "pretrain" else config.tune
+        recall = fit_merge(model, dataset, cases, config.recall, wanted, last.choose_by)
+        write_json(config.out / RECALL, recall.model_dump(mode="json"))
+        config = config.model_copy(update={"recall": recall})
     log.info("trained in %.0f s; testing", time.perf_counter() - started)
     return _test(config, parts, training, model)
 
@@ -135,12 +143,16 @@ def load_run(
 ) -> tuple[TrainConfig, Dataset, GPT]:
     """Returns the configuration, data and best weights of a run, on the CPU.
 
-    Without `stage`, the weights are those of its last stage. The data do not contain the users that
-    the run held out. Raises ValueError if the folder is not a run.
+    The recall is the one that validation chose, if it did. Without `stage`, the weights are those
+    of its last stage. The data do not contain the users that the run held out. Raises ValueError if
+    the folder is not a run.
     """
     if not (run / "config.json").exists():
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
     config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
+    if (run / RECALL).exists():
+        chosen = RecallConfig.model_validate_json((run / RECALL).read_text(encoding="utf-8"))
+        config = config.model_copy(update={"recall": chosen})
     dataset = training_view(Dataset.load(config.data), config.hold_out_users, config.seed)
     model = network_of(config, dataset)
     if stage is None:
@@ -186,7 +198,7 @@ def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
     found = recorded.model_dump(mode="json")  # a run older than an option has its default
     if not config.resume and config.stages != "tune":
         raise ValueError(f"{config.out} holds a run: say --resume, or choose another --out")
-    free = {"resume", "stages", "device", "out"}  # these do not change the result
+    free = {"resume", "stages", "device", "out", "fit_merge"}  # these do not change the weights
     if config.stages == "tune":
         free |= {"tune", "recall"}
     changed = [key for key in wanted if key not in free and wanted[key] != found[key]]
@@ -196,6 +208,7 @@ def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
             "give the same values to resume, or choose another --out"
         )
     write_json(file, wanted)
+    (config.out / RECALL).unlink(missing_ok=True)  # of an earlier end of this run
 
 
 def _some_cases(split: Split, config: TrainConfig) -> Split:

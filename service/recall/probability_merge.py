@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.evaluation.reference import interest_weights
+from model.network.config import RecallConfig
 from service.recall.candidate_lists import CandidateLists
 from service.recall.query_batch import Step
 from service.recall.types import Floats, Ints
@@ -20,10 +21,10 @@ from service.recall.types import Floats, Ints
 class ProbabilityMerge:
     """Collects the list of every interest, then merges them."""
 
-    def __init__(self, vectors_VD: Floats, first_share: float) -> None:
-        """Takes the item vectors, and the weight of the first interest."""
+    def __init__(self, vectors_VD: Floats, recall: RecallConfig) -> None:
+        """Takes the item vectors, and the bundle's recall, which weighs the interests."""
         self._vectors_VD = vectors_VD
-        self._first_share = first_share
+        self._recall = recall
         self._steps: list[tuple[Step, Floats, CandidateLists]] = []
 
     def list_of(self, step: Step, interests_WD: Floats, merged: CandidateLists) -> CandidateLists:
@@ -47,7 +48,7 @@ class ProbabilityMerge:
             interests_MD = np.stack([interests_WD[at] for _, interests_WD, _ in asked])
             logits_MN = interests_MD @ self._vectors_VD[rows_N].T
             shares_MN = _softmax(logits_MN)
-            shares_MN *= interest_weights(len(asked), self._first_share)[:, None]
+            shares_MN *= interest_weights(len(asked), self._recall)[:, None]
             best_K = np.argsort(-shares_MN.sum(axis=0), kind="stable")[: merged.k_B[query]]
             most_K = shares_MN[:, best_K].argmax(axis=0)
             merged.sizes_B[query] = size = len(best_K)

@@ -66,7 +66,7 @@ class CpuBackend:
         lists = CandidateLists.empty(batch, self._catalogue, self._max_interests)
         merge = None
         if self._recall.merge == "probability":
-            merge = ProbabilityMerge(self._vectors_VD, self._recall.first_share)
+            merge = ProbabilityMerge(self._vectors_VD, self._recall)
         offers_W: Ints | None = None
         selections_W = _selections(batch)
         for step in batch.steps():

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from model.evaluation.reference import (
     merge_by_probability,
     merge_by_quotas,
 )
+from model.network.config import RecallConfig
 
 
 def merged(rows: np.ndarray, quotas: list[int]) -> list[list[int]]:
@@ -40,7 +43,9 @@ def test_the_merge_by_probability_ranks_by_the_mean_over_all_candidates() -> Non
     scores_BMV = interests_BMD @ table_VD.T
     rows_BMK = np.argsort(-scores_BMV, axis=2)[..., :6]
     lists = InterestLists(np.take_along_axis(scores_BMV, rows_BMK, 2), rows_BMK, interests_BMD)
-    found_BK = merge_by_probability(lists, table_VD, interest_weights(2, 0.7), 6)
+    found_BK = merge_by_probability(
+        lists, table_VD, interest_weights(2, RecallConfig(first_share=0.7)), 6
+    )
     for user in range(5):
         candidates = np.unique(rows_BMK[user])
         odds = np.exp(scores_BMV[user][:, candidates])
@@ -53,10 +58,29 @@ def test_the_merge_by_probability_lists_no_item_twice_and_no_missing_one() -> No
     scores = np.where(rows_BMK >= 0, 1.0, -np.inf).astype(np.float32)
     lists = InterestLists(scores, rows_BMK, np.ones((1, 2, 1), dtype=np.float32))
     table_VD = np.array([[0.5], [9.0], [0.9]], dtype=np.float32)
-    found_BK = merge_by_probability(lists, table_VD, interest_weights(2, 0.5), 3)
+    found_BK = merge_by_probability(
+        lists, table_VD, interest_weights(2, RecallConfig(first_share=0.5)), 3
+    )
     assert found_BK.tolist() == [[2, 0, -1]]
 
 
 def test_one_interest_is_the_same_by_any_merge() -> None:
-    assert interest_weights(1, 0.4).tolist() == [1.0]
-    assert interest_weights(3, 0.4).tolist() == pytest.approx([0.4, 0.3, 0.3])
+    recall = RecallConfig(first_share=0.4)
+    assert interest_weights(1, recall).tolist() == [1.0]
+    assert interest_weights(3, recall).tolist() == pytest.approx([0.4, 0.3, 0.3])
+
+
+def test_own_weights_take_the_place_of_the_first_share() -> None:
+    recall = RecallConfig(interests=3, first_share=0.4, weights=(1, 0.5, 1.5))
+    assert interest_weights(3, recall).tolist() == pytest.approx([1 / 3, 1 / 6, 1 / 2])
+    assert interest_weights(2, recall).tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert interest_weights(4, recall).tolist() == pytest.approx([0.4, 0.2, 0.2, 0.2])
+    assert interest_weights(1, RecallConfig(interests=2, weights=(0, 1))).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "weights", [(1.0,), (0.5, -0.5), (0.0, 0.0), (0.5, math.inf), (math.nan, 1)]
+)
+def test_weights_must_be_one_for_each_interest(weights: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match=r"weights = "):
+        RecallConfig(interests=2, weights=weights)

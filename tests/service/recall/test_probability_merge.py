@@ -19,7 +19,7 @@ from service.recall.gpu.backend import GpuBackend
 from service.recall.recaller import Recaller
 from service.recall.types import Query
 
-RECALL = RecallConfig(interests=3, first_share=0.35, merge="probability")
+RECALL = RecallConfig(interests=3, merge="probability", weights=(0.3, 0.5, 0.2))
 
 
 @pytest.fixture(scope="module")
