@@ -9,8 +9,10 @@ from pydantic import BaseModel, Field, model_validator
 class GPTConfig(BaseModel, frozen=True):
     """Size and regularisation of the network."""
 
-    network: Literal["gpt", "gru"] = Field(
-        "gpt", description="gpt, or the recurrent network of the peer GRU4Rec, which is not served"
+    network: Literal["gpt", "gru", "two-tower"] = Field(
+        "gpt",
+        description="gpt, or a peer to compare with, which is not served: the recurrent network of "
+        "GRU4Rec, or a two-tower model",
     )
     dim: int = Field(128, ge=1, description="width of an interest vector")
     layers: int = Field(2, ge=1, description="decoder layers")

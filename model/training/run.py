@@ -35,7 +35,7 @@ from model.evaluation.reference import DenseRecall, popular_recall
 from model.files import new_file, write_json
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
-from model.network.gru4rec import new_network
+from model.network.peers import new_network
 from model.training import distributed
 from model.training.checkpoints import Metrics, Progress, load_weights
 from model.training.config import TrainConfig
