@@ -74,14 +74,17 @@ class Observed:
         route = pattern if pattern in ROUTES else "other"
         self._metrics.request(route, status, seconds)
         is_asked_often = route in QUIET_ROUTES
-        if not is_asked_often and self.slow.is_slow(seconds, now):
-            stages = scope["state"].get("stages", {})
-            self.slow.add(SlowRequest(seconds, time.time(), request_id, route, status, stages))
+        trace_id = None
         if self.tracer and not is_asked_often:
             method, headers = scope["method"], scope["headers"]
             stages = scope["state"].get("stages", {})
-            self.tracer.trace(
+            trace_id = self.tracer.trace(
                 TracedRequest(method, route, status, request_id, headers, seconds, stages)
+            )
+        if not is_asked_often and self.slow.is_slow(seconds, now):
+            stages = scope["state"].get("stages", {})
+            self.slow.add(
+                SlowRequest(seconds, time.time(), request_id, route, status, stages, trace_id)
             )
         quiet = is_asked_often and status < 400  # those would fill the log
         level = logging.ERROR if status == 500 else logging.DEBUG if quiet else logging.INFO
@@ -93,6 +96,8 @@ class Observed:
                 "status": status,
                 "ms": round(seconds * 1000, 3),
             }
+            if trace_id:
+                about["trace_id"] = trace_id
             log.log(level, "request", extra=about)
 
 

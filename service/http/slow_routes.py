@@ -21,6 +21,9 @@ class Slow(BaseModel):
     stages: dict[str, float] = Field(
         description="milliseconds of each stage of a recall; empty for other requests"
     )
+    trace_id: str | None = Field(
+        description="the trace that has it; null without --tracing, or if it is not recorded"
+    )
 
 
 class SlowResponse(BaseModel):
@@ -55,4 +58,5 @@ def _told(request: SlowRequest) -> Slow:
         status=request.status,
         ms=round(request.seconds * 1000, 3),
         stages=stages,
+        trace_id=request.trace_id,
     )

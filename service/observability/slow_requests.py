@@ -23,6 +23,8 @@ class SlowRequest(NamedTuple):
     status: int
     stages: Mapping[str, float]
     """Seconds of each stage of a recall; empty for other requests."""
+    trace_id: str | None = None
+    """The trace that has it, where requests are traced."""
 
 
 class SlowRequests:

@@ -43,9 +43,17 @@ class Tracer:
         self._tracer = provider.get_tracer("recgpt")
         self._propagator = TraceContextTextMapPropagator()
 
-    def trace(self, request: TracedRequest) -> None:
-        """Records a request that ends now, as a part of the client's trace if it names one."""
-        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+    def trace(self, request: TracedRequest) -> str | None:
+        """Records a request that ends now, as a part of the client's trace if it names one.
+
+        Returns the id of the trace; None if it is not recorded.
+        """
+        from opentelemetry.trace import (
+            SpanKind,
+            StatusCode,
+            format_trace_id,
+            set_span_in_context,
+        )
 
         end = time.time_ns()
         begin = end - int(request.seconds * NANOSECONDS)
@@ -63,7 +71,9 @@ class Tracer:
         )
         if request.status >= 500:
             span.set_status(StatusCode.ERROR)
+        trace_id = None
         if span.is_recording():
+            trace_id = format_trace_id(span.get_span_context().trace_id)
             around = set_span_in_context(span)
             at = begin
             for stage, seconds in request.stages.items():
@@ -71,6 +81,7 @@ class Tracer:
                 at = min(at + int(seconds * NANOSECONDS), end)
                 part.end(at)
         span.end(end)
+        return trace_id
 
     def close(self) -> None:
         """Exports the spans that wait, within seconds."""

@@ -365,6 +365,8 @@ export interface Slow {
   ms: number;
   /** milliseconds of each stage of a recall; empty for other requests */
   stages: Record<string, number>;
+  /** the trace that has it; null without --tracing, or if it is not recorded */
+  trace_id: string | null;
 }
 
 /** The slowest requests of the last 5 to 10 minutes, the slowest first. */

@@ -18,8 +18,9 @@ class Recorded:
     def __init__(self) -> None:
         self.requests: list[TracedRequest] = []
 
-    def trace(self, request: TracedRequest) -> None:
+    def trace(self, request: TracedRequest) -> str:
         self.requests.append(request)
+        return f"trace-{len(self.requests)}"
 
 
 def test_it_needs_the_scope_admin() -> None:
@@ -58,3 +59,17 @@ async def test_requests_are_traced_but_for_probes(client: httpx.AsyncClient) -> 
     assert set(recall.stages) == set(STAGES)
     assert (b"traceparent", b"00-a") in list(recall.headers)
     assert (unknown.route, unknown.status, unknown.stages) == ("other", 404, {})
+
+
+async def test_the_log_and_the_slow_requests_name_the_trace(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    observed = client._transport.app.observed  # type: ignore[attr-defined]
+    await client.post("/recall", json={"user_id": "u"})
+    observed.tracer = Recorded()
+    with caplog.at_level("INFO", "service.http.middleware"):
+        await client.post("/recall", json={"user_id": "u"})
+    (record,) = caplog.records
+    assert record.__dict__["trace_id"] == "trace-1"
+    answer = await client.get("/admin/slow")
+    assert {one["trace_id"] for one in answer.json()["requests"]} == {None, "trace-1"}

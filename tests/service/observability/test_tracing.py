@@ -27,9 +27,11 @@ def spans_of(
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = Tracer(provider)
     request = TracedRequest("POST", "/recall", status, "r1", headers, 2.0, stages or {})
-    tracer.trace(request)
+    trace_id = tracer.trace(request)
     tracer.close()
-    return exporter.get_finished_spans()
+    spans = exporter.get_finished_spans()
+    assert {trace_id} - {None} == {f"{s.context.trace_id:032x}" for s in spans if s.context}
+    return spans
 
 
 def seconds(span: ReadableSpan) -> float:
