@@ -188,6 +188,9 @@ class EvaluateInputs(Command):
     """
 
     run_dir: Path = Field(description="folder that `recgpt train` wrote")
+    split: Literal["validation", "test"] = Field(
+        "test", description="cases to measure; validation, to choose the guidance of a recall by"
+    )
     out: Path | None = Field(None, description="JSON file for the figures")
 
     def run(self) -> None:
@@ -198,7 +201,7 @@ class EvaluateInputs(Command):
 
         check_output(self.out)
         with log_above_bars():
-            found = measure_inputs(self.run_dir)
+            found = measure_inputs(self.run_dir, self.split)
         print(format_variants(found))
         if self.out:
             write_json(self.out, found)

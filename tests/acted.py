@@ -16,6 +16,7 @@ from service.recall.recaller import Recaller
 USERS, ITEMS, EVENTS = 30, 40, 12
 ACTIONS = ("dislike", "like", "")  # of an event without an action nothing is known
 RECALL = RecallConfig(interests=3, first_share=0.6, outcome="like")
+GUIDED = RECALL.model_copy(update={"avoid": "dislike", "guidance": 0.5})
 
 
 def world(folder: Path) -> Dataset:
@@ -36,9 +37,10 @@ def bundle(
     dataset: Dataset,
     feedback: Literal["actions", "outcome"] = "outcome",
     index: Literal["exact", "ivf"] = "exact",
+    recall: RecallConfig = RECALL,
 ) -> tuple[GPT, Recaller]:
     """A random network that reads this much feedback, and its bundle."""
     config = tiny.CONFIG.model_copy(update={"feedback": feedback, "user_rank": 0})
     model = tiny.lively(tiny.gpt(config, dataset.catalogue, dataset.users, actions=2))
-    export_bundle(folder, dataset, model, RECALL, {}, index)
+    export_bundle(folder, dataset, model, recall, {}, index)
     return model, Recaller.load(folder, "cpu")

@@ -40,10 +40,13 @@ def interest_lists(
     k: int,
     wanted: int = -1,
     repeats: bool = False,
+    avoided: int = -1,
+    guidance: float = 0.0,
 ) -> InterestLists:
     """Rolls out M interests and lists the k best items of each, seen ones only with `repeats`.
 
-    `wanted` is the action that the next item shall get, for networks that read outcomes.
+    `wanted` is the action that the next item shall get, for networks that read outcomes; with
+    `guidance`, `avoided` is the one that it shall not get.
     One rollout serves lists of every length and of fewer interests: what is offered does not depend
     on how a list is shared, and the first interests of a longer rollout are those of a shorter one.
     """
@@ -52,7 +55,12 @@ def interest_lists(
     seen_BS = torch.from_numpy(_repeated(histories)).to(device)[:, : 0 if repeats else None]
     feedback = None
     if model.config.feedback != "none":
-        feedback = feedback_of(histories, model.config.max_history, wanted).to(device)
+        longest = model.config.max_history
+        feedback = feedback_of(histories, longest, wanted)
+        if guidance:
+            _, avoided_BL, _ = feedback_of(histories, longest, avoided)
+            feedback = feedback._replace(avoided_BL=avoided_BL)
+        feedback = feedback.to(device)
     depth = max(k, interests)  # an offer may be the last of as many items as interests
     with torch.no_grad():
         table_VD = model.item_vectors()
@@ -66,6 +74,7 @@ def interest_lists(
             lambda interest_BD: best_rows(interest_BD, table_VD, seen_BS, depth),
             feedback,
             older_items(histories, model.config.max_history).to(device),
+            guidance,
         )
     scores_BMK, rows_BMK = found.scores_BMK[..., :k], found.rows_BMK[..., :k]
     rows_BMK = rows_BMK.masked_fill(scores_BMK == -torch.inf, -1)
@@ -169,15 +178,14 @@ class DenseRecall:
     wanted: int = -1
     """See `interest_lists`."""
     repeats: bool = False
+    avoided: int = -1
 
     def __call__(
         self, histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
     ) -> list[IntArray]:
         """See `Recall`."""
         interests, first_share = self.config.interests, self.config.first_share
-        lists = interest_lists(
-            self.model, histories, users_B, interests, max(ks), self.wanted, self.repeats
-        )
+        lists = self.lists(histories, users_B, max(ks))
         if self.config.merge == "probability" and interests > 1:
             with torch.no_grad():
                 table_VD = self.model.item_vectors().cpu().numpy()
@@ -186,6 +194,20 @@ class DenseRecall:
         rows_BMK = lists.rows_BMK
         merged = (merge_by_quotas(rows_BMK, quotas(k, interests, first_share)) for k in ks)
         return [at_positions(rows_BMK, positions_BK, -1) for positions_BK in merged]
+
+    def lists(self, histories: Sequence[IntArray], users_B: IntArray, k: int) -> InterestLists:
+        """Returns the k best items of each interest, before they are merged."""
+        return interest_lists(
+            self.model,
+            histories,
+            users_B,
+            self.config.interests,
+            k,
+            self.wanted,
+            self.repeats,
+            self.avoided,
+            self.config.guidance,
+        )
 
 
 def popular_recall(counts_V: NDArray[np.int64], repeats: bool = False) -> Recall:

@@ -94,6 +94,25 @@ class RecallConfig(BaseModel, frozen=True):
         description="the action that users shall take, such as like: figures are of the items that "
         "got it, and a network that reads outcomes is asked for it",
     )
+    avoid: str | None = Field(
+        None, description="the action that users shall not take, such as dislike; see guidance"
+    )
+    guidance: float = Field(
+        0.0,
+        ge=0,
+        le=4,
+        description="networks that read outcomes: an interest is 1 + guidance times the one for "
+        "the outcome, less guidance times the one for the action to avoid",
+    )
+
+    @model_validator(mode="after")
+    def _guidance_has_two_outcomes(self) -> Self:
+        if self.guidance and None in (self.outcome, self.avoid):
+            raise ValueError(
+                f"guidance = {self.guidance:g} needs both an outcome that is wanted and one to "
+                "avoid: say --recall.outcome and --recall.avoid"
+            )
+        return self
 
     @model_validator(mode="after")
     def _every_interest_has_a_weight(self) -> Self:

@@ -51,6 +51,11 @@ class OlderItems(NamedTuple):
         """Returns the same on `device`."""
         return OlderItems(*(part.to(device) for part in self))
 
+    def twice(self, histories: int) -> "OlderItems":
+        """Returns those of all `histories` and of as many copies behind them."""
+        history_2N = torch.cat([self.history_N, self.history_N + histories])
+        return OlderItems(torch.cat([self.rows_N, self.rows_N]), history_2N)
+
 
 class Tokens(NamedTuple):
     """The sequences of a batch, padded on the right.
@@ -79,10 +84,20 @@ class Feedback(NamedTuple):
     actions_BL: Tensor
     outcomes_BL: Tensor
     """The action that the next item got or, at the last slot of a recall, shall get."""
+    avoided_BL: Tensor | None = None
+    """The same with the action that it shall not get, for recalls that are guided."""
 
     def to(self, device: torch.device) -> "Feedback":
         """Returns the same on `device`."""
-        return Feedback(*(part.to(device) for part in self))
+        actions_BL, outcomes_BL, avoided_BL = self
+        avoided_BL = None if avoided_BL is None else avoided_BL.to(device)
+        return Feedback(actions_BL.to(device), outcomes_BL.to(device), avoided_BL)
+
+    def and_avoided(self) -> "Feedback":
+        """Returns the feedback of the histories twice, the second time with what is avoided."""
+        assert self.avoided_BL is not None
+        actions_2BL = torch.cat([self.actions_BL, self.actions_BL])
+        return Feedback(actions_2BL, torch.cat([self.outcomes_BL, self.avoided_BL]))
 
 
 def history_tokens(

@@ -6,12 +6,16 @@ Shapes: B batch, L length, M interests, D width, K items found per interest.
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.network.gpt import GPT, Feedback, OlderItems
+
+Vectors = TypeVar("Vectors", Tensor, NDArray[np.float32])
 
 Search = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Takes the interests of one step (B D); returns scores and rows (B K each) of the best items
@@ -38,17 +42,29 @@ def rollout(
     search: Search,
     feedback: Feedback | None = None,
     older: OlderItems | None = None,
+    guidance: float = 0.0,
 ) -> Rollout:
     """Generates interests auto-regressively; one search per interest finds candidates and offer.
 
-    The model must be in evaluation mode. `users_B` holds user rows, -1 for an unknown user.
+    The model must be in evaluation mode. `users_B` holds user rows, -1 for an unknown user. With
+    `guidance`, the network reads every history twice, and the interests are `guided`.
     """
-    interest_BD, cache = model.prefill(history_BL, lengths_B, users_B, feedback, older)
     offers_BM = torch.zeros(len(lengths_B), 0, dtype=torch.int64, device=lengths_B.device)
+    if guidance:
+        assert feedback is not None
+        feedback, older = feedback.and_avoided(), older and older.twice(len(lengths_B))
+        history_BL, lengths_B, users_B = (
+            torch.cat([part, part]) for part in (history_BL, lengths_B, users_B)
+        )
+    interest_BD, cache = model.prefill(history_BL, lengths_B, users_B, feedback, older)
     found = []
     for step in range(interests):
         if step:
-            interest_BD = model.step(offers_BM[:, -1], cache)
+            newest_B = offers_BM[:, -1]
+            newest_B = torch.cat([newest_B, newest_B]) if guidance else newest_B
+            interest_BD = model.step(newest_B, cache)
+        if guidance:
+            interest_BD = guided(interest_BD, guidance)
         scores_BK, rows_BK = search(interest_BD)
         found.append((interest_BD, scores_BK, rows_BK))
         offers_BM = torch.cat([offers_BM, best_new(scores_BK, rows_BK, offers_BM)], dim=1)
@@ -56,6 +72,12 @@ def rollout(
         torch.stack(parts, dim=1) for parts in zip(*found, strict=True)
     )
     return Rollout(interests_BMD, scores_BMK, rows_BMK, offers_BM)
+
+
+def guided(interests_2BD: Vectors, guidance: float) -> Vectors:
+    """Returns the first half, interests for a wanted outcome, moved away from the second: B D."""
+    half = len(interests_2BD) // 2
+    return (1 + guidance) * interests_2BD[:half] - guidance * interests_2BD[half:]
 
 
 def best_new(scores_BK: Tensor, rows_BK: Tensor, offered_BM: Tensor) -> Tensor:

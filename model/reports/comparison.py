@@ -11,9 +11,8 @@ from model.evaluation.bootstrap import paired_difference
 from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import CaseFigures, gains, measure_cases
 from model.evaluation.protocols import Split, by_outcome, splits
-from model.evaluation.reference import DenseRecall
 from model.training.config import TrainConfig
-from model.training.run import load_run, wanted_action
+from model.training.run import load_run, reference_recall
 
 NEXT_AT = (10, 20)
 SETS_AT = (20, 50, 100, 200, 500)
@@ -73,7 +72,7 @@ def _cases(run: Path, dataset: Dataset, split: Split, interests: int | None) -> 
     recall = config.recall
     if interests is not None:
         recall = recall.model_copy(update={"interests": interests})
-    recaller = DenseRecall(model, recall, wanted_action(config, dataset))
+    recaller = reference_recall(config, dataset, model, recall)
     return measure_cases(recaller, dataset, split, SETS_AT)
 
 

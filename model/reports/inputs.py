@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,10 @@ from model.evaluation.protocols import Split, by_outcome, splits
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT
 from model.reports.variants import compare_variants
-from model.training.run import load_run, wanted_action
+from model.training.run import load_run, reference_recall
 
 AS_IT_IS = "as it is"
+GUIDED_BY = (0.1, 0.25, 0.5)
 SETS_AT = (20, 100)
 Actions = Callable[[NDArray[np.integer[Any]]], NDArray[np.integer[Any]]]
 Means = Callable[[Tensor], Tensor]
@@ -62,8 +63,8 @@ def _changed_means(model: GPT, change: Means | None) -> Iterator[None]:
         del model.history_means
 
 
-def measure_inputs(run: Path) -> dict[str, Any]:
-    """Measures a run's network on the test split with its inputs changed, one after another.
+def measure_inputs(run: Path, part: Literal["validation", "test"] = "test") -> dict[str, Any]:
+    """Measures a run's network on a split with its inputs changed, one after another.
 
     Returns for each group of cases {"cases", "variants": {name: {metric: {"value", "relative",
     "low", "high"}}}}: differences to the network as it is, relative to it, with 95 % intervals. The
@@ -72,14 +73,15 @@ def measure_inputs(run: Path) -> dict[str, Any]:
     Raises ValueError if the network reads nothing but items.
     """
     config, dataset, model = load_run(run)
-    recall = DenseRecall(model, config.recall, wanted_action(config, dataset))
+    recall = reference_recall(config, dataset, model)
     variants = _variants(recall, dataset)
     if len(variants) == 1:
         raise ValueError(
             f"{run}: the network reads items only: train one with --model.feedback or "
             "--model.user-mean"
         )
-    split, outcome = splits(dataset, config.protocol).test, config.recall.outcome
+    parts, outcome = splits(dataset, config.protocol), config.recall.outcome
+    split = parts.test if part == "test" else parts.validation
     groups = {"all": split}
     if outcome is not None:
         groups = dict(
@@ -97,6 +99,7 @@ def _variants(recall: DenseRecall, dataset: Dataset) -> dict[str, Variant]:
         for name, code in asked.items():
             if code != recall.wanted:
                 found[name] = Variant(replace(recall, wanted=code))
+        found |= _guided(recall, dataset)
     if config.feedback != "none":
         rng = np.random.default_rng(0)
         found["told actions in another order"] = Variant(recall, rng.permutation)
@@ -104,6 +107,21 @@ def _variants(recall: DenseRecall, dataset: Dataset) -> dict[str, Variant]:
     if config.user_mean:
         found["another user's mean"] = Variant(recall, means=_of_another)
         found["no mean"] = Variant(recall, means=lambda means_BLD: means_BLD * 0)
+    return found
+
+
+def _guided(recall: DenseRecall, dataset: Dataset) -> dict[str, Variant]:
+    """Variants with more and less guidance, away from each action but the wanted one."""
+    found = {}
+    avoided = set(range(len(dataset.action_names))) - {recall.wanted}
+    for weight in (0.0, *GUIDED_BY):
+        settings = recall.config.model_copy(update={"guidance": weight})
+        if weight == recall.config.guidance or recall.wanted < 0:
+            continue
+        for code in sorted(avoided if weight else {recall.avoided}):
+            name = f"guided by {weight:g} from {dataset.action_names[code]}"
+            variant = Variant(replace(recall, config=settings, avoided=code))
+            found[name if weight else "without guidance"] = variant
     return found
 
 

@@ -18,10 +18,9 @@ from model.data.dataset import Dataset, IntArray
 from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import Histories, Recall, case_batches, set_recalls
 from model.evaluation.protocols import Split, distinct, splits
-from model.evaluation.reference import DenseRecall
 from model.reports.comparison import check_unseen
 from model.reports.variants import CaseValues, compare_variants
-from model.training.run import load_run, wanted_action
+from model.training.run import load_run, reference_recall
 
 KS = (10, 20, 50, 100)
 UNKNOWN = -1
@@ -56,7 +55,7 @@ def measure_rounds(
         )
     test = splits(dataset, protocol or config.protocol).test
     check_unseen(config, dataset, test)
-    recall = DenseRecall(model, config.recall, wanted_action(config, dataset))
+    recall = reference_recall(config, dataset, model)
     return compare_rounds(recall, dataset, test, outcome, shown)
 
 

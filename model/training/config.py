@@ -157,6 +157,15 @@ class TrainConfig(BaseModel, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _guidance_fits_the_network(self) -> Self:
+        if self.recall.guidance and self.model.feedback != "outcome":
+            raise ValueError(
+                f"recall.guidance = {self.recall.guidance:g} needs a network that reads outcomes: "
+                "say --model.feedback outcome"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tuning_fits_the_network(self) -> Self:
         tune = self.tune
         if tune.offers >= self.model.max_interests and tune.form == "append":

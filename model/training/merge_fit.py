@@ -5,6 +5,7 @@ cases.
 """
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,9 +15,8 @@ from model.data.dataset import Dataset
 from model.evaluation.config import Metric
 from model.evaluation.metrics import case_batches, evaluate
 from model.evaluation.protocols import Split, target_sets
-from model.evaluation.reference import DenseRecall, interest_lists
+from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
-from model.network.gpt import GPT
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,17 @@ LOGITS_AT_ONCE = 8 << 20
 STEPS = 100
 
 
-def fit_merge(
-    model: GPT, dataset: Dataset, cases: Split, recall: RecallConfig, wanted: int, metric: Metric
-) -> RecallConfig:
-    """Returns the same recall with the shares of the interests that suit these cases.
+def fit_merge(served: DenseRecall, dataset: Dataset, cases: Split, metric: Metric) -> RecallConfig:
+    """Returns the recall's settings with the shares of the interests that suit these cases.
 
     Quotas get the first share with the best `metric`. A merge by probability gets the weights that
     give the targets the highest likelihood, as a mixture of the interests.
     """
+    recall = served.config
     if recall.interests == 1:
         return recall
     if recall.merge == "probability":
-        logs_TM, shares_T = target_logs(model, dataset, cases, recall.interests, wanted)
+        logs_TM, shares_T = target_logs(served, dataset, cases)
         weights_M = mixture_weights(logs_TM, shares_T)
         fitted: dict[str, object] = {"weights": tuple(weights_M.round(4).tolist())}
     else:
@@ -45,7 +44,7 @@ def fit_merge(
 
         def quality(share: float) -> float:
             shared = recall.model_copy(update={"first_share": share})
-            return evaluate(DenseRecall(model, shared, wanted), dataset, cases, depths)[metric]
+            return evaluate(replace(served, config=shared), dataset, cases, depths)[metric]
 
         fitted = {"first_share": max(SHARES, key=quality)}
     log.info("merge of %d interests, as validation chose: %s", recall.interests, fitted)
@@ -53,19 +52,20 @@ def fit_merge(
 
 
 def target_logs(
-    model: GPT, dataset: Dataset, cases: Split, interests: int, wanted: int = -1
+    served: DenseRecall, dataset: Dataset, cases: Split
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns the log-probability of each target by each interest, T M, and its share of its case.
 
     The probabilities are over all items outside the history. Targets inside it are left out.
     """
     sets_NS = target_sets(dataset, cases)
+    interests = served.config.interests
     with torch.no_grad():
-        table_VD = model.item_vectors().cpu()
+        table_VD = served.model.item_vectors().cpu()
     logs, shares = [], []
     batch = max(1, LOGITS_AT_ONCE // (interests * dataset.catalogue))
     for part, histories, users_B in case_batches(dataset, cases, batch):
-        found = interest_lists(model, histories, users_B, interests, 1, wanted)
+        found = served.lists(histories, users_B, 1)
         logits_BMV = torch.from_numpy(found.interests_BMD) @ table_VD.T
         for logits_MV, history in zip(logits_BMV, histories, strict=True):
             logits_MV[:, torch.from_numpy(history.astype(np.int64))] = -torch.inf

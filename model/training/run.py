@@ -83,14 +83,15 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         start_from(config.warm_start, model, dataset)
     model.to(device)
     parts = splits(dataset, config.protocol)
-    wanted = wanted_action(config, dataset)
     split = parts.validation
     if config.recall.outcome is not None:
         split, _ = by_outcome(dataset, split, config.recall.outcome)
     training, cases = parts.training(), _some_cases(split, config)
 
     def validator(recall: RecallConfig, metric: str) -> Callable[[GPT], Metrics]:
-        return lambda model: _validation(DenseRecall(model, recall, wanted), dataset, cases, metric)
+        return lambda model: _validation(
+            reference_recall(config, dataset, model, recall), dataset, cases, metric
+        )
 
     progress: dict[str, Progress] = {}
     if config.stages != "tune":
@@ -114,7 +115,8 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     draw_curves(progress, config.out / "curves.png")
     if config.fit_merge:
         last = config.pretrain if config.stages == "pretrain" else config.tune
-        recall = fit_merge(model, dataset, cases, config.recall, wanted, last.choose_by)
+        served = reference_recall(config, dataset, model)
+        recall = fit_merge(served, dataset, cases, last.choose_by)
         write_json(config.out / RECALL, recall.model_dump(mode="json"))
         config = config.model_copy(update={"recall": recall})
     log.info("trained in %.0f s; testing", time.perf_counter() - started)
@@ -170,10 +172,18 @@ def network_of(config: TrainConfig, dataset: Dataset) -> GPT:
     return new_network(config.model, dataset.catalogue, dataset.users, actions)
 
 
-def wanted_action(config: TrainConfig, dataset: Dataset) -> int:
-    """Returns the number of the action that a recall asks for; -1: of none in particular."""
-    outcome = config.recall.outcome
-    return -1 if outcome is None else dataset.action_code(outcome)
+def reference_recall(
+    config: TrainConfig, dataset: Dataset, model: GPT, recall: RecallConfig | None = None
+) -> DenseRecall:
+    """Returns the recall of a run's network, as the run has it or as `recall` says.
+
+    Both ask for the outcome of the run. Raises ValueError if the data set does not know it.
+    """
+    wanted, avoided = (
+        -1 if name is None else dataset.action_code(name)
+        for name in (config.recall.outcome, config.recall.avoid)
+    )
+    return DenseRecall(model, recall or config.recall, wanted, avoided=avoided)
 
 
 def read_figures(run: Path) -> Figures:
@@ -201,6 +211,8 @@ def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
     free = {"resume", "stages", "device", "out", "fit_merge"}  # these do not change the weights
     if config.stages == "tune":
         free |= {"tune", "recall"}
+    if config.stages == "pretrain" and config.recall.outcome == recorded.recall.outcome:
+        free |= {"recall"}  # pre-training is judged by one interest for this outcome
     changed = [key for key in wanted if key not in free and wanted[key] != found[key]]
     if changed:
         raise ValueError(
@@ -238,19 +250,23 @@ def _test(config: TrainConfig, parts: Splits, training: Dataset, model: GPT) -> 
     If the run asks for an outcome, they are of the items that got it; the figures of a recall of
     the other items stand beside them.
     """
-    dataset, wanted = parts.dataset, wanted_action(config, parts.dataset)
+    dataset = parts.dataset
+
+    def one_interest(model: GPT) -> DenseRecall:
+        return reference_recall(config, dataset, model, ONE_INTEREST)
+
     recalls: dict[str, Recall] = {"popularity": popular_recall(popularity(training))}
     if parts.test_start is not None:
         counts_V = popularity_before(dataset, parts.test_start)
         recalls["popularity, last week"] = popular_recall(counts_V)
         log.info("%.1f %% of the test targets have no training event", 100 * cold_share(parts))
     if config.peer or config.model.network != "gpt":
-        recalls[config.peer or config.model.network] = DenseRecall(model, ONE_INTEREST, wanted)
+        recalls[config.peer or config.model.network] = one_interest(model)
     else:
         first = network_of(config, dataset).to(model.items.weight.device)
         load_weights(config.out / "pretrain" / "best.safetensors", first)
-        recalls["pre-trained, one interest"] = DenseRecall(first.eval(), ONE_INTEREST, wanted)
-        recalls["recgpt"] = DenseRecall(model, config.recall, wanted)
+        recalls["pre-trained, one interest"] = one_interest(first.eval())
+        recalls["recgpt"] = reference_recall(config, dataset, model)
     figures = evaluate_outcomes(recalls, dataset, parts.test, config.recall.outcome)
     write_json(config.out / "metrics.json", figures)
     return figures

@@ -43,6 +43,7 @@ class Explainer:
         rows_K: Ints,
         interests: int,
         feedback: BatchFeedback | None = None,
+        guidance: float = 0.0,
     ) -> Explanation:
         """Returns the steps that led a query to these candidates; no step without a history.
 
@@ -61,8 +62,9 @@ class Explainer:
             torch.tensor([user], device=device),
             interests,
             lambda interest_1D: best_rows(interest_1D, vectors_VD, excluded_1N, SHOWN),
-            feedback and Feedback(*(torch.from_numpy(part).to(device)[None] for part in feedback)),
+            feedback and _tensors(feedback).to(device),
             older_items([whole_N], len(history_L)).to(device),
+            guidance,
         )
         scores_MF = found.scores_BMK[0].cpu().numpy()
         rows_MF = found.rows_BMK[0].cpu().numpy()
@@ -91,3 +93,12 @@ class Explainer:
         nearest_KR = (hits_KD @ history_LD.T).topk(min(RELATED, len(distinct_L))).indices
         rows_KR = distinct_L[nearest_KR.cpu().numpy()]
         return [self._ids.ids_of(rows_R) for rows_R in rows_KR.tolist()]
+
+
+def _tensors(feedback: BatchFeedback) -> Feedback:
+    """Returns the feedback of a batch of one query, 1 L."""
+    actions_1L = torch.from_numpy(feedback.actions_S[None])
+    outcomes_1L = torch.from_numpy(feedback.outcomes_S[None])
+    avoided_S = feedback.avoided_S
+    avoided_1L = None if avoided_S is None else torch.from_numpy(avoided_S[None])
+    return Feedback(actions_1L, outcomes_1L, avoided_1L)

@@ -24,6 +24,8 @@ class FeedbackReader(NamedTuple):
     codes: Mapping[bytes, int]
     outcome: int
     reads_outcomes: bool
+    avoided: int | None = None
+    """None: recalls are not guided."""
 
     @classmethod
     def of(cls, manifest: Manifest) -> Self | None:
@@ -32,8 +34,12 @@ class FeedbackReader(NamedTuple):
             return None
         codes = {name.encode(): code for code, name in enumerate(manifest.actions)}
         codes[b""] = codes.get(CLICK, UNKNOWN)
-        wanted = codes.get((manifest.recall.outcome or "").encode(), UNKNOWN)
-        return cls(codes, wanted, manifest.model.feedback == "outcome")
+        wanted, avoided = (
+            codes.get((name or "").encode(), UNKNOWN)
+            for name in (manifest.recall.outcome, manifest.recall.avoid)
+        )
+        reads_outcomes = manifest.model.feedback == "outcome"
+        return cls(codes, wanted, reads_outcomes, avoided if manifest.recall.guidance else None)
 
     def read(self, queries: Sequence[Query], newest: Ragged, places_S: Ints) -> BatchFeedback:
         """Returns the feedback of the newest items, which stand at these places of histories."""
@@ -51,7 +57,11 @@ class FeedbackReader(NamedTuple):
             if self.reads_outcomes:
                 outcomes_S[begin : end - 1] = actions_S[begin + 1 : end]
                 outcomes_S[end - 1] = self._wanted(query)
-        return BatchFeedback(actions_S, outcomes_S)
+        if self.avoided is None:
+            return BatchFeedback(actions_S, outcomes_S)
+        avoided_S = outcomes_S.copy()
+        avoided_S[newest.offsets_B[1:][newest.lengths_B > 0] - 1] = self.avoided
+        return BatchFeedback(actions_S, outcomes_S, avoided_S)
 
     def _wanted(self, query: Query) -> int:
         if query.outcome is None:

@@ -46,6 +46,13 @@ class BatchFeedback(NamedTuple):
 
     actions_S: Ints  # what the user did with each item
     outcomes_S: Ints  # … with the item after it; at a newest item, what the user shall do
+    avoided_S: Ints | None = None  # the same with what the user shall not do; None: no guidance
+
+    def and_avoided(self) -> "BatchFeedback":
+        """Returns the feedback of all histories twice, the second time with what is avoided."""
+        assert self.avoided_S is not None
+        actions_2S = np.concatenate([self.actions_S, self.actions_S])
+        return BatchFeedback(actions_2S, np.concatenate([self.outcomes_S, self.avoided_S]))
 
 
 class Step(NamedTuple):

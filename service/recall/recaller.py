@@ -265,6 +265,7 @@ class Recaller:
             rows_K,
             interests,
             batch.feedback,
+            self.manifest.recall.guidance,
         )
 
     def ids_of(self, answer: Candidates) -> list[str]:

@@ -13,6 +13,7 @@ from index.search import IvfIndex
 from index.selection import Selection
 from model.artifact.bundle import Artifact
 from model.network.gpt import WHOLE_HISTORY
+from model.network.rollout import guided
 from service.recall.candidate_lists import CandidateLists
 from service.recall.cpu.exact_search import ExactSearcher
 from service.recall.cpu.filtered_search import FilteredSearcher
@@ -70,10 +71,7 @@ class CpuBackend:
         offers_W: Ints | None = None
         selections_W = _selections(batch)
         for step in batch.steps():
-            if offers_W is None:
-                interests_WD = self._prefill(batch, step.queries_W)
-            else:
-                interests_WD = self._network.step(offers_W)
+            interests_WD = self._interests(batch, step, offers_W)
             times.lap("model")
             into = merge.list_of(step, interests_WD, lists) if merge else lists
             if selections_W:
@@ -95,16 +93,25 @@ class CpuBackend:
         choosers_W = [choosers[query] for query in batch.warm_W.tolist()]
         offers_W: Ints | None = None
         for step in batch.steps():
-            if offers_W is None:
-                interests_WD = self._prefill(batch, step.queries_W)
-            else:
-                interests_WD = self._network.step(offers_W)
+            interests_WD = self._interests(batch, step, offers_W)
             times.lap("model")
             offers_W = self._varied.search(
                 interests_WD, step, lists, plain, times, selections_W, choosers_W
             )
         plain.note_scores(choosers)
         return lists
+
+    def _interests(self, batch: QueryBatch, step: Step, offers_W: Ints | None) -> Floats:
+        """Returns the interests of a step, guided if the bundle says so.
+
+        The network then reads every history twice, with the wanted outcome and with the avoided.
+        """
+        guidance = self._recall.guidance
+        if offers_W is None:
+            found_ND = self._prefill(batch, step.queries_W)
+        else:
+            found_ND = self._network.step(np.tile(offers_W, 2) if guidance else offers_W)
+        return guided(found_ND, guidance) if guidance else found_ND
 
     def _prefill(self, batch: QueryBatch, queries_W: Ints) -> Floats:
         """Returns the first interests of the queries with a history."""
@@ -113,7 +120,14 @@ class CpuBackend:
         offsets_W = np.concatenate([offsets_B[:1], offsets_B[queries_W + 1]])
         users_W = batch.users_B[queries_W]
         means_WD = None if batch.whole is None else self._means(batch.whole, queries_W)
-        return self._network.prefill(items_S, offsets_W, users_W, batch.feedback, means_WD)
+        feedback = batch.feedback
+        if self._recall.guidance:
+            assert feedback is not None  # a bundle with guidance has a network that reads outcomes
+            items_S, feedback = np.tile(items_S, 2), feedback.and_avoided()
+            offsets_W = np.concatenate([offsets_W, offsets_W[1:] + offsets_W[-1]])
+            users_W = np.tile(users_W, 2)
+            means_WD = None if means_WD is None else np.tile(means_WD, (2, 1))
+        return self._network.prefill(items_S, offsets_W, users_W, feedback, means_WD)
 
     def _means(self, whole: Ragged, queries_W: Ints) -> Floats:
         """Returns the mean vector of the items of each history."""

@@ -1,5 +1,6 @@
 """Feedback as an input: what users did with items, and the outcome that a recall asks for."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def test_an_item_carries_its_own_action_and_the_outcome_of_the_next(world: Datas
         assert batch.feedback is not None
         for row, number in enumerate(numbers):
             start, length = samples.starts_N[number], samples.lengths_N[number]
-            actions, outcomes = (part[row, :length].tolist() for part in batch.feedback)
+            actions, outcomes = (part[row, :length].tolist() for part in batch.feedback[:2])
             assert actions == world.actions[start : start + length].tolist()
             assert outcomes == world.actions[start + 1 : start + length + 1].tolist()
 
@@ -139,7 +140,7 @@ def test_evaluation_reads_the_feedback_that_training_reads(world: Dataset) -> No
             assert found.outcomes_BL[row].tolist() == [*actions[-4:].tolist(), 1]
         assert part.stop
     untold = feedback_of([np.arange(3)], 5, wanted=1)
-    assert [part.tolist() for part in untold] == [[[-1, -1, -1]], [[-1, -1, 1]]]
+    assert [part.tolist() for part in untold[:2]] == [[[-1, -1, -1]], [[-1, -1, 1]]]
 
 
 def test_cases_are_divided_by_the_outcome_of_the_first_target(world: Dataset) -> None:
@@ -208,9 +209,14 @@ def test_another_wanted_outcome_costs_what_the_wanted_one_brings(
         "as it is",
         "asked for dislike",
         "asked for nothing",
+        "guided by 0.1 from dislike",
+        "guided by 0.25 from dislike",
+        "guided by 0.5 from dislike",
         "told actions in another order",
         "told no actions",
     }
+    guided = [others[f"guided by {by} from dislike"]["HR@10"]["value"] for by in (0.1, 0.25, 0.5)]
+    assert others["as it is"]["HR@10"]["value"] >= guided[0] >= guided[1] > guided[2]
     expected = read_figures(runs["like"])
     assert liked["as it is"]["HR@10"]["value"] == pytest.approx(expected["recgpt"]["HR@10"])
     asked = others["asked for dislike"]["recall@20"]
@@ -220,6 +226,41 @@ def test_another_wanted_outcome_costs_what_the_wanted_one_brings(
         assert same["value"] == 1  # of 101 items at most 100 are not in the history
     with pytest.raises(ValueError, match="reads items only"):
         measure_inputs(runs["none"])
+
+
+def test_a_finished_run_is_tested_with_guidance_and_keeps_its_weights(
+    runs: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs["like"], tmp_path / "run")
+    before = (tmp_path / "run" / "pretrain" / "best.safetensors").read_bytes()
+    settings = config(data, tmp_path / "run", "outcome", "like").model_dump() | {"resume": True}
+    settings["recall"] |= {"avoid": "dislike", "guidance": 0.5}
+    figures = train(TrainConfig.model_validate(settings))
+    first = "pre-trained, one interest"
+    assert figures[f"{first}, not like"] == read_figures(runs["like"])[f"{first}, not like"]
+    assert figures["recgpt, not like"]["HR@10"] < figures[f"{first}, not like"]["HR@10"]
+    assert (tmp_path / "run" / "pretrain" / "best.safetensors").read_bytes() == before
+    found = measure_inputs(tmp_path / "run", "validation")["not like"]["variants"]
+    assert found["without guidance"]["HR@10"]["value"] > found["as it is"]["HR@10"]["value"]
+    settings["recall"] |= {"outcome": "dislike"}  # which judged the epochs
+    with pytest.raises(ValueError, match="was started with another recall"):
+        train(TrainConfig.model_validate(settings))
+
+
+@pytest.mark.parametrize(
+    ("feedback", "recall", "match"),
+    [
+        ("outcome", {"outcome": "like", "guidance": 1}, "one to avoid"),
+        ("outcome", {"avoid": "dislike", "guidance": 1}, "one to avoid"),
+        ("actions", {"outcome": "like", "avoid": "dislike", "guidance": 1}, "reads outcomes"),
+    ],
+)
+def test_guidance_that_cannot_be_is_refused(
+    data: Path, tmp_path: Path, feedback: str, recall: dict[str, object], match: str
+) -> None:
+    settings = config(data, tmp_path, feedback, None).model_dump()
+    with pytest.raises(ValueError, match=match):
+        TrainConfig.model_validate(settings | {"recall": recall})
 
 
 def test_a_network_starts_without_a_meaning_for_what_it_does_not_know(world: Dataset) -> None:

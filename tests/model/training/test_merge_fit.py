@@ -43,7 +43,7 @@ def test_weights_are_those_of_the_highest_likelihood() -> None:
 def test_targets_have_the_probabilities_of_a_search_without_the_history(tmp_path: Path) -> None:
     dataset = tiny.walks(tmp_path)
     model, cases = tiny.lively(tiny.gpt()), splits(dataset).validation
-    logs_TM, shares_T = target_logs(model, dataset, cases, 2)
+    logs_TM, shares_T = target_logs(DenseRecall(model, RecallConfig(interests=2)), dataset, cases)
     ranked = DenseRecall(model, RecallConfig(interests=1))
     histories = [dataset.history(u)[:n] for u, n in zip(cases.users, cases.lengths, strict=True)]
     (first_N1,) = ranked(histories, cases.users, [1])
@@ -117,6 +117,6 @@ def test_a_refused_start_keeps_the_choice_and_a_new_end_renews_it(tmp_path: Path
 
 def test_one_interest_has_nothing_to_share(tmp_path: Path) -> None:
     dataset = tiny.walks(tmp_path)
-    recall = RecallConfig(interests=1)
+    served = DenseRecall(tiny.gpt(), RecallConfig(interests=1))
     cases = splits(dataset).validation
-    assert fit_merge(tiny.gpt(), dataset, cases, recall, -1, CHOOSE_BY) == recall
+    assert fit_merge(served, dataset, cases, CHOOSE_BY) == served.config

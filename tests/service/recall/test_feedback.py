@@ -7,7 +7,7 @@ from pathlib import Path
 import acted
 import pytest
 import torch
-from acted import RECALL
+from acted import GUIDED, RECALL
 
 from model.artifact.bundle import load_artifact
 from model.data.dataset import Dataset
@@ -50,6 +50,50 @@ def test_equals_the_trainers_reference(
         untold = service_recall(recaller, world)(histories, users_B, (20,))[0]
         assert untold.tolist() != served[1].tolist()
         assert untold.tolist() == reference(histories, users_B, (20,))[0].tolist()
+
+
+@pytest.mark.parametrize("index", ["exact", "ivf"])
+def test_a_guided_recall_equals_the_trainers_reference(
+    world: Dataset, export: Callable[..., tuple[GPT, Recaller]], index: str
+) -> None:
+    model, recaller = export("outcome", index, GUIDED)
+    codes = {name: world.action_code(name) for name in ("like", "dislike")}
+    reference = DenseRecall(model, GUIDED, codes["like"], avoided=codes["dislike"])
+    for _, histories, users_B in case_batches(world, splits(world).test, 16):
+        served = service_recall(recaller, world)(histories, users_B, (5, 20))
+        trained = reference(histories, users_B, (5, 20))
+        assert [found.tolist() for found in served] == [found.tolist() for found in trained]
+        plain = replace(reference, config=RECALL)(histories, users_B, (20,))[0]
+        assert served[1].tolist() != plain.tolist()
+
+
+def test_guidance_leaves_a_query_alone_that_asks_for_what_is_avoided(
+    export: Callable[..., tuple[GPT, Recaller]],
+) -> None:
+    (_, guided), (_, plain) = export("outcome", "exact", GUIDED), export()
+    queries = [Query("", [f"i{n}", "i2"], k=20, actions=["like", "like"]) for n in range(3, 6)]
+    queries.insert(1, Query("", [], k=3))
+    for outcome, equal in (("dislike", True), ("like", False), (None, False)):
+        asked = [replace(query, outcome=outcome) for query in queries]
+        mine, theirs = ([scored(one) for one in r.recall(asked)[0]] for r in (guided, plain))
+        assert mine[1] == theirs[1]
+        for one, other in zip(mine[2:], theirs[2:], strict=True):
+            assert [row for row, _ in one] == [row for row, _ in other] or not equal
+        assert (mine[2:] == theirs[2:]) or not equal
+        assert (mine[2:] != theirs[2:]) or equal
+
+
+def test_an_explanation_is_guided_as_its_answer(
+    export: Callable[..., tuple[GPT, Recaller]],
+) -> None:
+    _, recaller = export("outcome", "exact", GUIDED)
+    query = Query("", ["i1", "i2"], k=20, actions=["like", "dislike"])
+    (found,), _ = recaller.recall([query])
+    told = recaller._explain(query, found.rows).interests
+    for row, score, interest in zip(found.rows, found.scores, found.interests, strict=True):
+        known = {item.row: item.score for item in told[interest]}
+        assert row not in known or score == pytest.approx(known[row], abs=1e-4)
+    assert told[0][0].row == found.rows[0]
 
 
 Scored = list[tuple[int, float]]
