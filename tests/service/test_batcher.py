@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from in_process_worker import Answers, InProcessWorker
 
 from service.batcher import STORE_PAUSE, Batcher
@@ -385,6 +387,50 @@ async def test_what_arrives_faster_than_it_is_answered_is_refused() -> None:
     assert not running.has_room(arriving=25)
     assert running.has_room()
     await running.drain()
+
+
+CALLS = st.tuples(
+    st.sampled_from(["stored", "given", "poison", "leaves", "hurried"]), st.integers(0, 3)
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(CALLS, max_size=30), st.integers(1, 4), st.sets(st.integers(0, 30)))
+def test_whatever_happens_each_recall_ends_and_nothing_is_left(
+    calls: list[tuple[str, int]], max_batch: int, failing: set[int]
+) -> None:
+    """Recalls come with pauses, some leave, some are bad, and the store fails at times."""
+
+    async def happens() -> None:
+        store = Store()
+        worker = Computing(lambda query: query.user_id == "poison")
+        async with batcher(worker, store, max_batch, deadline_ms=60_000) as (running, _):
+            tasks = []
+            for number, (kind, turns) in enumerate(calls):
+                store.failing = StoreUnavailable("down") if number in failing else None
+                query = Query(kind if kind == "poison" else f"u{number}", (), k=1)
+                patience = 1e-9 if kind == "hurried" else None
+                recall = running.recall(query, kind in ("stored", "leaves"), patience)
+                tasks.append(asyncio.create_task(recall))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if kind == "leaves":
+                    tasks[-1].cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            for number, ((kind, _), answer) in enumerate(zip(calls, ended, strict=True)):
+                expected = {
+                    "poison": ServiceError,
+                    "leaves": asyncio.CancelledError | Answer,
+                    "hurried": DeadlinePassed | Answer,
+                }.get(kind, Answer)
+                assert isinstance(answer, expected | QueueFull), (kind, answer)
+                if isinstance(answer, Answer) and answer.degraded_reason is None:
+                    assert answer.found.rows.tolist() == [ord(f"{number}"[-1])]
+            assert (running.queue_length(), running._admission.under_way) == (0, 0)
+            assert not running._unanswered
+            assert running.alive()
+
+    asyncio.run(happens())
 
 
 async def test_drain_answers_what_was_accepted() -> None:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from model.evaluation.reference import DenseRecall
@@ -113,6 +115,41 @@ def test_append_is_the_sequence_of_a_recall(samples: SampleBatch, offers: int, f
         expected = model.step(offer, cache)
     found = model(batch.tokens, batch.users_B, batch.at_BQ)[:, -1]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+ITEMS = st.integers(1, 12)
+SAMPLES = st.tuples(st.lists(ITEMS, min_size=1, max_size=6), st.lists(ITEMS, max_size=3))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(SAMPLES, min_size=1, max_size=4), st.integers(1, 3), st.booleans(), st.data())
+def test_any_append_equals_the_rule_written_out(
+    drawn: list[tuple[list[int], list[int]]], offers: int, first: bool, data: st.DataObject
+) -> None:
+    """Row by row: the offers follow the history, and a target is asked for until it is offered."""
+    longest = max(len(history) for history, _ in drawn)
+    wanted = max(len(targets) for _, targets in drawn) or 1
+    lists_of_offers = st.lists(ITEMS, min_size=offers, max_size=offers)
+    given_BM = [data.draw(lists_of_offers) for _ in drawn]
+    history_BL = torch.tensor([h + [0] * (longest - len(h)) for h, _ in drawn])
+    sets_BS = [targets + [-1] * (wanted - len(targets)) for _, targets in drawn]
+    lengths_B = torch.tensor([len(history) for history, _ in drawn])
+    samples = SampleBatch(
+        history_BL,
+        lengths_B,
+        torch.zeros(len(drawn), dtype=torch.int64),
+        torch.full_like(history_BL, -1),
+        torch.tensor(sets_BS)[:, None],
+    )
+    batch = append(samples, torch.tensor(given_BM), 8, first)
+    for row, (history, _) in enumerate(drawn):
+        size = len(history) + offers
+        assert batch.tokens.items_BL[row, :size].tolist() == history + given_BM[row]
+        asked = [
+            [-1 if target in given_BM[row][:taken] else target for target in sets_BS[row]]
+            for taken in range(offers + 1)
+        ]
+        assert batch.targets_BQS[row].tolist() == asked[not first :]
 
 
 def test_append_asks_for_what_was_not_offered_so_far(samples: SampleBatch) -> None:

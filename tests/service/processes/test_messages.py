@@ -1,9 +1,13 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from service.processes.messages import (
+    LENGTH,
     FrameReader,
     Greeting,
     RecallFailed,
@@ -92,11 +96,16 @@ def test_a_failure_arrives_as_an_error() -> None:
         decode_result(body)
 
 
-def test_frames_may_come_in_any_pieces() -> None:
-    stream = b"".join(encode_question([Query("x" * size, [])]) for size in (0, 1, 300))
-    whole = FrameReader().feed(stream)
-    assert len(whole) == 3
+@settings(deadline=None)
+@given(st.lists(st.binary(max_size=300), max_size=5), st.data())
+def test_frames_may_come_in_any_pieces(bodies: list[bytes], data: st.DataObject) -> None:
+    stream = b"".join(LENGTH.pack(len(body)) + body for body in bodies)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
     frames = FrameReader()
-    assert [body for i in range(len(stream)) for body in frames.feed(stream[i : i + 1])] == whole
+    pieces = [stream[begin:end] for begin, end in pairwise([0, *cuts, len(stream)])]
+    assert [body for piece in pieces for body in frames.feed(piece)] == bodies
+
+
+def test_another_protocol_is_noticed() -> None:
     with pytest.raises(ValueError, match="not a frame"):
         FrameReader().feed(b"\xff" * 8)

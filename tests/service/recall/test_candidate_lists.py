@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from tiny import query_batch
 
 from model.evaluation.reference import at_positions, merge_by_quotas
@@ -92,23 +95,28 @@ def reference_offers(rows_MF: np.ndarray, allowed_MF: np.ndarray) -> list[int]:
     return list(map(int, offers_1M[0]))
 
 
-def test_random_lists_and_offers_equal_the_reference() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(100):
-        queries, interests, size = rng.integers(1, 6), rng.integers(1, 5), rng.integers(1, 30)
-        excluded = [rng.choice(CATALOGUE, rng.integers(0, 30), False) for _ in range(queries)]
-        quotas_BM = rng.integers(0, 8, (queries, interests))
-        rows_BMF = rng.random((queries, interests, CATALOGUE)).argsort()[..., :size]
-        batch = query_batch([one.tolist() for one in excluded], quotas_BM.tolist())
-        lists, every = CandidateLists.empty(batch, CATALOGUE, interests), np.arange(queries)
-        scores_BF = np.zeros((queries, size), np.float32)
-        for interest in range(interests):
-            rows_BF, quotas_B = rows_BMF[:, interest], quotas_BM[:, interest]
-            lists.append_best(every, scores_BF, rows_BF, quotas_B, interest)
-            lists.offer_best(every, rows_BF, interest)
-        for query, answer in enumerate(lists.candidates(batch)):
-            rows_MF, allowed_MF = rows_BMF[query], ~np.isin(rows_BMF[query], excluded[query])
-            assert answer.rows.tolist() == reference(rows_MF, allowed_MF, quotas_BM[query])
-            if allowed_MF.sum(axis=1).min() >= interests:  # else there may be nothing to offer
-                offered = lists.offered_BM[query].tolist()
-                assert offered == reference_offers(rows_MF, allowed_MF)
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_any_lists_and_offers_equal_the_reference(data: st.DataObject) -> None:
+    queries, interests = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 4))
+    rows = st.integers(0, CATALOGUE - 1)
+    excluded = data.draw(st.lists(st.lists(rows, max_size=30), min_size=queries, max_size=queries))
+    shape = queries, interests
+    quotas_BM = data.draw(arrays(np.int64, shape, elements=st.integers(0, 8)))
+    size = data.draw(st.integers(1, 30))
+    hits_F = st.permutations(range(CATALOGUE)).map(lambda found: found[:size])
+    found = data.draw(st.lists(hits_F, min_size=queries * interests, max_size=queries * interests))
+    rows_BMF = np.array(found).reshape(*shape, size)
+    batch = query_batch(excluded, quotas_BM.tolist())
+    lists, every = CandidateLists.empty(batch, CATALOGUE, interests), np.arange(queries)
+    scores_BF = np.zeros((queries, size), np.float32)
+    for interest in range(interests):
+        rows_BF, quotas_B = rows_BMF[:, interest], quotas_BM[:, interest]
+        lists.append_best(every, scores_BF, rows_BF, quotas_B, interest)
+        lists.offer_best(every, rows_BF, interest)
+    for query, answer in enumerate(lists.candidates(batch)):
+        rows_MF, allowed_MF = rows_BMF[query], ~np.isin(rows_BMF[query], excluded[query])
+        assert answer.rows.tolist() == reference(rows_MF, allowed_MF, quotas_BM[query])
+        if allowed_MF.sum(axis=1).min() >= interests:  # else there may be nothing to offer
+            offered = lists.offered_BM[query].tolist()
+            assert offered == reference_offers(rows_MF, allowed_MF)

@@ -5,6 +5,9 @@ from itertools import pairwise
 import msgpack
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from id_strategies import IDS
 
 from service.recall.item_ids import ItemIds, PackedStrings
 from service.recall.query_batch import Ragged
@@ -80,16 +83,32 @@ def test_very_long_lists_and_texts_are_read() -> None:
     assert (lists(newest), excluded.rows_N[-1]) == ([[0, 0, 0]], 1)
 
 
-def test_bytes_of_any_kind_are_read_within_their_bounds() -> None:
-    rng, item_ids = np.random.default_rng(0), ItemIds.of(["", "a"])
-    for _ in range(2000):
-        given = rng.choice([0x00, 0x61, 0x90, 0x9F, 0xA1, 0xBF, 0xD9, 0xDA, 0xDC, 0xDD, 0xFF], 8)
-        pair = given.astype(np.uint8).tobytes()[: rng.integers(9)], b""
-        newest, excluded, unknown_B, *_ = item_ids.look_up([pair, pair], max_history=3)
-        assert len(excluded.rows_N) <= 2 * len(pair[0])
-        assert set(excluded.rows_N) <= {0, 1}
-        assert max(newest.lengths_B) <= 3
-        assert (unknown_B <= 2 * len(pair[0])).all()
+MSGPACK = st.sampled_from([0x61, 0x90, 0x9F, 0xA1, 0xBF, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xFF])
+PACKED = st.binary(max_size=40) | st.lists(MSGPACK | st.integers(0, 255), max_size=12).map(bytes)
+
+
+@settings(max_examples=500, deadline=None)
+@given(PACKED, PACKED)
+@example(b"\xdd\xff\xff\xff\xff\xa1a", b"\x91\xdb\xff\xff\xff\xffa")
+def test_bytes_of_any_kind_are_read_within_their_bounds(history: bytes, exclude: bytes) -> None:
+    item_ids = ItemIds.of(["", "a"])
+    newest, excluded, unknown_B, *_ = item_ids.look_up([(history, exclude)] * 2, max_history=3)
+    assert len(excluded.rows_N) <= 2 * len(history + exclude)
+    assert set(excluded.rows_N.tolist()) <= {0, 1}
+    assert max(newest.lengths_B) <= 3
+    assert (unknown_B <= 2 * len(history)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(IDS, unique=True, max_size=20), st.data())
+def test_any_ids_are_found_as_in_a_dictionary(known: list[str], data: st.DataObject) -> None:
+    rows = {item: row for row, item in enumerate(known)}
+    asked = data.draw(st.lists(st.sampled_from(known) | IDS if known else IDS, max_size=40))
+    newest, excluded, unknown_B, *_ = ItemIds.of(known).look_up([(asked, asked)], max_history=7)
+    found = [rows[item] for item in asked if item in rows]
+    assert lists(newest) == [found[-7:]]
+    assert lists(excluded) == [found * 2]
+    assert unknown_B.tolist() == [len(asked) - len(found)]
 
 
 def test_malformed_bytes_harm_no_other_query() -> None:

@@ -1,13 +1,19 @@
 """The compiled network computes the same as the network in torch."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import CONFIG
 
 from index.kernels.jit import compiled
+from model.network.gpt import GPT, history_tokens
+from model.training.prompts import followed_by
 from service.recall.cpu.attention import BLOCK, LOWEST, SHORT, softmax
 from service.recall.cpu.gemm_chunking import GemmChunking, measure_chunking
 from service.recall.cpu.layer_kernels import gelu
@@ -49,6 +55,46 @@ def test_prefill_and_steps_equal_the_networks_own(variant: dict[str, object]) ->
             expected_BD = model.step(torch.from_numpy(items_B), cache)
             interest_BD = served.step(items_B)
             np.testing.assert_allclose(interest_BD, expected_BD.numpy(), atol=2e-5, rtol=1e-4)
+
+
+HISTORIES = st.lists(st.integers(0, 39), min_size=1, max_size=8)
+
+
+@cache
+def served_networks() -> list[tuple[GPT, Transformer]]:
+    models = [tiny.gpt(seed=seed).requires_grad_(False) for seed in (0, 1)]
+    return [(model, Transformer(model)) for model in models]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(HISTORIES, min_size=1, max_size=12),
+    st.lists(st.integers(0, 39), max_size=4),
+    st.integers(0, 1),
+)
+@torch.no_grad()
+def test_the_cache_of_keys_and_values_leaves_nothing_of_earlier_batches(
+    histories: list[list[int]], offers: list[int], number: int
+) -> None:
+    """Each interest is that of a whole pass over the history of one user and the offers so far."""
+    model, compiled_one = served_networks()[number]
+    users_B = np.arange(len(histories)) - 1
+    starts = np.array([0, *map(len, histories)]).cumsum()
+    interest_BD = compiled_one.prefill(np.concatenate(histories), starts, users_B)
+    for step in range(len(offers) + 1):
+        for row, history in enumerate(histories):
+            lengths_B = torch.tensor([len(history)])
+            given_BM = torch.tensor([offers[:step] or [0]])
+            tokens = history_tokens(torch.tensor([history]), lengths_B, CONFIG.max_history)
+            if step:
+                parts = torch.tensor([history]), lengths_B, given_BM, CONFIG.max_history
+                tokens = followed_by(*parts)
+            whole_BLD = model(tokens, torch.tensor([users_B[row]]))
+            np.testing.assert_allclose(
+                interest_BD[row], whole_BLD[0, -1].numpy(), atol=2e-5, rtol=1e-4
+            )
+        if step < len(offers):
+            interest_BD = compiled_one.step(np.full(len(histories), offers[step]))
 
 
 @pytest.mark.parametrize("positions", ["relative", "absolute"])
