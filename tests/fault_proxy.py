@@ -57,6 +57,15 @@ def one_behind(first: bytes) -> Fault:
     return fault
 
 
+def replaced(reply: bytes) -> Fault:
+    """Sends another reply in place of each piece."""
+
+    async def fault(data: bytes, client: asyncio.StreamWriter) -> bytes:
+        return reply
+
+    return fault
+
+
 class FaultProxy:
     """Forwards connections to a port of this machine; `fault` may be set at any time."""
 

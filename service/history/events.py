@@ -65,6 +65,8 @@ empty for ever; the time before which events at its end are dropped; then id, en
 
 A key of another type fails the first command that meets it, before anything is written.
 """
+APPENDED = 1
+"""The reply of the script."""
 APPEND_SHA = sha1(APPEND.encode()).hexdigest()
 
 

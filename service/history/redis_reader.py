@@ -63,6 +63,12 @@ class RedisReader:
         echo = await self._reply()
         if not all(isinstance(reply, list | ResponseError) for reply in replies):
             raise InvalidResponse("a reply to LRANGE is not a list")
+        try:
+            for reply in replies:
+                if isinstance(reply, list):
+                    b"".join(reply)  # the fastest look at the type of each element
+        except TypeError:
+            raise InvalidResponse("a list has elements that are no strings") from None
         refused = isinstance(echo, NoPermissionError) or (
             isinstance(echo, ResponseError) and not any(isinstance(r, list) for r in replies)
         )

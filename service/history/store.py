@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any, Self
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisError
+from redis.exceptions import InvalidResponse, RedisError
 
 from service.history.cluster_reader import ClusterReader, NodeUnavailable
 from service.history.embedded.store import EmbeddedStore
@@ -21,6 +21,7 @@ from service.history.entries import Entries, encode_entry, encode_item, without_
 from service.history.events import (
     APPEND,
     APPEND_SHA,
+    APPENDED,
     EventIds,
     HistoryEvent,
     Retention,
@@ -33,6 +34,8 @@ from service.history.redis_reader import RedisReader
 from service.history.redis_url import is_redis
 
 FOREVER = Retention()
+UNREADABLE = TypeError, ValueError, LookupError, AttributeError, RecursionError
+"""The errors of redis-py's parsers if a reply is not of the form that its command has."""
 Reader = RedisReader | ClusterReader
 Command = tuple[str, Sequence[Any], dict[str, Any]]
 """A method of redis-py's client, its arguments and its options."""
@@ -146,6 +149,8 @@ class HistoryStore:
         async with self._talking(self._writing):
             replies = await pipeline.execute(raise_on_error=False)
             _raise_if_all_refuse(replies)
+            if any(reply != APPENDED and not isinstance(reply, Exception) for reply in replies):
+                raise InvalidResponse("a reply is not that of the script that stores events")
         problems: list[StoreProblem | None] = [None] * len(events)
         for positions, reply in zip(by_user.values(), replies, strict=True):
             for position in positions:
@@ -281,6 +286,8 @@ class HistoryStore:
             words = f"TimeoutError: no answer within {self._seconds} s"
         except (RedisError, OSError) as error:
             words = words_of(error)
+        except UNREADABLE as error:
+            words = f"{type(error).__name__}: a reply has another form than Redis gives it"
         else:
             health.succeeded()
             return

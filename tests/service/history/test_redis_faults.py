@@ -4,14 +4,16 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 from appending import PATIENT, append
-from fault_proxy import FaultProxy, cut, garbled, late, one_behind, unharmed
+from fault_proxy import FaultProxy, cut, garbled, late, one_behind, replaced, unharmed
 from redis_server import RedisServer
 from stored import items_of
 
 from service.history.entries import decode_entry
+from service.history.health import Health
 from service.history.store import HistoryStore, StoreProblem, StoreUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +114,42 @@ async def test_garbled_replies_raise_nothing_else_and_leave_nothing_behind(
         proxy.fault = unharmed
         assert await check(store, USERS)
     assert failed
+
+
+NIL, NUMBER, NESTED = b"$-1\r\n", b":7\r\n", b"*1\r\n" * 50_000 + b":1\r\n"
+ODD = {
+    "nil": NIL,
+    "a nil array": b"*-1\r\n",
+    "a number": NUMBER,
+    "a text": b"+OK\r\n",
+    "a list of nil": b"*1\r\n" + NIL,
+    "a list of numbers": b"*2\r\n" + NUMBER * 2,
+    "a list of lists": b"*1\r\n*1\r\n$1\r\na\r\n",
+    "lists in lists": NESTED,
+    "no Redis": b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    "an endless list": b"*999999999999\r\n$1\r\na\r\n",
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+async def test_replies_of_another_type_are_no_histories_and_no_acknowledgement(
+    store: HistoryStore, proxy: FaultProxy, name: str
+) -> None:
+    store._seconds = 0.5  # for a list that never ends
+    health = Health("testing")
+    proxy.fault = replaced(ODD[name] * 9)
+    for users in (USERS, USERS[:1]):
+        assert not await check(store, users)
+    with pytest.raises(StoreUnavailable):
+        await store.ping()
+    with pytest.raises(StoreUnavailable):
+        await append(store, [("somebody", "lost")])
+    for command in ("hgetall", "smembers", "sscan", "xrevrange"):
+        with suppress(StoreUnavailable):  # an empty reply may be read as nothing
+            await store.run([(command, ("key",), {})], health)
+    proxy.fault = unharmed
+    store._seconds = PATIENT / 1000
+    assert await check(store, USERS)
 
 
 async def test_a_redis_that_restarts_empty_has_no_histories(
