@@ -1,15 +1,72 @@
-"""Logs: one JSON object a line, on standard error."""
+"""Logs: one JSON object a line, on standard error.
 
+A reader of logs that hangs must not hang the service: a line for which a full pipe has no room is
+lost, and the number of lost lines is told as soon as there is room again.
+"""
+
+import io
 import logging
+import os
+import select
 import sys
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+PIECE_BYTES = select.PIPE_BUF
+"""Bytes that a pipe takes without a wait, if it takes any."""
+
+
+class PatientlessHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes records to a stream, and does not wait for its reader."""
+
+    lost = 0
+    """Lines that were lost, and of which no line tells yet."""
+    _broken = False  # whether the end of the last line was lost
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record, or counts it as lost."""
+        try:
+            file = self.stream.fileno()
+        except (io.UnsupportedOperation, ValueError):  # it is no file, or is closed
+            super().emit(record)
+            return
+        try:
+            line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        if self.lost and _has_room(file):
+            told = {"msg": f"{self.lost} lines were lost: the reader of the log was too slow"}
+            warning = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
+            line = f"{self.format(logging.makeLogRecord(warning | told))}\n{line}"
+            self.lost = 0
+        if not self._write(file, f"{line}\n".encode(errors="backslashreplace")):
+            self.lost += 1
+
+    def _write(self, file: int, data: bytes) -> bool:
+        """Returns whether all of the data was written."""
+        data = b"\n" + data if self._broken else data
+        written = 0
+        try:
+            while written < len(data) and _has_room(file):
+                written += os.write(file, data[written : written + PIECE_BYTES])
+        except OSError:  # nobody reads it, or its disk is full
+            pass
+        self._broken = 0 < written < len(data) or (self._broken and not written)
+        return written == len(data)
+
+
+def _has_room(file: int) -> bool:
+    """Returns whether a piece can be written at once; of a file that fails the write tells more."""
+    poll = select.poll()
+    poll.register(file, select.POLLOUT)
+    return bool(poll.poll(0))
+
 
 def configure_logs(level: str) -> None:
     """Sends the records of every logger through one JSON handler."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = PatientlessHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(
             "{asctime}{levelname}{name}{message}",

@@ -1,8 +1,8 @@
 """The signs of life of the service, in memory that all its processes share.
 
-An engine writes the time of its last heartbeat, the supervisor the rest, and any process reads. A
-number is written at once, so that no reader sees half of it and nobody locks. Times are of the
-monotonic clock, which all processes of a machine share.
+Engines and front ends write the times of their heartbeats, the supervisor the rest, and any process
+reads. A number is written at once, so that no reader sees half of it and nobody locks. Times are of
+the monotonic clock, which all processes of a machine share.
 
 Several versions can have an engine at the same time, so each has a lane: slots for one engine.
 """
@@ -15,7 +15,11 @@ LANES = 6
 arms of experiments."""
 STARTED, LEAVING, RESTARTS, CHANGES, FAILED_CHANGES, SHARED = range(6)
 BEAT, LOAD_SECONDS, LANE = range(3)
-STATUS_BYTES = (SHARED + LANES * LANE) * 8
+FRONT_ENDS = 256
+"""Front ends that a service can have."""
+BEATS = SHARED + LANES * LANE
+"""The first slot of the front ends, which have one each."""
+STATUS_BYTES = (BEATS + FRONT_ENDS) * 8
 
 
 class ServiceStatus:
@@ -26,6 +30,7 @@ class ServiceStatus:
         slots = memoryview(mmap.mmap(file, STATUS_BYTES)).cast("d")
         self._slots = slots[:SHARED]
         self._engine = slots[SHARED + lane * LANE :][:LANE]
+        self._front_ends = slots[BEATS:]
 
     @property
     def started(self) -> bool:
@@ -78,6 +83,14 @@ class ServiceStatus:
     def beat(self) -> None:
         """Notes that the loop of the engine has turned."""
         self._engine[BEAT] = time.monotonic()
+
+    def beat_front_end(self, row: int) -> None:
+        """Notes that the event loop of a front end has turned."""
+        self._front_ends[row] = time.monotonic()
+
+    def last_front_end_beat(self, row: int) -> float:
+        """Returns the time of the last heartbeat of a front end; 0 before the first one."""
+        return self._front_ends[row]
 
     def set_load_seconds(self, seconds: float) -> None:
         """Notes how long the start of an engine took."""

@@ -24,7 +24,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn, Self, TypeVar
+from typing import NoReturn, Protocol, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -122,10 +122,35 @@ class Report(BaseModel, frozen=True):
     """Whether the supervisor is asked to look now for another version to serve."""
 
 
+class Process(Protocol):
+    """The parts of `asyncio.subprocess.Process` by which a child is known."""
+
+    @property
+    def stdin(self) -> asyncio.StreamWriter | None:
+        """Its input."""
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None:
+        """Its output."""
+
+    @property
+    def returncode(self) -> int | None:
+        """Its status; None until it ends."""
+
+    async def wait(self) -> int:
+        """Waits for its end, and returns its status."""
+
+    def terminate(self) -> None:
+        """Sends SIGTERM."""
+
+    def kill(self) -> None:
+        """Sends SIGKILL."""
+
+
 class Child:
     """A child process as the supervisor sees it."""
 
-    def __init__(self, module: str, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, module: str, process: Process) -> None:
         self._module = module
         self._process = process
 
@@ -139,9 +164,14 @@ class Child:
             pass_fds=files,
             start_new_session=True,  # Ctrl-C goes to the supervisor, which drains its children
         )
-        assert process.stdin
-        process.stdin.write(config.model_dump_json().encode() + b"\n")
-        return cls(module, process)
+        return cls.begin(module, process, config)
+
+    @classmethod
+    def begin(cls, module: str, process: Process, config: BaseModel) -> Self:
+        """Gives a process that runs a module its configuration."""
+        child = cls(module, process)
+        child.tell(config)
+        return child
 
     async def report(self) -> Report:
         """Waits until the child is ready. Raises ChildProcessError if it fails or ends instead."""
@@ -250,6 +280,12 @@ def _exit_once(*_: object) -> NoReturn:
     """Handles SIGTERM; a second one would interrupt the functions that run at exit."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(0)
+
+
+def name_process(name: str) -> None:
+    """Sets the name by which `top` and `ps -o comm` show this process; 15 characters of it."""
+    with suppress(OSError):  # other systems than Linux
+        Path("/proc/self/comm").write_text(name)
 
 
 def freeze_loaded() -> None:

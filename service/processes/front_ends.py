@@ -5,11 +5,16 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
+from service.observability.service_status import ServiceStatus
 from service.processes.child import Child, EngineAddress, FrontEndConfig, Report, Serving
 from service.processes.keeper import Keeper
 from service.settings import ServeSettings
 
 FRONT_END = "service.processes.frontend"
+PATIENCE_SECONDS = 10.0
+"""Time without a turn of its event loop after which a front end is killed."""
+LOOKS = 20
+"""Looks at its heartbeat within that time."""
 
 
 class FrontEnds:
@@ -34,6 +39,7 @@ class FrontEnds:
         self._listeners = listeners
         self._admin_listeners = admin_listeners
         self._status_file = status_file
+        self._status = ServiceStatus(status_file)
         self._counters_file = counters_file
         self._serving: Serving | None = None
         self._asked: list[frozenset[str]] = [frozenset()] * len(listeners)  # paths of engines
@@ -79,7 +85,25 @@ class FrontEnds:
         return await Child.start(FRONT_END, config, files if admin is None else [*files, admin])
 
     async def _watch(self, row: int, front_end: Child, ready: Report) -> str:
-        """Takes the reports of a front end until it ends."""
+        """Takes the reports of a front end until it ends, or hangs and is killed."""
+        hang = asyncio.create_task(self._kill_if_it_hangs(row, front_end))
+        await self._take_reports(row, front_end, ready)
+        status = await front_end.ended()
+        if hang.done():
+            return f"it hung for {PATIENCE_SECONDS:g} s and was killed"
+        hang.cancel()
+        return f"it ended with status {status}"
+
+    async def _kill_if_it_hangs(self, row: int, front_end: Child) -> None:
+        """Counts looks rather than seconds, as `EngineKeeper` does, and for its reason."""
+        looks, seen = 0, 0.0
+        while looks < LOOKS:
+            await asyncio.sleep(PATIENCE_SECONDS / LOOKS)
+            beat = self._status.last_front_end_beat(row)
+            looks, seen = (looks + 1 if beat == seen else 0), beat
+        front_end.kill()
+
+    async def _take_reports(self, row: int, front_end: Child, ready: Report) -> None:
         report: Report | None = ready
         while report:
             if report.engines:
@@ -91,4 +115,3 @@ class FrontEnds:
             if report.look:
                 self.on_look()
             report = await front_end.next_report()
-        return f"it ended with status {await front_end.ended()}"

@@ -5,8 +5,10 @@ has loaded the bundle it answers 503 and says so. No library that computes is im
 that a front end starts fast and stays small.
 """
 
+import asyncio
 import os
 import socket
+from collections.abc import Callable
 from functools import partial
 
 import uvicorn
@@ -30,10 +32,13 @@ from service.processes.child import (
     Supervision,
     allow_many_files,
     freeze_loaded,
+    name_process,
 )
 from service.processes.engine_client import EngineClient
 from service.processes.engine_switch import EngineSwitch
 from service.settings import BACKLOG, ServeSettings
+
+BEAT_SECONDS = 0.2
 
 
 def open_store(settings: ServeSettings) -> HistoryStore:
@@ -47,7 +52,30 @@ def open_store(settings: ServeSettings) -> HistoryStore:
     )
 
 
-def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
+class BeatingServer(uvicorn.Server):
+    """A server whose event loop beats as long as it turns, so that one that hangs is noticed."""
+
+    def __init__(self, config: uvicorn.Config, beat: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._beat = beat
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serves until a signal, and until all has drained."""
+        beating = asyncio.create_task(self._go_on_beating())
+        try:
+            await super().serve(sockets)
+        finally:
+            beating.cancel()
+
+    async def _go_on_beating(self) -> None:
+        while True:
+            self._beat()
+            await asyncio.sleep(BEAT_SECONDS)
+
+
+def http_server(
+    settings: ServeSettings, app: RecallApp, beat: Callable[[], None]
+) -> uvicorn.Server:
     """Returns a server that drains on SIGTERM."""
     config = uvicorn.Config(
         app,
@@ -62,11 +90,12 @@ def http_server(settings: ServeSettings, app: RecallApp) -> uvicorn.Server:
         backlog=BACKLOG,
         **tls_options(settings),
     )
-    return uvicorn.Server(config)
+    return BeatingServer(config, beat)
 
 
 def main() -> None:
     """Serves HTTP until SIGTERM, or until the supervisor is gone."""
+    name_process("recgpt-frontend")
     supervision = Supervision()
     config = supervision.config(FrontEndConfig)
     settings = config.settings
@@ -109,7 +138,7 @@ def main() -> None:
     except ValueError as error:
         supervision.fail(error)
     app.on_failure = fail  # the supervisor starts another front end
-    server = http_server(settings, app)
+    server = http_server(settings, app, partial(status.beat_front_end, config.row))
     freeze_loaded()
     server.run(sockets=sockets)
     if app.observed.tracer:

@@ -1,6 +1,7 @@
 """The real server in a process of its own, over real sockets."""
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -363,6 +364,20 @@ def test_logs_are_json_with_request_ids(artifacts: Path, tmp_path: Path) -> None
         records = running.records()
     assert answer["request_id"] in [record.get("request_id") for record in records]
     assert "private-user" not in running.log.read_text()
+
+
+def test_a_reader_of_the_log_that_hangs_does_not_hang_the_service(
+    artifacts: Path, tmp_path: Path
+) -> None:
+    """The pipe of the log is full after some hundred requests."""
+    os.mkfifo(tmp_path / "service.log")
+    unread = os.open(tmp_path / "service.log", os.O_RDONLY | os.O_NONBLOCK)
+    with service(artifacts, f"embedded:{tmp_path / 'store'}", tmp_path) as running:
+        for _ in range(1000):
+            running.recall(user_id="ann")
+        assert running.stop() == 0
+    assert len(os.read(unread, 1 << 20)) > 1 << 15
+    os.close(unread)
 
 
 def start(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,81 @@
+"""A reader of the log that is slow, hangs or has left harms nobody."""
+
+import io
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from service.observability.logs import PatientlessHandler
+
+
+@contextmanager
+def pipe() -> Iterator[tuple[logging.Logger, PatientlessHandler, int]]:
+    """A logger that writes to a pipe, its handler, and the pipe's other end."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    with open(write, "w") as stream:
+        handler = PatientlessHandler(stream)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        logger = logging.Logger("test")
+        logger.addHandler(handler)
+        yield logger, handler, read
+
+
+def received(read: int) -> bytes:
+    """All that is in the pipe."""
+    found = b""
+    with suppress(BlockingIOError):
+        while data := os.read(read, 1 << 16):
+            found += data
+    return found
+
+
+def test_lines_arrive_while_they_are_read() -> None:
+    with pipe() as (logger, handler, read):
+        logger.warning("é\ud800")
+        logger.info("x" * 10_000)
+        found = received(read).decode().splitlines()
+        assert found == ["WARNING é\\ud800", "INFO " + "x" * 10_000]
+        assert handler.lost == 0
+
+
+def test_what_a_full_pipe_has_no_room_for_is_lost_and_told() -> None:
+    with pipe() as (logger, handler, read):
+        for _ in range(1000):
+            logger.info("x" * 1000)
+        lost = handler.lost
+        assert 0 < lost < 1000
+        found = received(read)
+        logger.info("after")
+        found += received(read)
+        lines = found.decode().splitlines()
+        whole = [line for line in lines if line == "INFO " + "x" * 1000]
+        assert len(whole) == 1000 - lost
+        assert lines[-2:] == [
+            f"WARNING {lost} lines were lost: the reader of the log was too slow",
+            "INFO after",
+        ]
+        assert handler.lost == 0
+
+
+def test_a_line_that_was_cut_off_does_not_spoil_the_next() -> None:
+    with pipe() as (logger, handler, read):
+        logger.info("x" * 1_000_000)
+        assert handler.lost == 1
+        received(read)
+        logger.info("after")
+        assert received(read).startswith(b"\nWARNING 1 lines were lost")
+
+
+def test_nobody_needs_to_read() -> None:
+    with pipe() as (logger, handler, read):
+        os.close(read)
+        logger.info("alone")
+        assert handler.lost == 1
+
+
+def test_a_stream_that_is_no_file_is_written_to() -> None:
+    handler = PatientlessHandler(stream := io.StringIO())
+    handler.emit(logging.makeLogRecord({"msg": "hello"}))
+    assert stream.getvalue() == "hello\n"
