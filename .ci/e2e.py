@@ -119,8 +119,8 @@ def check_engine_is_replaced(project: Project) -> None:
     version = recall(service)["version"]
     kill = (
         "import os, pathlib, signal\n"
-        "for file in pathlib.Path('/proc').glob('[0-9]*/cmdline'):\n"
-        "    if b'engine_process' in file.read_bytes() and file.parent.name != str(os.getpid()):\n"
+        "for file in pathlib.Path('/proc').glob('[0-9]*/comm'):\n"
+        "    if file.read_text() == 'recgpt-engine\\n':\n"
         "        os.kill(int(file.parent.name), signal.SIGKILL)\n"
         "        print(file.parent.name)\n"
     )

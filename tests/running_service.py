@@ -15,6 +15,8 @@ import httpx
 import psutil
 from redis_server import free_port
 
+from loadtest.serving.servers import ENGINE, FRONT_END, runs
+
 AT_ONCE = {"RECGPT_GRACE_SECONDS": "0"}  # without a balancer nobody must be waited for
 START_SECONDS = 300.0  # a start compiles for 15 s on an idle core, longer beside other work
 
@@ -58,19 +60,19 @@ class Service:
 
     def engine(self) -> psutil.Process:
         """The engine process."""
-        (engine,) = self.children("service.processes.engine_process")
+        (engine,) = self.children(ENGINE)
         return engine
 
     def front_ends(self) -> list[psutil.Process]:
         """The front-end processes."""
-        return self.children("service.processes.frontend")
+        return self.children(FRONT_END)
 
     def children(self, module: str) -> list[psutil.Process]:
         """The child processes that run a module."""
         found = []
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.NoSuchProcess):
-                if module in child.cmdline():
+                if runs(child, module):
                     found.append(child)
         return found
 

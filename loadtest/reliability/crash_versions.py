@@ -223,7 +223,7 @@ class Service:
             return "the service"
         name = "a child"
         with suppress(psutil.NoSuchProcess):
-            name = victim.cmdline()[-1].rpartition(".")[2]
+            name = victim.name()
             victim.send_signal(signal.SIGKILL)
         return name
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loadtest.reliability.clients import Load
-from loadtest.reliability.instance import ENGINE, Instance, fill, running, users
+from loadtest.reliability.instance import Instance, fill, running, users
 from loadtest.reliability.report import Bar, Figures
 from loadtest.results import say
-from loadtest.serving.servers import redis_server
+from loadtest.serving.servers import ENGINE, redis_server
 
 RATE = 100.0
 BEFORE_S, AFTER_S, PATIENCE_S = 2.0, 3.0, 60.0

@@ -22,12 +22,18 @@ import redis
 
 from index.build import build_index
 from loadtest.scale.scale_bundle import bundle_of
-from loadtest.serving.servers import free_port, is_ready, process_tree, recgpt_serve, wait_until
+from loadtest.serving.servers import (
+    free_port,
+    is_ready,
+    process_tree,
+    recgpt_serve,
+    runs,
+    wait_until,
+)
 from model.artifact.bundle import read_item_vectors
 from model.artifact.versions import publish
 
 ITEMS, WIDTH, USERS, HISTORY = 200_000, 256, 2000, 50
-ENGINE, FRONT_END = "service.processes.engine_process", "service.processes.frontend"
 START_S = 300.0
 
 
@@ -73,7 +79,7 @@ class Instance:
         found = []
         for one in process_tree(self.process)[1:]:
             with suppress(psutil.NoSuchProcess):  # it has just ended
-                if module in one.cmdline():
+                if runs(one, module):
                     found.append(one)
         return sorted(found, key=psutil.Process.create_time)
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from loadtest.reliability.instance import FRONT_END, Instance, fill, running, users
+from loadtest.reliability.instance import Instance, fill, running, users
 from loadtest.reliability.report import Bar, Figures
 from loadtest.results import say
 from loadtest.serving.generator import Load, closed_loop, open_loop
 from loadtest.serving.load_figures import posts
-from loadtest.serving.servers import redis_server
+from loadtest.serving.servers import FRONT_END, redis_server
 from loadtest.serving.wrk import run_wrk
 
 FACTORS = (5, 20)

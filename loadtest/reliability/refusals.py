@@ -8,11 +8,11 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtest.reliability.instance import ENGINE, FRONT_END, fill, running, users
+from loadtest.reliability.instance import fill, running, users
 from loadtest.reliability.report import Bar, Figures
 from loadtest.serving.generator import Load, closed_loop
 from loadtest.serving.load_figures import posts
-from loadtest.serving.servers import cpu_seconds, redis_server
+from loadtest.serving.servers import ENGINE, FRONT_END, cpu_seconds, redis_server
 
 CLIENTS = 128  # of which those that are accepted wait until the end
 PATIENT = ("--engine-patience-ms", "60000", "--deadline-ms", "60000", "--queue-limit", "1")

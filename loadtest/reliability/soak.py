@@ -23,8 +23,6 @@ import numpy as np
 
 from loadtest.environment import environment
 from loadtest.reliability.instance import (
-    ENGINE,
-    FRONT_END,
     Instance,
     fill,
     make_bundle,
@@ -35,7 +33,7 @@ from loadtest.reliability.report import Bar, Figures, table
 from loadtest.results import put_between_marks, say
 from loadtest.serving.generator import Load, closed_loop, open_loop, post
 from loadtest.serving.load_figures import posts
-from loadtest.serving.servers import redis_server
+from loadtest.serving.servers import ENGINE, FRONT_END, redis_server
 
 SHARE = 0.7  # of the peak
 PEAK_S, CLIENTS = 12.0, 64

@@ -26,12 +26,12 @@ from typing import Any
 import psutil
 
 from loadtest.environment import environment
-from loadtest.reliability.instance import ENGINE, ITEMS, Instance, make_bundle, running
+from loadtest.reliability.instance import ITEMS, Instance, make_bundle, running
 from loadtest.reliability.report import Bar, Figures, table
 from loadtest.results import put_between_marks, say
 from loadtest.serving.generator import Load, closed_loop, open_loop
 from loadtest.serving.load_figures import posts
-from loadtest.serving.servers import process_tree, wait_until
+from loadtest.serving.servers import ENGINE, process_tree, wait_until
 from model.artifact.versions import publish
 
 QUESTIONS, HISTORY, K, INTERESTS = 50, 20, 10, 4

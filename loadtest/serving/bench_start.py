@@ -24,7 +24,14 @@ import psutil
 
 from loadtest.environment import environment
 from loadtest.results import put_between_marks, say
-from loadtest.serving.servers import process_tree, python_server, recgpt_serve
+from loadtest.serving.servers import (
+    ENGINE,
+    FRONT_END,
+    process_tree,
+    python_server,
+    recgpt_serve,
+    runs,
+)
 
 MAX_START_RATIO = 2.5  # second start over the import of torch and Faiss
 MAX_HELP_SECONDS, MAX_HELP_MB = 1.0, 80.0
@@ -33,8 +40,9 @@ MIB = 2**20
 
 PROCESSES = {
     "supervisor": "serve",
-    "engine": "service.processes.engine_process",
-    "front_end": "service.processes.frontend",
+    "preloader": "service.processes.preloader",
+    "engine": ENGINE,
+    "front_end": FRONT_END,
 }
 """A word of each process's command line."""
 
@@ -106,8 +114,8 @@ def memory(processes: Sequence[psutil.Process]) -> dict[str, float]:
     """Returns the resident memory of the processes in MiB, by their names in `PROCESSES`."""
     found: dict[str, float] = {}
     for process in processes:
-        words, mb = process.cmdline(), process.memory_info().rss / MIB
-        for name in (name for name, word in PROCESSES.items() if word in words):
+        mb = process.memory_info().rss / MIB
+        for name in (name for name, word in PROCESSES.items() if runs(process, word)):
             found[name] = max(mb, found.get(name, 0.0))
     return found
 

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import psutil
 
+ENGINE, FRONT_END = "service.processes.engine_process", "service.processes.frontend"
+ENGINE_NAME = "recgpt-engine"
+
 
 @contextmanager
 def redis_server() -> Iterator[str]:
@@ -93,6 +96,17 @@ def wait_until(
         if time.monotonic() > give_up:
             raise SystemExit(f"{process.args!r} is not ready after {patience_s:g} s")
         time.sleep(0.05)
+
+
+def runs(process: psutil.Process, module: str) -> bool:
+    """Returns whether a process of the service runs a module, `ENGINE` for instance.
+
+    An engine that was forked has the command line of the process that forks engines, whose last
+    word is the engine's module.
+    """
+    if process.name() == ENGINE_NAME:
+        return module == ENGINE
+    return module in process.cmdline()[:4]
 
 
 def process_tree(process: psutil.Process) -> list[psutil.Process]:

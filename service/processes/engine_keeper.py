@@ -1,22 +1,44 @@
 """The engine of one version: started, watched, and replaced if it ends or hangs."""
 
 import asyncio
+import logging
 import shutil
 import socket
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.observability.service_status import ServiceStatus
 from service.processes.child import Child, EngineAddress, EngineConfig, Report, TakeOver
+from service.processes.engine_starter import EngineStarter
 from service.processes.keeper import Keeper
+from service.processes.memory import memory_problem
 from service.settings import ServeSettings
 
-ENGINE = "service.processes.engine_process"
+log = logging.getLogger(__name__)
 
 LOOKS = 8
 """Looks at the heartbeat within the time in which an engine must beat."""
+SUSPICIOUS_LOOKS = 4
+"""Looks without a heartbeat after which another engine loads, to be ready if this one hangs."""
 STANDBY_PAUSE_SECONDS = 10.0
 """Time after the start of an engine before another is put on standby."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """An engine that loads, or has loaded, and waits until it is told to take over."""
+
+    engine: Child
+    loading: asyncio.Task[Report]
+    hurried: bool
+    """Whether it loads as fast as it can, because the engine that answers seems to hang."""
+
+    @property
+    def has_loaded(self) -> bool:
+        """Whether it can take over at once."""
+        return self.loading.done() and not self.loading.exception() and not self.engine.has_ended
 
 
 class EngineKeeper:
@@ -27,13 +49,20 @@ class EngineKeeper:
     """
 
     def __init__(
-        self, settings: ServeSettings, bundle: Path, folder: Path, status_file: int, lane: int
+        self,
+        settings: ServeSettings,
+        starter: EngineStarter,
+        bundle: Path,
+        folder: Path,
+        status_file: int,
+        lane: int,
     ) -> None:
         """Serves the bundle, or the served version of the store, on a socket in a new folder.
 
         Raises ValueError if the path of the folder is too long for a socket.
         """
         self._settings = settings
+        self._starter = starter
         self._status_file = status_file
         self._status = ServiceStatus(status_file, lane)
         self._status.clear_engine()
@@ -41,8 +70,7 @@ class EngineKeeper:
         self._folder = folder
         self._listener = _listen(folder)
         self._started = 0.0
-        self._standby: Child | None = None
-        self._standby_loading: asyncio.Task[Report] | None = None
+        self._standby: Standby | None = None
         self._standby_started = 0.0
         self.has_standby = False
         """Whether another engine of this version is kept on standby."""
@@ -63,49 +91,67 @@ class EngineKeeper:
         """Ends the engine on standby, and starts no other one."""
         self.has_standby = False
         standby, self._standby = self._standby, None
-        if standby and self._standby_loading:
-            self._standby_loading.cancel()
-            await standby.end()
+        if standby:
+            standby.loading.cancel()
+            await standby.engine.end()
 
     async def _start(self) -> Child:
         if self._started:
             self._status.count_restart()
         self._started = time.monotonic()
+        if self._standby and self._standby.hurried:
+            await asyncio.wait([self._standby.loading])
         standby, self._standby = self._standby, None
-        if not standby or not self._standby_loading:
-            return await self._launch()
-        if self._standby_loading.done() and not standby.has_ended:
-            standby.tell(TakeOver())
-            return standby
-        standby.kill()  # it loads with a low priority, so that a new one is faster
+        if standby and standby.has_loaded:
+            standby.engine.tell(TakeOver())
+            return standby.engine
+        if standby:
+            standby.engine.kill()  # it loads with a low priority, so that a new one is faster
         return await self._launch()
 
-    async def _launch(self, standby: bool = False) -> Child:
+    async def _launch(self, standby: bool = False, hurried: bool = False) -> Child:
+        is_other_version = self._status.started and not self.keeper.ready.is_set()
         config = EngineConfig(
             settings=self._settings,
             artifacts=self.bundle if self.bundle.exists() else self._settings.artifacts,
             listener=self._listener.fileno(),
             status=self._status_file,
             lane=self._lane,
-            beside_another=standby or (self._status.started and not self.keeper.ready.is_set()),
+            beside_another=is_other_version or (standby and not hurried),
             standby=standby,
         )
-        return await Child.start(ENGINE, config, (config.listener, config.status))
+        return await self._starter.start(config)
 
     async def _keep_standby(self) -> None:
         """Puts an engine on standby if there is to be one, some time after the last start."""
-        if not self.has_standby or (self._standby and not self._standby.has_ended):
-            return
         now = time.monotonic()
         if now - max(self._started, self._standby_started) > STANDBY_PAUSE_SECONDS:
             self._standby_started = now
-            standby = await self._launch(standby=True)
+            await self._put_on_standby()
             if not self.has_standby:  # meanwhile
-                standby.kill()
-                return
-            self._standby = standby
-            self._standby_loading = asyncio.create_task(self._standby.report())
-            self._standby_loading.add_done_callback(_forget_failure)
+                await self.drop_standby()
+
+    async def _put_on_standby(self, hurried: bool = False) -> None:
+        engine = await self._launch(standby=True, hurried=hurried)
+        loading = asyncio.create_task(engine.report())
+        loading.add_done_callback(_forget_failure)
+        self._standby = Standby(engine, loading, hurried)
+
+    async def _prepare_for(self, looks: int) -> None:
+        """Keeps the engine on standby that there is to be, after looks without a heartbeat.
+
+        The beginning of a hang is time in which another engine can load. If there was none, that
+        one is ended again.
+        """
+        standby = self._standby if self._standby and not self._standby.engine.has_ended else None
+        if standby and standby.hurried and not looks and not self.has_standby:
+            standby.engine.kill()
+            self._standby = None
+        elif not standby and looks == SUSPICIOUS_LOOKS and not _memory_problem(self.bundle):
+            log.warning("the engine seems to hang: another one loads, to take over if it does")
+            await self._put_on_standby(hurried=True)
+        elif not standby and self.has_standby:
+            await self._keep_standby()
 
     async def _watch(self, engine: Child, report: Report) -> str:
         """Waits until the engine ends, or kills it if its loop has not turned for the patience.
@@ -125,7 +171,7 @@ class EngineKeeper:
             except TimeoutError:
                 beat = self._status.last_beat
                 looks, seen = (looks + 1 if beat == seen else 0), beat
-                await self._keep_standby()
+                await self._prepare_for(looks)
         engine.kill()
         await engine.ended()
         return f"it hung for {patience_seconds:g} s and was killed"
@@ -135,6 +181,13 @@ def _forget_failure(loading: asyncio.Task[Report]) -> None:
     """Lets an engine on standby fail: its log says why, and another is started later."""
     if not loading.cancelled():
         loading.exception()
+
+
+def _memory_problem(bundle: Path) -> str:
+    """Returns why there is no room for another engine; empty if there is, or nobody knows."""
+    with suppress(OSError):
+        return memory_problem(bundle)
+    return ""
 
 
 def _listen(folder: Path) -> socket.socket:

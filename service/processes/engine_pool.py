@@ -8,6 +8,7 @@ from pathlib import Path
 
 from service.observability.service_status import LANES
 from service.processes.engine_keeper import EngineKeeper
+from service.processes.engine_starter import EngineStarter
 from service.processes.memory import memory_problem
 from service.settings import ServeSettings
 
@@ -27,6 +28,7 @@ class EnginePool:
     def __init__(self, settings: ServeSettings, folder: Path, status_file: int) -> None:
         """Makes the sockets of engines in a folder of the service's own."""
         self._settings = settings
+        self._starter = EngineStarter(settings.device)
         self._folder = folder
         self._status_file = status_file
         self._made = 0
@@ -39,7 +41,9 @@ class EnginePool:
         used = {engine.address.lane for engine in self._engines}
         lane = min(set(range(LANES)) - used)
         folder = self._folder / str(self._made)
-        engine = EngineKeeper(self._settings, bundle, folder, self._status_file, lane)
+        engine = EngineKeeper(
+            self._settings, self._starter, bundle, folder, self._status_file, lane
+        )
         self._engines.append(engine)
         return engine
 
@@ -85,6 +89,11 @@ class EnginePool:
         if keeping := self._keeping.pop(engine, None):
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
+
+    async def end_all(self) -> None:
+        """Ends all engines, and the process that starts them."""
+        await self.end_others(())
+        await self._starter.end()
 
     async def end_others(self, needed: Collection[EngineKeeper]) -> None:
         """Ends all engines but these."""

@@ -28,7 +28,13 @@ from index.kernels.code_cache import log_compiled
 from model.artifact.id_table import has_ids, write_ids
 from service.observability.logs import configure_logs
 from service.observability.service_status import ServiceStatus
-from service.processes.child import EngineConfig, Report, Supervision, freeze_loaded
+from service.processes.child import (
+    EngineConfig,
+    Report,
+    Supervision,
+    freeze_loaded,
+    name_process,
+)
 from service.processes.messages import (
     FrameReader,
     Greeting,
@@ -317,10 +323,16 @@ def _lower_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
 
 
-def main() -> None:
-    """Serves front ends until SIGTERM, or until the supervisor is gone."""
+def main(listener_file: int | None = None, status_file: int | None = None) -> None:
+    """Serves front ends until SIGTERM, or until the supervisor is gone.
+
+    A process that has not inherited the files of its configuration names its own.
+    """
+    name_process("recgpt-engine")
     supervision = Supervision()
     config = supervision.config(EngineConfig)
+    if listener_file is not None and status_file is not None:
+        config = config.model_copy(update={"listener": listener_file, "status": status_file})
     configure_logs(config.settings.log_level)
     listener = socket.socket(fileno=config.listener)
     status = ServiceStatus(config.status, config.lane)

@@ -87,7 +87,7 @@ class ServedVersion:
 
     async def end(self) -> None:
         """Ends all engines."""
-        await self._pool.end_others(())
+        await self._pool.end_all()
 
     async def _wait_for_wake(self) -> None:
         await self.ready.wait()

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from loadtest.reliability import refusals, soak
-from loadtest.reliability.instance import ENGINE, FRONT_END
 from loadtest.reliability.report import Figures
 from loadtest.serving.generator import Load
 from loadtest.serving.load_figures import posts
+from loadtest.serving.servers import ENGINE, FRONT_END
 
 HOURS = [n / 60 for n in range(60)]
 

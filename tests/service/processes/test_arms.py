@@ -11,6 +11,7 @@ from answers import ids
 from running_service import Service, service
 from two_versions import two_versions
 
+from loadtest.serving.servers import ENGINE
 from model.artifact.versions import list_versions, publish
 from model.data.dataset import Dataset
 
@@ -49,7 +50,7 @@ def written(folder: Path, old: str, new: str) -> Path:
 
 
 def engines(running: Service) -> list[psutil.Process]:
-    return running.children("service.processes.engine_process")
+    return running.children(ENGINE)
 
 
 def arms(running: Service) -> dict[str, dict[str, Any]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from service.observability.service_status import STATUS_BYTES
-from service.processes.child import Report
-from service.processes.engine_keeper import EngineKeeper
+from service.processes import engine_keeper
+from service.processes.child import EngineConfig, Report, TakeOver
+from service.processes.engine_keeper import LOOKS, SUSPICIOUS_LOOKS, EngineKeeper
 from service.processes.keeper import Keeper, pause_seconds
 from service.settings import ServeSettings
 
@@ -24,6 +25,8 @@ class Process:
         self._failure = failure
         self._gone = asyncio.Event()
         self.signals: list[str] = []
+        self.told: list[object] = []
+        self.config: EngineConfig | None = None
 
     async def report(self) -> Report:
         if self._failure:
@@ -34,6 +37,16 @@ class Process:
         await self._gone.wait()
         return 7
 
+    @property
+    def has_ended(self) -> bool:
+        return self._gone.is_set()
+
+    def tell(self, message: object) -> None:
+        self.told.append(message)
+
+    async def end(self) -> None:
+        self._gone.set()
+
     def terminate(self) -> None:
         self.signals.append("TERM")
         self._gone.set()
@@ -41,6 +54,18 @@ class Process:
     def kill(self) -> None:
         self.signals.append("KILL")
         self._gone.set()
+
+
+class Starter:
+    """Stands in for an `EngineStarter`."""
+
+    def __init__(self) -> None:
+        self.started: list[Process] = []
+
+    async def start(self, config: EngineConfig) -> Process:
+        self.started.append(Process())
+        self.started[-1].config = config
+        return self.started[-1]
 
 
 class Kept:
@@ -112,7 +137,8 @@ async def engine(tmp_path: Path) -> AsyncIterator[EngineKeeper]:
     settings = ServeSettings(artifacts=tmp_path, store="", engine_patience_ms=1000)
     with tempfile.TemporaryFile() as status:
         os.truncate(status.fileno(), STATUS_BYTES)
-        engine = EngineKeeper(settings, tmp_path, tmp_path / "0", status.fileno(), 0)
+        files = tmp_path / "0", status.fileno()
+        engine = EngineKeeper(settings, Starter(), tmp_path, *files, 0)  # type: ignore[arg-type]
         yield engine
         await engine.end()
 
@@ -143,3 +169,38 @@ async def test_the_end_of_an_engine_is_seen_at_once(engine: EngineKeeper) -> Non
     process._gone.set()
     assert await watching == "it ended with status 7"
     assert process.signals == []
+
+
+def started(engine: EngineKeeper) -> list[Process]:
+    return engine._starter.started  # type: ignore[attr-defined,no-any-return]
+
+
+async def test_another_engine_loads_as_soon_as_one_seems_to_hang(engine: EngineKeeper) -> None:
+    """It takes over once it has loaded, when the other has been killed."""
+    for looks in range(SUSPICIOUS_LOOKS):
+        await engine._prepare_for(looks)
+        assert not started(engine)
+    for looks in range(SUSPICIOUS_LOOKS, LOOKS):
+        await engine._prepare_for(looks)
+    (successor,) = started(engine)
+    assert successor.config
+    assert (successor.config.standby, successor.config.beside_another) == (True, False)
+    assert await engine._start() is successor  # type: ignore[comparison-overlap]
+    assert successor.told == [TakeOver()]
+    assert successor.signals == []
+
+
+async def test_an_engine_that_goes_on_is_not_replaced(engine: EngineKeeper) -> None:
+    await engine._prepare_for(SUSPICIOUS_LOOKS)
+    await engine._prepare_for(0)
+    (successor,) = started(engine)
+    assert successor.signals == ["KILL"]
+    assert await engine._start() is not successor  # type: ignore[comparison-overlap]
+
+
+async def test_without_memory_for_two_the_next_engine_loads_after_the_end_of_the_first(
+    engine: EngineKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_keeper, "memory_problem", lambda bundle: "too little")
+    await engine._prepare_for(SUSPICIOUS_LOOKS)
+    assert not started(engine)

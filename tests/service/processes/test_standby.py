@@ -9,7 +9,8 @@ import pytest
 from redis_server import RedisServer
 from running_service import Service, service
 
-ENGINE = "service.processes.engine_process"
+from loadtest.serving.servers import ENGINE
+
 PATIENT = {"RECGPT_DEADLINE_MS": "60000", "RECGPT_STANDBY": "true"}
 
 

@@ -14,6 +14,7 @@ from redis_server import free_port
 from running_service import Service, service
 from two_versions import two_versions
 
+from loadtest.serving.servers import ENGINE
 from model.artifact.versions import find_bundle, list_versions, publish, roll_back
 from model.data.dataset import Dataset
 
@@ -41,7 +42,7 @@ def metrics(running: Service) -> str:
 
 
 def engines(running: Service) -> list[psutil.Process]:
-    return running.children("service.processes.engine_process")
+    return running.children(ENGINE)
 
 
 def serving(running: Service, version: str) -> bool:
