@@ -92,6 +92,11 @@ class TuneConfig(FitConfig, frozen=True):
         1, ge=1, le=7, description="append, tail: number of offers; the loss is at each with append"
     )
     targets: EventSet = Field("next", description="append, plain: as for pre-training")
+    assign: bool = Field(
+        False,
+        description="append: one interest learns a target, drawn by how likely each makes it, so "
+        "that interests come to differ; otherwise every interest learns every target",
+    )
     cross_fit: bool = Field(
         False,
         description="append: offers come from two further networks, each pre-trained on half of "

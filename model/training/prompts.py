@@ -9,6 +9,8 @@ true next items as targets.
 Shapes: B batch, L length, M offers, S items of a set, V catalogue, D width, N = B L.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +19,8 @@ from model.network.gpt import GPT, HISTORY, OFFER, Tokens, evaluating, history_t
 from model.network.rollout import rollout
 from model.network.top_items import best_rows
 from model.training.batches import SampleBatch, TrainingBatch, last_targets
+
+LOGITS_AT_ONCE = 8 << 20
 
 
 def append(samples: SampleBatch, offers_BM: Tensor, max_history: int, first: bool) -> TrainingBatch:
@@ -34,6 +38,31 @@ def append(samples: SampleBatch, offers_BM: Tensor, max_history: int, first: boo
     at_BQ = samples.lengths_B[:, None] - 1 + slots_Q
     targets_BQS = targets_BQS[:, slots_Q]
     return TrainingBatch(tokens, samples.users_B, at_BQ, targets_BQS)
+
+
+@torch.no_grad()
+def assign(model: GPT, batch: TrainingBatch) -> TrainingBatch:
+    """Leaves each target of a sample at one of the slots: drawn, by how likely it is at each.
+
+    That is stochastic EM for the mixture of the interests, which a merge by probability serves:
+    an interest learns what it already explains better than the others do.
+    """
+    targets_BQS = batch.targets_BQS
+    with evaluating(model):
+        interests_BQD = model(batch.tokens, batch.users_B, batch.at_BQ)
+    table_VD, slots = model.item_vectors(), targets_BQS.shape[1]
+    at_once = max(1, LOGITS_AT_ONCE // (slots * len(table_VD)))
+    logs = []
+    parts = zip(torch.split(interests_BQD, at_once), torch.split(targets_BQS, at_once), strict=True)
+    for part_BQD, rows_BQS in parts:
+        logits_BQV = part_BQD @ table_VD.T
+        right_BQS = logits_BQV.gather(2, rows_BQS.clamp(min=0))
+        logs.append(right_BQS - logits_BQV.logsumexp(dim=2, keepdim=True))
+    logs_BQS = torch.cat(logs).masked_fill(targets_BQS < 0, -torch.inf)
+    gumbel_BQS = -torch.empty_like(logs_BQS).exponential_().log()
+    drawn_BS = (logs_BQS + gumbel_BQS).argmax(dim=1)
+    elsewhere_BQS = torch.arange(slots, device=drawn_BS.device)[:, None] != drawn_BS[:, None]
+    return replace(batch, targets_BQS=targets_BQS.masked_fill(elsewhere_BQS, -1))
 
 
 def tail(model: GPT, samples: SampleBatch, offers: int) -> TrainingBatch:

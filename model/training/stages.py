@@ -15,7 +15,7 @@ from model.training.batches import SampleBatch, SetTargets, TrainingBatch, draw,
 from model.training.checkpoints import Metrics
 from model.training.config import PretrainConfig, TuneConfig
 from model.training.loop import Stage
-from model.training.prompts import append, generate, interleaved, tail
+from model.training.prompts import append, assign, generate, interleaved, tail
 
 Offerer = Callable[[GPT, SampleBatch, int], Tensor]
 """(the network in tuning, samples, M) → the offers that are made after each history: rows B M."""
@@ -78,7 +78,13 @@ def prompt_tuning(
             return plain(samples, longest, last_only)
         if config.form == "append":
             offers_BM = offers_of(model, samples, config.offers)
-            return append(samples, offers_BM, longest, not model.config.adapter_rank)
+            frozen = bool(model.config.adapter_rank)  # the first interest
+            made = append(samples, offers_BM, longest, first=config.assign or not frozen)
+            if config.assign:
+                made = assign(model, made)
+                if frozen:
+                    made.targets_BQS[:, 0] = -1
+            return made
         if config.form == "tail":
             return tail(model, samples, config.offers)
         return interleaved(model, samples, last_only, config.offer_targets)

@@ -187,11 +187,18 @@ def test_pre_training_gives_offers_the_segment_of_the_history(tmp_path: Path) ->
     assert history.any()
 
 
-def test_adapters_tune_later_interests_and_leave_the_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize("assign", [False, True])
+def test_adapters_tune_later_interests_and_leave_the_first(assign: bool, tmp_path: Path) -> None:
     """Tuning by the append form with cross-fitted offers, from two networks of half the users."""
     tiny.walks(tmp_path)
     tune = TuneConfig(
-        form="append", cross_fit=True, offers=2, targets="3", epochs=2, learning_rate=1e-2
+        form="append",
+        assign=assign,
+        cross_fit=True,
+        offers=2,
+        targets="3",
+        epochs=2,
+        learning_rate=1e-2,
     ).model_copy(update={"choose_by": "recall@5", "batch_size": 16})
     model = tiny.CONFIG.model_copy(update={"adapter_rank": 2})
     settings = config(tmp_path / "data", tmp_path / "run", tune=tune, model=model)

@@ -11,7 +11,7 @@ from torch import Tensor
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT, HISTORY, OFFER, Tokens, history_tokens
 from model.training.batches import SampleBatch
-from model.training.prompts import append, generate, generate_everywhere, interleaved, tail
+from model.training.prompts import append, assign, generate, generate_everywhere, interleaved, tail
 from model.training.run import ONE_INTEREST
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2, 6], [8]]
@@ -161,6 +161,34 @@ def test_append_asks_for_what_was_not_offered_so_far(samples: SampleBatch) -> No
     assert found[2] == [[12, 5, -1]] * 3
     alone = append(samples, offers, 8, first=True).targets_BQS[..., 0].tolist()
     assert alone == [[10, 10, -1], [11, -1, -1], [12, 12, 12]]
+
+
+def test_assign_leaves_a_target_at_one_slot_by_its_likelihood(samples: SampleBatch) -> None:
+    model = tiny.lively(tiny.gpt())
+    many = 2000
+    row = samples.history_BL[:1].repeat(many, 1), samples.lengths_B[:1].repeat(many)
+    targets = torch.tensor([[[10, 3, -1]]]).repeat(many, 1, 1)
+    one = replace(
+        samples,
+        history_BL=row[0],
+        lengths_B=row[1],
+        users_B=samples.users_B[:1].repeat(many),
+        next_BL=samples.next_BL[:1].repeat(many, 1),
+        sets_BQS=targets,
+    )
+    batch = append(one, torch.full((many, 1), 3), 8, first=True)
+    torch.manual_seed(0)
+    found = assign(model, batch).targets_BQS
+    assert found[..., 1].eq(torch.tensor([3, -1])).all()  # it was offered, so only the first has it
+    assert found[..., 2].eq(-1).all()
+    assert (found[..., 0] == 10).sum(dim=1).eq(1).all()
+    model.eval()
+    with torch.no_grad():
+        interests = model(batch.tokens, batch.users_B, batch.at_BQ)[0]
+        likely = (interests @ model.item_vectors().T).softmax(dim=1)[:, 10]
+    expected = float(likely[1] / likely.sum())
+    assert float((found[:, 1, 0] == 10).float().mean()) == pytest.approx(expected, abs=0.04)
+    assert abs(expected - 0.5) > 0.05
 
 
 def accepting(model: GPT, samples: SampleBatch) -> SampleBatch:
