@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz crash redis lint types docs api sbom audit e2e chaos soak loop bench bench-start bench-engine bench-experiments bench-filter-mix bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo playground test fuzz crash redis lint types docs api sbom audit e2e chaos soak loop bench bench-start bench-engine bench-experiments bench-filter-mix bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -32,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## train on MovieLens 100K and serve on port 8000 (ARGS=--no-serve, ARGS="--port N")
 	$(BIN)/recgpt demo --dir demo $(ARGS)
+
+playground: setup ## the demo with simulated users, experiments, Prometheus and Grafana, in containers
+	@bash deploy/playground/start.sh $(ARGS)
 
 test: setup redis $(HELM) ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov reports the coverage)
 	$(BIN)/python -m pytest $(ARGS)

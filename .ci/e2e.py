@@ -199,11 +199,30 @@ def check_second_up(project: Project) -> None:
         raise Failed("the second `up` replaced the stored history")
 
 
+def check_playground(project: Project) -> None:
+    """The playground's users visit, and the report on its experiment has exposures to look at."""
+    project.environment |= {"RECGPT_EXPERIMENTS": "/etc/recgpt/experiments.toml"}
+    project.compose("--profile", "playground", "up", "-d", "crowd", timeout=300)
+    url, began = project.url("prometheus", 9090), time.monotonic()
+    wanted = (
+        "increase(recgpt_events_total[1m]) > 0",
+        "increase(recgpt_filtered_recalls_total[1m]) > 0",
+    )
+    while not all(value(url, query) > 0 for query in wanted):
+        if time.monotonic() > began + 90:
+            raise Failed("no clicks of simulated users, or no recalls with a filter")
+        time.sleep(1)
+    export = ("recgpt", "events", "export", "--out", "/tmp/log")
+    written = project.compose("exec", "-T", "recall", *export)
+    if not re.search(r"[1-9]\d* exposures", written):
+        raise Failed(f"no exposures: {written}")
+
+
 def check_stop(project: Project) -> None:
     """Every container stops by itself with success, and no log holds an error."""
     project.compose("stop", "--timeout", "40", timeout=200)
     codes = {s: project.state(s)["State"]["ExitCode"] for s in ("train", "recall", "redis")}
-    codes["prometheus"] = project.state("prometheus")["State"]["ExitCode"]
+    codes |= {s: project.state(s)["State"]["ExitCode"] for s in ("prometheus", "crowd")}
     bad = {s: code for s, code in codes.items() if code not in ((0,) if s == "train" else (0, 143))}
     if bad:
         raise Failed(f"exit codes: {bad}")
@@ -222,6 +241,7 @@ CHECKS: tuple[Callable[[Project], None], ...] = (
     check_confined,
     check_prometheus,
     check_second_up,
+    check_playground,
     check_stop,
 )
 

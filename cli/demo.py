@@ -1,6 +1,10 @@
 """`recgpt demo`: MovieLens 100K from the download to the service, in minutes on two cores."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from pydantic import Field
@@ -30,9 +34,19 @@ class Demo(Command):
     host: str = Field("127.0.0.1", description="address to serve on")
     port: int = Field(8000, ge=1, le=65535, description="port to serve on")
     store: str | None = Field(None, description="store of histories (default: embedded in --dir)")
+    experiments: Path | None = Field(None, description="TOML file of experiments on recalls")
+    crowd: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="let simulated users visit, with this mean number of recalls a second; needs "
+        "--experiments",
+    )
 
     def run(self) -> None:
         """Runs the other commands one after another."""
+        if self.crowd and not self.experiments:
+            raise ValueError("--crowd takes part in experiments: name a file with --experiments")
         artifacts = self.dir / "artifacts"
         store = self.store or f"embedded:{self.dir / 'store' / 'histories'}"
         self._make(artifacts)
@@ -42,12 +56,19 @@ class Demo(Command):
             return
         from service.server import serve
 
-        print(invitation(f"http://{self.host}:{self.port}"))
-        serve(
-            ServeSettings(
-                artifacts=artifacts, store=store, host=self.host, port=self.port, explorer=True
+        address = f"http://{self.host}:{self.port}"
+        print(invitation(address), flush=True)
+        with crowd(address, self.dir / "data", self.crowd) if self.crowd else nullcontext():
+            serve(
+                ServeSettings(
+                    artifacts=artifacts,
+                    store=store,
+                    host=self.host,
+                    port=self.port,
+                    explorer=True,
+                    experiments=self.experiments,
+                )
             )
-        )
 
     def _make(self, artifacts: Path) -> None:
         """Makes data set, run, bundle and figures, as far as they are not there."""
@@ -111,3 +132,16 @@ The explorer, in a moment: {address}/explorer#user=196&interests=4
 The API is described at {address}/docs. From a shell:
   curl -s {address}/recall -H 'content-type: application/json' -d '{body}'
 """
+
+
+@contextmanager
+def crowd(address: str, data: Path, rate: float) -> Iterator[None]:
+    """Lets simulated users visit the service in the background, `rate` recalls a second."""
+    options = ["--url", address, "--events", str(data), "--rate", str(rate), "--endless"]
+    command = [sys.executable, "-m", "cli", "experiment", "simulate", *options]
+    process = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()

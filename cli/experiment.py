@@ -95,16 +95,20 @@ class ExperimentSimulate(Command):
     """Let simulated users visit the running service, to try a report before real ones come.
 
     Users recall and click over HTTP. Their tastes are fitted on held-out events, which no version
-    of the experiment was trained on; the click model is described in docs/experiments.md.
+    of the experiment was trained on; the click model is described in docs/experiments.md. A data
+    set will do where only the traffic matters.
 
-    example:
+    examples:
       recgpt experiment simulate --events held-out.parquet --users 2000 --lift four=1.3
+      recgpt experiment simulate --events demo/data --rate 5 --endless
     """
 
     url: str = Field(
         "http://127.0.0.1:8000", pattern=r"^https?://", description="address of the service"
     )
-    events: Path = Field(description="Parquet file, or folder: user_id, item_id; not trained on")
+    events: Path = Field(
+        description="Parquet file, or folder: user_id, item_id; not trained on. Or a data set"
+    )
     users: int | None = Field(None, ge=1, description="number of users (default: all)")
     visits: float = Field(3, ge=1, le=1000, description="mean number of recalls of a user")
     k: int = Field(20, ge=1, le=1000, description="items that a recall shows")
@@ -114,27 +118,30 @@ class ExperimentSimulate(Command):
     lift: dict[str, float] = Field(
         {}, description="planted effects, as in ARM=1.3: the factor of click probabilities"
     )
-    seed: int = Field(1, ge=0, lt=2**63, description="seed of all random numbers")
+    seed: int = Field(1, ge=0, lt=2**62, description="seed of all random numbers")
+    rate: float | None = Field(
+        None, gt=0, description="mean number of recalls a second (default: as many as are answered)"
+    )
+    endless: bool = Field(
+        False, description="let the users come again and again, until the command is stopped"
+    )
 
     def run(self) -> None:
         """Prints recalls and clicks of each arm. Raises ValueError if the service can't be used."""
-        import polars as pl
-
-        from service.experiments.click_model import ClickModel
+        from service.experiments.click_model import ClickModel, read_taken
         from service.experiments.simulation import Simulation
 
-        try:
-            events = pl.read_parquet(self.events, columns=["user_id", "item_id"])
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise ValueError(f"{self.events} can't be read as Parquet: {error}") from error
-        model = ClickModel.fit(events, self.position_bias)
+        model = ClickModel.fit(read_taken(self.events), self.position_bias)
         users = list(model.user_rows)[: self.users]
-        simulation = Simulation(self.url, self.visits, self.k, self.lift, self.seed)
-        counts = simulation.run(model, users)
-        print(f"{len(users):,} users")
-        for name in sorted(name for name in counts if name.startswith("recalls")):
-            clicks = counts[name.replace("recalls", "clicks", 1)]
-            print(f"{counts[name]:,} {name}, {clicks:,} clicks")
+        simulation = Simulation(self.url, self.visits, self.k, self.lift, self.seed, self.rate)
+        rounds = (
+            simulation.endless(model, users) if self.endless else [simulation.run(model, users)]
+        )
+        for counts in rounds:
+            print(f"{len(users):,} users")
+            for name in sorted(name for name in counts if name.startswith("recalls")):
+                clicks = counts[name.replace("recalls", "clicks", 1)]
+                print(f"{counts[name]:,} {name}, {clicks:,} clicks", flush=True)
 
 
 class ExperimentReportCommand(Command):

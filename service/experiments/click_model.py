@@ -17,6 +17,7 @@ Shapes: U users, V items, R rank, K positions.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import numpy as np
@@ -24,6 +25,8 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
+
+from model.data.dataset import Dataset
 
 RANK = 16
 
@@ -65,3 +68,24 @@ class ClickModel:
         attraction_K = np.clip(self.items_VR[rows_K] @ self.users_UR[self.user_rows[user]], 0, 1)
         examined_K = np.arange(1.0, len(rows_K) + 1) ** -self.position_bias
         return np.where(rows_K >= 0, examined_K * attraction_K, 0.0)
+
+
+def read_taken(path: Path) -> pl.DataFrame:
+    """Returns which users took which items: user_id, item_id.
+
+    Takes a Parquet file, a folder of such files, or a data set that `recgpt data prepare` wrote.
+    Raises ValueError if it cannot be read.
+    """
+    if (path / "dataset.json").exists():
+        dataset = Dataset.load(path)
+        rows = np.repeat(np.arange(dataset.users), np.diff(dataset.offsets))
+        return pl.DataFrame(
+            {
+                "user_id": pl.Series(dataset.user_ids).gather(rows),
+                "item_id": pl.Series(dataset.item_ids).gather(dataset.events),
+            }
+        )
+    try:
+        return pl.read_parquet(path, columns=["user_id", "item_id"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{path} can't be read as Parquet: {error}") from error

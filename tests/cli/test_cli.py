@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+from recalling_stub import recalling_stub
 
 from cli import main as cli
-from cli.demo import demo_training, invitation
+from cli.demo import crowd, demo_training, invitation
 from cli.main import COMMANDS
 from model.artifact.versions import find_bundle
 from model.data import fetch
@@ -288,6 +289,16 @@ def test_the_demo_reuses_what_is_there(
     cli.main(["demo", "--dir", str(demo), "--port", "9000"])
     assert [settings.explorer for settings in served] == [True]
     assert "http://127.0.0.1:9000/explorer#user=196" in capsys.readouterr().out
+
+
+def test_the_demo_lets_simulated_users_visit(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with recalling_stub(["i0"], ["e"]) as stub, crowd(stub.url, world / "data", rate=1000):
+        assert stub.visited.wait(timeout=300)
+    with pytest.raises(SystemExit):
+        cli.main(["demo", "--dir", str(tmp_path), "--crowd", "5"])
+    assert "name a file with --experiments" in capsys.readouterr().err
 
 
 def test_the_filter_that_the_demo_suggests_is_one() -> None:

@@ -15,9 +15,11 @@ import yaml
 
 from cli.config import parse
 from cli.demo import Demo
-from cli.main import COMMANDS
+from cli.experiment import ExperimentSimulate
+from cli.main import COMMANDS, command_class
 from cli.refresh import Refresh
 from cli.serve import Serve
+from service.experiments.config import read_experiments
 from service.observability.metrics import (
     EVENT_TYPES,
     FALLBACKS,
@@ -176,7 +178,7 @@ def test_every_service_is_checked_pinned_and_local(name: str) -> None:
     assert tag
     assert tag != "latest"
     assert ("build" in service) == (image in ("recgpt", "recgpt-load"))
-    if name in ("train", "refresh"):  # these serve nothing
+    if name in ("train", "refresh", "crowd"):  # these serve nothing
         assert service["healthcheck"] == {"disable": True}
         waits = SERVICES["recall"]["depends_on"]["train"]["condition"]
         assert waits == "service_completed_successfully"
@@ -223,6 +225,38 @@ def test_the_refresh_is_a_command_that_exists() -> None:
     assert SERVICES["recall"]["environment"]["RECGPT_LOG_EVENTS"] == "true"
     assert "REFRESH_SECONDS" in script
     assert SERVICES["refresh"]["profiles"] == ["refresh"]
+
+
+def test_the_playground_has_users_and_experiments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files fit each other: options, mounted experiments, the arm with the planted effect."""
+    crowd = SERVICES["crowd"]
+    assert crowd["command"][:2] == ["experiment", "simulate"]
+    simulate = parse(ExperimentSimulate, "experiment simulate", crowd["command"][2:])
+    assert isinstance(simulate, ExperimentSimulate)
+    assert simulate.endless
+    assert (simulate.url, str(simulate.events)) == ("http://recall:8000", "/data/data")
+    experiments = read_experiments(ROOT / "deploy/playground/experiments.toml").root
+    assert set(simulate.lift) <= set(experiments["interests"].arms)
+    assert {name for name in SERVICES if "playground" in SERVICES[name].get("profiles", [])} == {
+        "crowd",
+        "grafana",
+    }
+    (mounted,) = [v for v in SERVICES["recall"]["volumes"] if v.startswith("./deploy/playground:")]
+    start = (ROOT / "deploy/playground/start.sh").read_text()
+    assert f"RECGPT_EXPERIMENTS={mounted.split(':')[1]}/experiments.toml" in start
+    for script in ("start.sh", "report.sh"):
+        subprocess.run(["bash", "-n", ROOT / "deploy/playground" / script], check=True)
+    (line,) = re.findall(r"make demo ARGS='(.*)'", start)
+    demo = parse(Demo, "demo", line.split())
+    assert isinstance(demo, Demo)
+    assert demo.experiments
+    assert (ROOT / demo.experiments).exists()
+    report = (ROOT / "deploy/playground/report.sh").read_text().replace("\\\n", " ")
+    for line in re.findall(r"^recgpt (.+)$", report, re.MULTILINE):
+        name = max((n for n in COMMANDS if line.startswith(n)), key=len)
+        monkeypatch.setenv("RECGPT_STORE", "redis://redis:6379/0")
+        monkeypatch.setenv("RECGPT_EXPERIMENTS", "experiments.toml")
+        parse(command_class(name), name, line.removeprefix(name).split())
 
 
 def test_dockerfile_ends_without_root_or_tools() -> None:
