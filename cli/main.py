@@ -117,7 +117,8 @@ def _run(name: str, words: Sequence[str]) -> None:
     from cli.sources import UsageError
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells of every variant that it tries
+    for chatty in ("faiss", "matplotlib"):  # they tell of every variant or font that they try
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         check_names(command_class(name), words, all_options)
         parse(command_class(name), name, words).run()

@@ -172,7 +172,8 @@ class _Fit:
             save_weights(self._best, self._model)
         save_checkpoint(self._last, self._model, self._optimizer, progress)
         distributed.broadcast(metrics[progress.metric], self._device)  # once the files are there
-        log.info("%s epoch %d  %s", self._stage.name, progress.epoch, _as_text(metrics, best))
+        about = self._stage.name, progress.epoch, self._config.epochs, _as_text(metrics, best)
+        log.info("%s epoch %d of %d  %s", *about)
         return metrics
 
 
