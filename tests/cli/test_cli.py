@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 from recalling_stub import recalling_stub
+from safetensors.torch import load_file
 
 from cli import main as cli
 from cli.demo import crowd, demo_training, invitation
@@ -325,3 +326,25 @@ def test_the_recipes_of_the_tables_are_the_defaults(name: str, tmp_path: Path) -
     recipe = tomllib.loads((RECIPES / f"{name}.toml").read_text())
     given = TrainConfig.model_validate({"data": tmp_path, "out": tmp_path, **recipe})
     assert given == TrainConfig(data=tmp_path, out=tmp_path)
+
+
+def test_the_recipe_for_candidates_trains_interests_that_differ(tmp_path: Path) -> None:
+    """By sets of the next items, for a data set without times."""
+    tiny.walks(tmp_path, users=30)
+    words = ["train", "--config", str(RECIPES / "candidates.toml"), "--data", f"{tmp_path}/data"]
+    words += ["--out", f"{tmp_path}/run", "--device", "cpu", "--model.dim", "16"]
+    for stage in ("pretrain", "tune"):
+        words += [
+            f"--{stage}.targets",
+            "2",
+            f"--{stage}.epochs",
+            "1",
+            f"--{stage}.batch-size",
+            "16",
+        ]
+    words += ["--protocol.targets", "2", "--tune.epoch-steps", "2"]
+    cli.main(words)
+    config, _, _ = run.load_run(tmp_path / "run")
+    assert (config.recall.interests, config.recall.merge) == (3, "probability")
+    last = load_file(tmp_path / "run" / "tune" / "last.safetensors")
+    assert last["model.adapters.1.up.weight"].any()
