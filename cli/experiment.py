@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cli.config import Command
+from service.experiments.config import Experiment
 from service.experiments.team_draft import INTERLEAVED
 
 
@@ -193,7 +194,7 @@ class ExperimentReportCommand(Command):
         if not experiment:
             raise ValueError(f"{self.experiments} has no experiment {self.name}")
         if experiment.interleave:
-            self._report_interleaving(tuple(experiment.arms))
+            self._report_interleaving(experiment)
             return
         if self.sequential and not self.days:
             raise ValueError("--sequential needs --days: the intervals are narrowest at that end")
@@ -222,7 +223,7 @@ class ExperimentReportCommand(Command):
             print(arm.verdict)
         print(f"the report is {self.out}")
 
-    def _report_interleaving(self, arms: tuple[str, ...]) -> None:
+    def _report_interleaving(self, experiment: Experiment) -> None:
         """Writes the page of an interleaved experiment and prints the verdict."""
         from datetime import timedelta
 
@@ -233,7 +234,7 @@ class ExperimentReportCommand(Command):
         )
         from service.experiments.totals import read_events, read_exposures
 
-        control, treatment = arms
+        (control, one), (treatment, two) = experiment.arms.items()
         report = analyse_interleaving(
             self.name,
             (control, treatment),
@@ -242,6 +243,7 @@ class ExperimentReportCommand(Command):
             self.primary,
             self.alpha,
             timedelta(hours=self.within_hours),
+            (one.version, two.version) if one.version and two.version else None,
         )
         write_interleaving_page(report, self.out)
         write_json(self.out.with_suffix(".json"), report.model_dump(mode="json"))

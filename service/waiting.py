@@ -58,6 +58,8 @@ class Waiting:
             exclude = [*exclude, *found.excluded]
         items = [*found.items, *self.query.history] if self.query.history else found.items
         self.query = self.query.with_history(items, exclude, found.actions)
+        if self.query.popular:
+            self.query = self.query.without_network()
 
     def resolve(self, found: EncodedCandidates, computed: BatchResult) -> Answer:
         """Sets the answer, unless the caller has given up, and returns it."""
@@ -82,6 +84,8 @@ class Waiting:
             return None
         if self.store_problem:
             return DEGRADED[self.store_problem]
+        if self.query.popular:  # as it was asked for
+            return None
         return "unknown_items" if found.unknown_items else "no_history"
 
 

@@ -107,8 +107,6 @@ class Experiment(Checked):
             return self
         if len(self.arms) != 2 or len({arm.weight for arm in self.arms.values()}) > 1:
             raise ValueError("interleave: two arms are drafted, and have no weights")
-        if self.versions:
-            raise ValueError("interleave: both arms are answered by the served version, name none")
         for name, arm in self.arms.items():
             if fields := SHARED_FIELDS & arm.recall.keys():
                 raise ValueError(f"interleave: both arms share {min(fields)}, which {name} sets")

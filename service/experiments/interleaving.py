@@ -21,6 +21,8 @@ class InterleavingReport(BaseModel, frozen=True):
     experiment: str
     arms: tuple[str, str]
     """The control and the treatment."""
+    versions: tuple[str, str] | None
+    """The version of each arm, if they name one."""
     event: str
     """The type of the events that count."""
     since: datetime
@@ -47,6 +49,7 @@ def analyse_interleaving(
     event: str = "click",
     alpha: float = 0.05,
     within: timedelta = timedelta(days=1),
+    versions: tuple[str, str] | None = None,
 ) -> InterleavingReport:
     """Counts the votes of an experiment's users, and tests them.
 
@@ -70,6 +73,7 @@ def analyse_interleaving(
     return InterleavingReport(
         experiment=experiment,
         arms=arms,
+        versions=versions,
         event=event,
         since=since,
         until=until,

@@ -7,7 +7,7 @@ team prefers that list. Source: Radlinski, Kurup and Joachims, CIKM 2008.
 Front ends load this module, so it imports no library that computes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 INTERLEAVED = "interleaved"
@@ -24,13 +24,13 @@ class Pick(NamedTuple):
 
 
 def team_draft(
-    lists: tuple[Sequence[int], Sequence[int]], length: int, coin: Callable[[], bool]
+    lists: tuple[Sequence[Hashable], Sequence[Hashable]], length: int, coin: Callable[[], bool]
 ) -> list[Pick]:
     """Returns up to `length` picks; `coin` says for each round whether the second list begins.
 
     If a list has no further item, the other one goes on alone.
     """
-    taken: set[int] = set()
+    taken: set[Hashable] = set()
     positions = [0, 0]
     picks: list[Pick] = []
     while len(picks) < length:

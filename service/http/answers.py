@@ -1,6 +1,6 @@
 """Answers to recalls as JSON, around the candidates that the engine has encoded already."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from fastapi import Request
@@ -8,12 +8,16 @@ from pydantic_core import to_json
 
 from service.errors import FieldError, Invalid
 from service.experiments.assignment import Assignment
+from service.experiments.team_draft import INTERLEAVED
+from service.http.drafts import with_metadata_of_teams
 from service.http.explanations import with_explanation
 from service.http.pages import Page, Pages
 from service.http.schemas import RecallRequest
 from service.recall.served_bundle import ServedBundle
 from service.recall.types import DegradedReason, FilterResult, VarietyResult
 from service.waiting import Answer
+
+NO_TEAMS: Mapping[str, ServedBundle] = {}
 
 
 def recall_response(
@@ -22,39 +26,63 @@ def recall_response(
     answer: Answer,
     pages: Pages,
     arms: Sequence[Assignment] = (),
+    teams: Mapping[str, ServedBundle] = NO_TEAMS,
 ) -> bytes:
-    """Returns a `RecallResponse` in JSON."""
+    """Returns a `RecallResponse` in JSON.
+
+    `teams` are the bundles of each team in a draft of two versions.
+    """
     found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
     assert bundle
-    more = (_effect(found.filter) if found.filter else b"") + (_arms(arms) if arms else b"")
+    versions = {team: one.version for team, one in teams.items()}
+    more = _effect(found.filter) if found.filter else b""
+    if arms:
+        more += _arms(arms, versions)
     if found.variety:
         more += _variety(found.variety)
     if body.page_size is not None:
         named = [(one.experiment, one.arm) for one in arms]
         user = (body.user_id or "") if named else ""
-        page = pages.first(found, body.page_size, bundle.version, reason, user, named)
+        about = bundle.version, reason, user, named, tuple(versions.items())
+        page = pages.first(found, body.page_size, *about)
         found = replace(found, json=page.json, rows=page.rows)
         more += _cursor(page)
-    items = bundle.items.added_to(found.json, found.rows) if body.with_metadata else found.json
+    items = found.json
+    if body.with_metadata and teams:
+        items = with_metadata_of_teams(items, found.rows, teams)
+    elif body.with_metadata:
+        items = bundle.items.added_to(items, found.rows)
     result = _response(request, bundle.version, items, reason, found.unknown_items, more)
     return with_explanation(result, answer, body.with_metadata) if found.explanation else result
 
 
 def page_response(
-    request: Request, body: RecallRequest, page: Page, bundle: ServedBundle | None
+    request: Request,
+    body: RecallRequest,
+    page: Page,
+    bundle_of: Callable[[str], ServedBundle | None],
 ) -> bytes:
     """Returns a `RecallResponse` in JSON for a page after the first.
 
-    Raises Invalid if it needs metadata of a version that is not served any more.
+    Takes how to find the bundle of a version that is served. Raises Invalid if the page needs
+    metadata of one that is not served any more.
     """
     items = page.json
-    if body.with_metadata:
-        if not bundle or bundle.version != page.version:
-            words = "its version is not served any more: begin again, or omit with_metadata"
-            raise Invalid(f"cursor: {words}", [FieldError("cursor", words)])
-        items = bundle.items.added_to(page.json, page.rows)
+    if body.with_metadata and page.teams:
+        teams = {team: _served(version, bundle_of) for team, version in page.teams}
+        items = with_metadata_of_teams(items, page.rows, teams)
+    elif body.with_metadata:
+        items = _served(page.version, bundle_of).items.added_to(items, page.rows)
     reason, unknown = page.degraded_reason, page.unknown_items
     return _response(request, page.version, items, reason, unknown, _cursor(page))
+
+
+def _served(version: str, bundle_of: Callable[[str], ServedBundle | None]) -> ServedBundle:
+    """Returns the bundle of a cursor's version. Raises Invalid if it is served no more."""
+    if bundle := bundle_of(version):
+        return bundle
+    words = "its version is not served any more: begin again, or omit with_metadata"
+    raise Invalid(f"cursor: {words}", [FieldError("cursor", words)])
 
 
 def _response(
@@ -85,9 +113,12 @@ def _cursor(page: Page) -> bytes:
     return b',"cursor":%b' % to_json(page.cursor)
 
 
-def _arms(arms: Sequence[Assignment]) -> bytes:
+def _arms(arms: Sequence[Assignment], versions: Mapping[str, str]) -> bytes:
     """Returns the field `experiments` of a `RecallResponse`."""
-    told = [{"experiment": one.experiment, "arm": one.arm} for one in arms]
+    told: list[dict[str, object]] = [{"experiment": one.experiment, "arm": one.arm} for one in arms]
+    for one in told:
+        if versions and one["arm"] == INTERLEAVED:
+            one["versions"] = versions
     return b',"experiments":%b' % to_json(told)
 
 

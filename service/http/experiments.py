@@ -15,7 +15,7 @@ from service.errors import Invalid
 from service.experiments.assignment import Assigner, Assignment
 from service.experiments.config import Arm, Experiments, read_experiments
 from service.experiments.team_draft import INTERLEAVED
-from service.http.drafts import Draft
+from service.http.drafts import Draft, Side
 from service.http.live_versions import ArmVersion
 from service.http.scenarios import Attributes, Scenario, Scenarios, check_fields
 from service.http.schemas import RecallRequest, ScenarioName
@@ -98,7 +98,7 @@ class LiveExperiments:
     def draft_for(self, body: RecallRequest) -> Draft | None:
         """Returns how to answer a user of an interleaved experiment; None for all others.
 
-        Without the scenario of one of its arms there is no draft.
+        Without the version or the scenario of one of its arms there is no draft.
         """
         experiments, assigner, fields = self.file.content
         if not assigner.interleaves or body.user_id is None:
@@ -112,11 +112,8 @@ class LiveExperiments:
             return None
         arms = [arm for arm in assigned if arm.experiment == name or self._is_served(arm, fields)]
         others = [arm for arm in arms if arm.experiment != name]
-        sides = (
-            self._with_fields(body, [*others, one]),
-            self._with_fields(body, [*others, two]),
-        )
-        return Draft((one.arm, two.arm), sides, arms)
+        sides = [Side(arm, self._with_fields(body, [*others, arm])) for arm in (one, two)]
+        return Draft((sides[0], sides[1]), arms)
 
     def _with_fields(self, body: RecallRequest, found: list[Assignment]) -> RecallRequest:
         """Returns the request with the fields of these arms and its scenario."""

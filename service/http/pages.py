@@ -23,6 +23,7 @@ from pydantic_core import from_json
 
 from service.errors import FieldError, Invalid
 from service.http.schemas import MAX_CURSOR
+from service.recall.item_metadata import candidate_lines
 from service.recall.types import DegradedReason, EncodedCandidates
 
 SECONDS = 3600
@@ -42,10 +43,12 @@ class Rest(NamedTuple):
     lines: Sequence[bytes]
     """The candidates in JSON."""
     rows: bytes
-    """Their rows in the catalogue of this version, as 32-bit integers."""
+    """Their rows in the catalogue of this version, or their team's, as 32-bit integers."""
     user: str = ""
     arms: Sequence[tuple[str, str]] = ()
     """The user's experiments and arms, if there are any: each page is an exposure."""
+    teams: Sequence[tuple[str, str]] = ()
+    """The teams of a draft of two versions, and the version of each."""
 
 
 class Page(NamedTuple):
@@ -61,6 +64,7 @@ class Page(NamedTuple):
     unknown_items: int
     user: str = ""
     arms: Sequence[tuple[str, str]] = ()
+    teams: Sequence[tuple[str, str]] = ()
     """As in `Rest`."""
 
 
@@ -83,13 +87,14 @@ class Pages:
         degraded_reason: DegradedReason | None,
         user: str = "",
         arms: Sequence[tuple[str, str]] = (),
+        teams: Sequence[tuple[str, str]] = (),
     ) -> Page:
         """Returns the first page of an answer. Raises Invalid if its cursor would be too long."""
-        lines = found.json[1:-1].split(b",\n") if len(found.rows) else []
         expires = int(time.time()) + self._seconds
         rows = np.asarray(found.rows, np.int32).tobytes()
         about = version, degraded_reason, found.unknown_items
-        return self._next(Rest(expires, page_size, *about, lines, rows, user, arms))
+        lines = candidate_lines(found.json)
+        return self._next(Rest(expires, page_size, *about, lines, rows, user, arms, teams))
 
     def following(self, cursor: str) -> Page:
         """Returns the page that a cursor begins. Raises Invalid if the cursor cannot be used."""
@@ -111,8 +116,8 @@ class Pages:
             left = rest._replace(lines=rest.lines[position:], rows=rows[position:].tobytes())
             cursor = self._sealed(left)
         json = b"[%b]" % b",\n".join([rest.lines[at] for at in taken])
-        about = rest.version, rest.degraded_reason, rest.unknown_items, rest.user, rest.arms
-        return Page(json, rows[taken], cursor, *about)
+        about = rest.version, rest.degraded_reason, rest.unknown_items
+        return Page(json, rows[taken], cursor, *about, rest.user, rest.arms, rest.teams)
 
     def _sealed(self, rest: Rest) -> str:
         content = zlib.compress(msgpack.packb(rest))

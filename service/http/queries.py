@@ -40,8 +40,9 @@ def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tupl
         filter=checked_form(body.filter, bundle.attributes, where) if body.filter else None,
         outcome=body.outcome,
         variety=checked_rules(body.caps, body.diversity, body.fresh, bundle.attributes, where),
+        popular=body.popular,
     )
-    return query, stored
+    return (query.without_network() if body.popular else query), stored
 
 
 def _ids_and_actions(

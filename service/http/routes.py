@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
@@ -26,7 +26,7 @@ from service.experiments.config import Arm
 from service.experiments.log import ExperimentLog
 from service.experiments.team_draft import INTERLEAVED
 from service.history.store import HistoryStore, StoreUnavailable
-from service.http.answers import page_response, recall_response
+from service.http.answers import NO_TEAMS, page_response, recall_response
 from service.http.bodies import json_response, read_body
 from service.http.drafts import Draft, teams_of
 from service.http.engine import Engine
@@ -125,16 +125,21 @@ class Routes:
 
     async def _drafted(self, request: Request, draft: Draft) -> Response:
         """Answers a user of an interleaved experiment."""
-        chosen = [self._live.of(draft.arms)] * len(draft.sides)
+        chosen = [self._live.of(draft.arms_of(side)) for side in draft.sides]
         queries = []
         for side, version in zip(draft.sides, chosen, strict=True):
-            _check_interests(side, version.bundle)
-            queries.append(query_of(side, version.bundle))
+            _check_interests(side.request, version.bundle)
+            queries.append(query_of(side.request, version.bundle))
         recalls = recall_all(queries, chosen, _patience(request), _client(request))
         answers = await _while_connected(request, recalls)
-        answer = draft.of(answers, request.scope["state"]["request_id"])
-        request.scope["state"]["stages"] = answer.seconds
-        return json_response(self._response(request, draft.sides[0], answer, draft.arms))
+        request.scope["state"]["stages"] = answers[0].seconds
+        body = draft.sides[0].request
+        if draft.is_of(answers):
+            answer = draft.of(answers, request.scope["state"]["request_id"])
+            teams = draft.bundles(answers)
+            return json_response(self._response(request, body, answer, draft.arms, teams))
+        arms = [one for one in draft.arms if one.arm != INTERLEAVED]
+        return json_response(self._response(request, body, answers[0], arms))
 
     def _following_page(self, request: Request, given: RecallRequest, cursor: str) -> Response:
         """Answers with the page that a cursor begins, which is an exposure of its own."""
@@ -144,8 +149,7 @@ class Routes:
             request_id: str = request.scope["state"]["request_id"]
             about = page.user, request_id, page.version, bool(page.degraded_reason)
             self._experiment_log.expose(arms, *about, _teams(arms, page.json))
-        found = self._live.bundle_of(page.version)
-        return json_response(page_response(request, given, page, found))
+        return json_response(page_response(request, given, page, self._live.bundle_of))
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
@@ -234,7 +238,12 @@ class Routes:
         )
 
     def _response(
-        self, request: Request, body: RecallRequest, answer: Answer, arms: Sequence[Assignment]
+        self,
+        request: Request,
+        body: RecallRequest,
+        answer: Answer,
+        arms: Sequence[Assignment],
+        teams: Mapping[str, ServedBundle] = NO_TEAMS,
     ) -> bytes:
         """Returns a `RecallResponse` in JSON, and logs the exposure to arms of experiments.
 
@@ -248,7 +257,7 @@ class Routes:
             degraded = bool(answer.degraded_reason)
             about = body.user_id, request_id, answer.version, degraded
             self._experiment_log.expose(arms, *about, _teams(arms, answer.found.json))
-        return recall_response(request, body, answer, self._pages, arms)
+        return recall_response(request, body, answer, self._pages, arms, teams)
 
     def _check_ready(self) -> ServedBundle:
         """Returns the served bundle. Raises NotReady if this process cannot answer recalls.

@@ -117,6 +117,11 @@ class RecallRequest(Body):
     interests: int | None = Field(
         None, ge=1, le=8, description="interests to generate; by default as many as the bundle says"
     )
+    popular: bool = Field(
+        False,
+        description="return popular items in place of those of interests: a baseline for "
+        "experiments; the history still excludes its items",
+    )
     repeats: Literal["never", "allow"] | AfterDays = Field(
         "never",
         description="whether items of the history may be returned again: never, allow (at once), "
@@ -195,13 +200,18 @@ class Arm(BaseModel):
 
     experiment: str
     arm: str
+    versions: dict[str, str] | None = Field(
+        None, description="version of each team; present if two versions are interleaved"
+    )
 
 
 class RecallResponse(BaseModel):
     """Candidates, best first within each interest."""
 
     request_id: str
-    version: str = Field(description="version of the bundle that answered")
+    version: str = Field(
+        description="version of the bundle that answered; the control's, if two are interleaved"
+    )
     items: list[Candidate]
     degraded: bool = Field(description="whether only popular items could be returned")
     degraded_reason: DegradedReason | None

@@ -42,14 +42,16 @@ class ItemMetadata(NamedTuple):
         return self.texts_N[self.offsets_V[row] : self.offsets_V[row + 1]].tobytes()
 
 
+def candidate_lines(candidates: bytes) -> list[bytes]:
+    """Returns the JSON object of each candidate: a line, since no JSON string holds a break."""
+    return candidates[1:-1].split(b",\n") if len(candidates) > 2 else []
+
+
 def with_metadata(
     candidates: bytes, rows: NDArray[np.integer[Any]], of: Callable[[int], bytes]
 ) -> bytes:
-    """Returns encoded candidates, which are of these rows, with a field `metadata` each.
-
-    Every candidate is one line, because no JSON string holds a line break.
-    """
-    lines = candidates[1:-1].split(b",\n") if len(rows) else []
+    """Returns encoded candidates, which are of these rows, with a field `metadata` each."""
+    lines = candidate_lines(candidates)
     complete = [
         b'%b,"metadata":%b}' % (line[:-1], of(row))
         for line, row in zip(lines, rows.tolist(), strict=True)

@@ -50,6 +50,7 @@ class Query:
     actions: Ids = ()  # types of the history's events from the oldest on; networks may read them
     outcome: str | None = None  # action wanted of the user; None: the one that the bundle says
     variety: bytes | None = None  # see `service.recall.variety.form`
+    popular: bool = False  # whether the answer is of popular items; the engine need not know
 
     def with_history(self, history: Ids, exclude: Ids, actions: Ids = ()) -> "Query":
         """Returns the same query with another history and other excluded items.
@@ -68,7 +69,15 @@ class Query:
             actions,
             self.outcome,
             self.variety,
+            self.popular,
         )
+
+    def without_network(self) -> "Query":
+        """Returns a query for popular items: the history only says which of them to leave out."""
+        exclude = self.exclude
+        if self.repeat_after_days is None and self.history:
+            exclude = [*self.exclude, *self.history]
+        return self.with_history((), exclude)
 
 
 class FilterResult(NamedTuple):

@@ -14,6 +14,8 @@ export interface AfterDays {
 export interface Arm {
   experiment: string;
   arm: string;
+  /** version of each team; present if two versions are interleaved */
+  versions?: Record<string, string> | null;
 }
 
 /** A version that an arm of an experiment names. */
@@ -121,7 +123,7 @@ export interface ExperimentsResponse {
 /** Candidates, and the steps behind them. */
 export interface ExplainedResponse {
   request_id: string;
-  /** version of the bundle that answered */
+  /** version of the bundle that answered; the control's, if two are interleaved */
   version: string;
   items: Array<Candidate>;
   /** whether only popular items could be returned */
@@ -273,6 +275,8 @@ export interface RecallRequest {
   exclude?: Array<string>;
   /** interests to generate; by default as many as the bundle says */
   interests?: number | null;
+  /** return popular items in place of those of interests: a baseline for experiments; the history still excludes its items */
+  popular?: boolean;
   /** whether items of the history may be returned again: never, allow (at once), or after some days since their latest event. Items in `exclude`, and those that the user disliked, are never returned */
   repeats?: "never" | "allow" | AfterDays;
   /** what the user shall do with the items, such as like: a type of events that the bundle's network can be asked for; by default the one that the bundle says */
@@ -298,7 +302,7 @@ export interface RecallRequest {
 /** Candidates, best first within each interest. */
 export interface RecallResponse {
   request_id: string;
-  /** version of the bundle that answered */
+  /** version of the bundle that answered; the control's, if two are interleaved */
   version: string;
   items: Array<Candidate>;
   /** whether only popular items could be returned */

@@ -1,6 +1,7 @@
 """Arms of different versions side by side, over real sockets."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,32 @@ def test_arms_of_two_versions_are_answered_side_by_side(
         assert recalled(running, "old", history)[0] == new
         assert arms(running) == {}
         assert not [r for r in running.records() if r["level"] in ("ERROR", "CRITICAL")]
+
+
+def test_two_versions_are_interleaved_while_publications_go_on(
+    store: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    old, new = names(store)
+    history = dataset.item_ids[:3]
+    file = written(tmp_path, old, new)
+    text = file.read_text().replace("recall = { k = 7 }", "")
+    file.write_text(re.sub(r"users.*\nslice.*", "interleave = true", text))
+    environment = {"RECGPT_EXPERIMENTS": str(file), "RECGPT_HTTP_WORKERS": "2", **PATIENT}
+    nowhere = "redis://127.0.0.1:1"  # the recalls bring their history
+    mixed = [{"experiment": "network", "arm": "interleaved", "versions": {"old": old, "new": new}}]
+    with service(store, nowhere, tmp_path, **environment) as running:
+        running.wait_until(lambda: all(recalled(running, "u", history)[2] for _ in range(20)))
+        assert len(engines(running)) == 2
+        for version in (new, old):
+            publish(store, version)
+            for _ in range(40):
+                found = recalled(running, "u", history)
+                assert found[2] is None or (found[0], found[2]) == (old, mixed)
+                assert len(set(found[1])) == len(found[1])
+            running.wait_until(
+                lambda v=version: running.client.get("/versions").json()["serving"] == v
+            )
+        assert not [r for r in running.records() if r["level"] == "CRITICAL"]
 
 
 def test_a_version_that_is_not_loaded_has_no_part_in_answers(

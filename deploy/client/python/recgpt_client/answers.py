@@ -46,6 +46,8 @@ class Arm:
 
     experiment: str
     arm: str
+    versions: Mapping[str, str] | None = None
+    """The version of each team, if two versions are interleaved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class Recall:
             filter=FilterEffect(effect["matched"], effect["exhausted"]) if effect else None,
             variety=_variety(variety) if variety else None,
             experiments=tuple(
-                Arm(arm["experiment"], arm["arm"]) for arm in answer.get("experiments") or ()
+                Arm(arm["experiment"], arm["arm"], arm.get("versions"))
+                for arm in answer.get("experiments") or ()
             ),
         )
 

@@ -75,6 +75,7 @@ class RecallFields(TypedDict, total=False):
     seeds: Sequence[str | Seed]
     exclude: Sequence[str]
     interests: int
+    popular: bool
     repeats: Repeats
     filter: Filter
     outcome: str
