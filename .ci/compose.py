@@ -30,6 +30,7 @@ class Project:
             "RECGPT_TAG": self.name,
             "PUBLISH_ADDRESS": "127.0.0.1",
             "RECGPT_PORT": "0",
+            "ADMIN_PORT": "0",
             "PROMETHEUS_PORT": "0",
             "DOCKER_BUILDKIT": "1",
             "COMPOSE_DOCKER_CLI_BUILD": "1",

@@ -32,9 +32,8 @@ def serve(settings: ServeSettings) -> None:
         raise ValueError("--http-workers: an embedded store has one writer, so give 1")
     load_event_types(settings.event_types)  # raises its error before anything starts
     check_certificate(settings)
-    hosts = {settings.host} | ({settings.admin_host} if settings.admin_port is not None else set())
-    if not keys_from(os.environ) and not hosts <= LOCAL_HOSTS:
-        log.warning("anybody who reaches the port may use the API: RECGPT_API_KEYS is not set")
+    if not keys_from(os.environ):
+        _warn_of_open_ports(settings)
     with ExitStack() as stack:
         listeners = _listen(settings.host, settings.port, settings.http_workers)
         for listener in listeners:
@@ -49,6 +48,15 @@ def serve(settings: ServeSettings) -> None:
             where |= {"admin_host": host, "admin_port": admin_listeners[0].getsockname()[1]}
         log.info("listening", extra=where)
         asyncio.run(Supervisor(settings, listeners, admin_listeners).run())
+
+
+def _warn_of_open_ports(settings: ServeSettings) -> None:
+    """Says what others may do without a key."""
+    why = "RECGPT_API_KEYS is not set"
+    if settings.host not in LOCAL_HOSTS:
+        log.warning("anybody who reaches the port may recall and send events: %s", why)
+    if settings.admin_port is not None and settings.admin_host not in LOCAL_HOSTS:
+        log.warning("anybody who reaches --admin-port may read and delete histories: %s", why)
 
 
 def _listen(host: str, port: int, count: int, options: str = "") -> list[socket.socket]:

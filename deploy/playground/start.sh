@@ -21,7 +21,7 @@ fi
 echo 'Building, training, starting: some minutes the first time.'
 export EXTRAS=experiments RECGPT_EXPERIMENTS=/etc/recgpt/experiments.toml
 "${compose[@]}" --profile playground up -d --build "$@"
-explorer="http://localhost:${RECGPT_PORT:-8000}/explorer"
+explorer="http://localhost:${ADMIN_PORT:-8001}/explorer"
 cat <<TEXT
 
 The playground runs:

@@ -2,14 +2,17 @@
 
 import hmac
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.api_keys import ApiKey, KeyScope, digest_of, scope_of
+from service.http.api_keys import ApiKey, KeyScope, digest_of, named_scope, scope_of
 from service.http.problems import problem_response
 
 Headers = Iterable[tuple[bytes, bytes]]
+FORWARDED = {b"forwarded", b"x-forwarded-for"}
+"""Headers by which a proxy says whom a request is from."""
 
 
 class Refusal(NamedTuple):
@@ -39,9 +42,46 @@ class AdminPort:
         await app(scope, receive, send)
 
 
+class LocalAdmin:
+    """An ASGI application around another that serves operations of the scope admin locally only.
+
+    It stands where there are neither keys nor a port for administration: without it, everybody who
+    may ask for a recall could read and delete histories. A request is local if it comes over the
+    loopback address and names nobody else for whom a proxy has passed it on.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request, or refuses it before its body is read."""
+        app = self._app
+        if named_scope(_method(scope), scope["path"]) is KeyScope.ADMIN and not _is_local(scope):
+            detail = (
+                "operations of the scope admin are answered on the service's own machine only: "
+                "set RECGPT_API_KEYS, or give them a port by --admin-port"
+            )
+            app = problem_response(403, detail, scope["state"]["request_id"])
+        await app(scope, receive, send)
+
+
+def _is_local(request: Scope) -> bool:
+    if not request["client"] or any(name in FORWARDED for name, _ in request["headers"]):
+        return False
+    try:
+        address = ip_address(request["client"][0])
+    except ValueError:
+        return False
+    inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (inner or address).is_loopback
+
+
 def _scope_needed(request: Scope) -> KeyScope:
-    method = "GET" if request["method"] == "HEAD" else request["method"]
-    return scope_of(method, request["path"])
+    return scope_of(_method(request), request["path"])
+
+
+def _method(request: Scope) -> str:
+    return "GET" if request["method"] == "HEAD" else str(request["method"])
 
 
 class Guarded:

@@ -8,7 +8,8 @@ Keys come from the environment, so that no list of processes shows them:
 A client sends `Authorization: Bearer SECRET`. Several keys are valid at the same time, so that one
 can be replaced without a gap. Secrets are kept as digests, and a given one is compared with all
 of them in constant time. RATE is a bound on requests/s, of which each front end grants its
-share. Without keys everything is open, as behind a gateway that does all this.
+share. Without keys everything is open, as behind a gateway that does all this, but for operations
+of the scope admin: see `service.http.access`.
 """
 
 import time
@@ -59,6 +60,7 @@ RULES: Sequence[tuple[str, str, KeyScope]] = (
     ("POST", "/admin", KeyScope.ADMIN),
 )
 """Method, path and the scope that they need. A path stands for everything below it, too."""
+_EXACT = {(method, path): scope for method, path, scope in RULES}
 
 
 class ApiKey:
@@ -104,11 +106,18 @@ def keys_from(environment: Mapping[str, str], front_ends: int = 1) -> list[ApiKe
 
 def scope_of(method: str, path: str) -> KeyScope:
     """Returns the scope that an operation needs: the highest one if no rule names it."""
+    return named_scope(method, path) or KeyScope.ADMIN
+
+
+def named_scope(method: str, path: str) -> KeyScope | None:
+    """Returns the scope that a rule gives an operation; None if there is no such operation."""
+    if exact := _EXACT.get((method, path)):
+        return exact
     for rule_method, rule_path, scope in RULES:
         below = path == rule_path or path.startswith(f"{rule_path}/")
         if below and method == rule_method:
             return scope
-    return KeyScope.ADMIN
+    return None
 
 
 def _key(text: str, position: int, front_ends: int) -> ApiKey:

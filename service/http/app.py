@@ -60,7 +60,9 @@ def create_app(
     catalogue: CatalogueState | None = None,
     admin_port: int | None = None,
 ) -> RecallApp:
-    """Returns the application around an engine and an opened store, open to all without keys.
+    """Returns the application around an engine and an opened store.
+
+    Without keys it is open to all, but for operations of the scope admin (`LocalAdmin`).
 
     `leaving` is whether the service is about to end. The application keeps the state of the items
     in `catalogue` as the store has it. It serves operations of the scope admin at `admin_port`

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.access import AdminPort, Guarded
+from service.http.access import AdminPort, Guarded, LocalAdmin
 from service.http.api_keys import ApiKey
 from service.http.gate import Gate
 from service.http.middleware import Observed
@@ -28,6 +28,8 @@ class RecallApp(FastAPI):
         guarded: ASGIApp = Guarded(self._dispatch, keys) if keys else self._dispatch
         if admin_port is not None:
             guarded = AdminPort(guarded, admin_port)
+        elif not keys:
+            guarded = LocalAdmin(guarded)
         self.observed = Observed(guarded, metrics)
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called if this process answers no more recalls because of a bug."""

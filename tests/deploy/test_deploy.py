@@ -185,7 +185,7 @@ def test_every_service_is_checked_pinned_and_local(name: str) -> None:
     else:
         assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
     for port in service.get("ports", []):
-        assert port.startswith("${PUBLISH_ADDRESS:-127.0.0.1}:${")
+        assert port.startswith(("${PUBLISH_ADDRESS:-127.0.0.1}:${", "127.0.0.1:${ADMIN_PORT"))
     for volume in service.get("volumes", []):
         source = volume.split(":")[0]
         assert (ROOT / source).exists() if source.startswith(".") else source in COMPOSE["volumes"]

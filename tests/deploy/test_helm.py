@@ -30,6 +30,8 @@ SELECTOR = {
     "app.kubernetes.io/component": "recall",
 }
 
+ADMIN_SERVICE = "shop-recgpt-admin"
+
 Manifest = dict[str, Any]
 
 
@@ -59,8 +61,10 @@ def rendered(values: str, *settings: str) -> tuple[Manifest, ...]:
 
 
 def one(values: str, kind: str, *settings: str) -> Manifest:
-    (found,) = [m for m in rendered(values, *settings) if m["kind"] == kind]
-    return found
+    """Returns the only manifest of a kind, apart from the Service for administration."""
+    found = [m for m in rendered(values, *settings) if m["kind"] == kind]
+    (manifest,) = [m for m in found if m["metadata"]["name"] != ADMIN_SERVICE]
+    return manifest
 
 
 def pods(values: str) -> list[Manifest]:
@@ -155,13 +159,35 @@ def test_ports_lead_to_the_one_that_the_service_listens_on(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     container = recall(name)
-    (port,) = container["ports"]
+    port, *admin = container["ports"]
     assert port == {"name": "http", "containerPort": 8000}
+    assert bool(admin) == (name == "everything")
     assert served(container, monkeypatch).port == 8000
     (outside,) = one(name, "Service")["spec"]["ports"]
     assert outside["targetPort"] == "http"
     probes = [container[f"{kind}Probe"] for kind in ("startup", "liveness", "readiness")]
     assert {probe["httpGet"]["port"] for probe in probes} == {"http"}
+
+
+def test_a_port_for_administration_has_a_service_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    container = recall("everything")
+    settings = served(container, monkeypatch)
+    assert (settings.admin_host, settings.admin_port) == ("0.0.0.0", 8001)
+    _, port = container["ports"]
+    assert port == {"name": "admin", "containerPort": 8001}
+    services = [m for m in rendered("everything") if m["kind"] == "Service"]
+    (found,) = [m for m in services if m["metadata"]["name"] == ADMIN_SERVICE]
+    assert found["spec"]["selector"] == SELECTOR
+    assert [one["targetPort"] for one in found["spec"]["ports"]] == ["admin"]
+    clients, operators = one("everything", "NetworkPolicy")["spec"]["ingress"]
+    assert [port["port"] for port in clients["ports"]] == ["http"]
+    assert [port["port"] for port in operators["ports"]] == ["admin"]
+    assert operators["from"]
+    closed = one("everything", "NetworkPolicy", "admin.from=null")["spec"]["ingress"]
+    assert closed == [clients]  # nobody, as an empty `from` would be everybody
+    assert served(recall("cpu"), monkeypatch).admin_port is None
 
 
 def served(container: Manifest, monkeypatch: pytest.MonkeyPatch) -> Serve:

@@ -15,6 +15,7 @@ from service.http.app import create_app
 from service.http.recall_app import RecallApp
 from service.recall.recaller import Recaller
 from service.recall.served_bundle import ServedBundle
+from service.server import _warn_of_open_ports
 from service.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio
@@ -219,3 +220,52 @@ async def test_operations_of_the_scope_admin_can_have_a_port_of_their_own(
         for client in (everybody, operator):
             assert (await client.post("/recall", json={"user_id": "ann"})).status_code == 200
             assert (await client.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "is_local"),
+    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.5", False)],
+)
+async def test_without_keys_operations_of_the_scope_admin_are_local(
+    recaller: Recaller, bundle: ServedBundle, tmp_path: Path, address: str, is_local: bool
+) -> None:
+    settings = ServeSettings(artifacts=tmp_path, store="", deadline_ms=60_000, explorer=True)
+    store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
+    app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 50_000))
+    asked = {"user_id": "ann", "history": ["i1"]}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test:8000") as client,
+    ):
+        for method, path in (
+            ("GET", "/users/ann/history"),
+            ("DELETE", "/users/ann"),
+            ("POST", "/admin/reload"),
+            ("GET", "/admin/slow"),
+            ("POST", "/explorer/recall"),
+        ):
+            body = asked if method == "POST" else None
+            answer = await client.request(method, path, json=body)
+            assert answer.status_code == (200 if is_local else 403), path
+            passed_on = {"x-forwarded-for": "10.0.0.5"}
+            answer = await client.request(method, path, json=body, headers=passed_on)
+            assert answer.status_code == 403  # it comes from elsewhere, through a proxy
+            assert "RECGPT_API_KEYS, or give them a port" in answer.json()["detail"]
+        assert (await client.post("/recall", json=asked)).status_code == 200
+        assert (await client.get("/versions")).status_code == 200
+        assert (await client.get("/healthz")).status_code == 200
+        assert (await client.get("/nothing")).status_code == 404
+
+
+def test_the_log_says_what_others_may_do_without_a_key(caplog: pytest.LogCaptureFixture) -> None:
+    about = {"artifacts": Path(), "store": ""}
+    _warn_of_open_ports(ServeSettings.model_validate(about))
+    assert not caplog.records
+    _warn_of_open_ports(ServeSettings.model_validate(about | {"host": "0.0.0.0"}))
+    assert caplog.messages == [
+        "anybody who reaches the port may recall and send events: RECGPT_API_KEYS is not set"
+    ]
+    open_port = {"admin_port": 1, "admin_host": "0.0.0.0"}
+    _warn_of_open_ports(ServeSettings.model_validate(about | open_port))
+    assert "--admin-port may read and delete histories" in caplog.messages[-1]
