@@ -11,6 +11,7 @@ import tiny
 from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
 from model.data.prepare import prepare
+from model.network.config import GPTConfig, RecallConfig
 from model.training.config import PretrainConfig
 from service.offline import export_bundle
 from service.refresh.config import GateConfig, RefreshConfig
@@ -42,23 +43,34 @@ class Site:
         return RefreshConfig.model_validate(usual | options)
 
 
-def make(folder: Path) -> Site:
-    """Walks of one item a day: nine days in the log, three in the stream, and a poor version."""
+def make(folder: Path, config: GPTConfig = tiny.CONFIG, recall: RecallConfig = tiny.RECALL) -> Site:
+    """Walks of one item a day: nine days in the log, three in the stream, and a poor version.
+
+    If feedback or an outcome matters, every third event is a dislike and all others are likes.
+    """
+    acts = config.feedback != "none" or recall.outcome is not None
     rng = np.random.default_rng(0)
     walks = pl.DataFrame(
         [
-            (f"u{user}", f"i{(first + day) % ITEMS}", START + timedelta(days=day, seconds=user))
+            (
+                f"u{user}",
+                f"i{(first + day) % ITEMS}",
+                START + timedelta(days=day, seconds=user),
+                "click" if not acts else "like" if (user + day) % 3 else "dislike",
+            )
             for user, first in enumerate(rng.integers(0, ITEMS, USERS))
             for day in range(DAYS)
         ],
-        schema=["user_id", "item_id", "at"],
+        schema=["user_id", "item_id", "at", "type"],
         orient="row",
     )
     begun = START + timedelta(days=LOGGED)
     logged = walks.filter(pl.col("at") < begun)
     folder.mkdir()
     log = folder / "log.csv"
-    logged.select("user_id", "item_id", timestamp=pl.col("at").dt.epoch("s")).write_csv(log)
+    logged.select(
+        "user_id", "item_id", action="type", timestamp=pl.col("at").dt.epoch("s")
+    ).write_csv(log)
     stream = folder / "exported" / "events"
     stream.mkdir(parents=True)
     write_part(stream, walks.filter(pl.col("at") >= begun))
@@ -66,23 +78,32 @@ def make(folder: Path) -> Site:
     items.write_text("item_id,colour\n" + "".join(f"i{row},red\n" for row in range(ITEMS)))
     prepare(
         PrepareConfig(
-            input=log, items=items, out=data, min_user_events=0, min_item_events=0, name="walks"
+            input=log,
+            items=items,
+            out=data,
+            min_user_events=0,
+            min_item_events=0,
+            action_column="action" if acts else None,
+            name="walks",
         )
     )
     dataset = Dataset.load(data)
-    model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
-    export_bundle(folder / "artifacts", dataset, model, tiny.RECALL, {})
+    model = tiny.gpt(config, dataset.catalogue, dataset.users, actions=len(dataset.action_names))
+    export_bundle(folder / "artifacts", dataset, model, recall, {})
     return Site(folder / "artifacts", log, folder / "exported")
 
 
 def write_part(stream: Path, events: pl.DataFrame, request: str | None = None) -> None:
-    """Writes a part of a stream as `recgpt events export` does: clicks of user_id, item_id, at."""
+    """Writes a part of a stream as `recgpt events export` does.
+
+    The events have user_id, item_id and at; without a type they are clicks.
+    """
     first, last = (f"{int(at.timestamp() * 1000)}-0" for at in (events["at"][0], events["at"][-1]))
     events.select(
         pl.concat_str("user_id", "item_id", pl.col("at").dt.epoch("s")).alias("id"),
         "user_id",
         "item_id",
-        pl.lit("click").alias("type"),
+        pl.col("type") if "type" in events.columns else pl.lit("click").alias("type"),
         pl.col("at").cast(pl.Datetime("us", "UTC")),
         pl.lit(request, pl.String).alias("request_id"),
         pl.lit(None, pl.Float64).alias("value"),

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,13 @@ class Report(BaseModel, frozen=True):
         return "\n".join([*lines, *examples, *(f"look again: {hint}" for hint in hints)])
 
 
-def prepare(config: PrepareConfig) -> Report:
+def prepare(config: PrepareConfig, known_actions: Sequence[str] = ()) -> Report:
     """Writes the data set of `config` to its `out`.
 
-    The old data set stays until the new one is complete. Raises ValueError for options that don't
-    fit the files, logs without a usable row, and a k-core that leaves nothing.
+    With `known_actions` the data set has these actions, in this order, whichever occur; any other
+    one counts as not known. The old data set stays until the new one is complete. Raises ValueError
+    for options that don't fit the files, logs without a usable row, and a k-core that leaves
+    nothing.
     """
     files, metadata = _check(config)
     columns = Columns(
@@ -122,7 +125,8 @@ def prepare(config: PrepareConfig) -> Report:
         timed = clean.times is not None or files[0][1] == "gaps"
         actions = None
         if config.action_column is not None:
-            actions = action_names(parquet.scan(scratch / "kept.parquet"))
+            kept_events = parquet.scan(scratch / "kept.parquet")
+            actions = list(known_actions) or action_names(kept_events)
         lengths_U, counts_V = write_events(
             scratch / "kept.parquet", folder, len(users), len(items), timed, actions
         )

@@ -72,7 +72,7 @@ def evaluate_outcomes(
     """Returns the figures of each recall, by its name.
 
     With an outcome they are of the cases whose next item got that action; those of the other cases
-    stand beside them, as "NAME, not OUTCOME".
+    stand beside them, as "NAME, not OUTCOME", if there are any.
     """
     if outcome is None:
         return {name: evaluate(recall, dataset, split) for name, recall in recalls.items()}
@@ -81,6 +81,7 @@ def evaluate_outcomes(
         name + suffix: evaluate(recall, dataset, part)
         for part, suffix in zip(parts, ("", f", not {outcome}"), strict=True)
         for name, recall in recalls.items()
+        if len(part.users) or not suffix
     }
 
 

@@ -58,6 +58,16 @@ class RefreshConfig(DataConfig, frozen=True):
     event_types: Path | None = Field(
         None, description="file of event types, as for `recgpt serve`: what enters a history trains"
     )
+    action_column: str | None = Field(
+        None,
+        description="log: column of what the user did, for a network that reads feedback; the "
+        "stream has the types of its events",
+    )
+    like_from: float | None = Field(
+        None,
+        description="the actions of the log are ratings: from here on they count as `like`, below "
+        "as `dislike`",
+    )
     full: bool = Field(
         False, description="train from random weights (default: from those of the served version)"
     )

@@ -1,7 +1,8 @@
 """The gate: a new version is published only if its data look sound and it recalls no worse.
 
 Both versions answer the same cases with the service's own recall: the events of the newest days,
-which neither was trained on, each with its user's history up to it. Events that follow from a
+which neither was trained on, each with its user's history up to it. If the versions recall items
+for an outcome, such as a like, the events are those with that outcome. Events that follow from a
 recall are left out, if there are enough others (see `service.refresh.inputs`).
 
 Shapes: n cases.
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from pydantic import BaseModel
 
 from model.artifact.bundle import Artifact
@@ -22,7 +24,7 @@ from model.evaluation.protocols import Split, by_outcome, splits
 from service.offline import service_recall
 from service.recall.recaller import Recaller
 from service.refresh.config import GateConfig
-from service.refresh.inputs import RECALLED
+from service.refresh.inputs import ROW
 
 DEPTH = 100
 """The length of the lists that are compared."""
@@ -60,16 +62,19 @@ def check_data(
     dataset: Dataset,
     protocol: ProtocolConfig,
     served: Artifact,
+    recalled: Path,
 ) -> list[Check]:
     """Returns the checks of schema and drift, which need no new version.
 
     They compare the data with the served version's, and count the events to validate and to measure
-    with.
+    with. `recalled` is the file of events that follow from a recall, if there is one.
     """
     known = set(served.items["item_id"].to_list())
     known_V = np.array([item in known for item in dataset.item_ids])
     parts = splits(dataset, protocol)
-    cases, _ = _cases(bounds, dataset, parts.test)
+    outcome = served.manifest.recall.outcome
+    cases, _ = _cases(bounds, dataset, parts.test, outcome, recalled)
+    validation = _with_outcome(dataset, parts.validation, outcome)
     targets = parts.test.targets
     unknown = 1 - float(known_V[targets].mean()) if len(targets) else 1.0
     malformed = counts["malformed"] / counts["rows"]
@@ -86,18 +91,24 @@ def check_data(
             "kept items", lost, bounds.lost_items, "of the served items have no event any more"
         ),
         _at_least("events to measure with", len(cases.users), bounds.min_cases),
-        _at_least("events to validate with", len(parts.validation.users), 1),
+        _at_least("events to validate with", len(validation.users), 1),
     ]
 
 
 def measure(
-    bounds: GateConfig, dataset: Dataset, protocol: ProtocolConfig, served: Path, new: Path
+    bounds: GateConfig,
+    dataset: Dataset,
+    protocol: ProtocolConfig,
+    served: Artifact,
+    new: Path,
+    recalled: Path,
 ) -> Measured:
-    """Measures the two bundles on the newest days, of which there is an event."""
-    split, only_organic = _cases(bounds, dataset, splits(dataset, protocol).test)
+    """Measures the two versions on the newest days, of which there is an event."""
+    test, outcome = splits(dataset, protocol).test, served.manifest.recall.outcome
+    split, only_organic = _cases(bounds, dataset, test, outcome, recalled)
     found = {
         name: _figures(bundle, dataset, split)
-        for name, bundle in (("served", served), ("new", new))
+        for name, bundle in (("served", served.folder), ("new", new))
     }
     recalls = {name: one.set_recalls[DEPTH] for name, one in found.items()}
     interval = None
@@ -121,17 +132,41 @@ def check_quality(bounds: GateConfig, measured: Measured) -> list[Check]:
     ]
 
 
-def _cases(bounds: GateConfig, dataset: Dataset, split: Split) -> tuple[Split, bool]:
+def _cases(
+    bounds: GateConfig, dataset: Dataset, split: Split, outcome: str | None, recalled: Path
+) -> tuple[Split, bool]:
     """Returns the cases to measure, and whether they are organic ones only."""
+    split = _with_outcome(dataset, split, outcome)
     organic, only = split, True
-    if RECALLED in dataset.action_names:
-        _, organic = by_outcome(dataset, split, RECALLED)
+    if recalled.exists():
+        organic = _not_recalled(dataset, split, recalled)
     if len(organic.users) < min(bounds.min_cases, len(split.users)):
         organic, only = split, False
     if len(organic.users) <= bounds.max_cases:
         return organic, only
     chosen = np.random.default_rng(0).choice(len(organic.users), bounds.max_cases, replace=False)
     return organic.at(np.sort(chosen)), only
+
+
+def _with_outcome(dataset: Dataset, split: Split, outcome: str | None) -> Split:
+    """Returns the cases whose first target got the outcome; all if none is wanted."""
+    return by_outcome(dataset, split, outcome)[0] if outcome else split
+
+
+def _not_recalled(dataset: Dataset, split: Split, recalled: Path) -> Split:
+    """Returns the cases whose target is none of these events."""
+    assert dataset.times is not None
+    targets_n = np.asarray(dataset.offsets)[split.users] + split.lengths
+    cases = pl.DataFrame(
+        {
+            "user_id": [dataset.user_ids[user] for user in split.users],
+            "item_id": [dataset.item_ids[item] for item in split.targets],
+            "timestamp": dataset.times[targets_n],
+        },
+        schema={"user_id": pl.String, "item_id": pl.String, "timestamp": pl.Int64},
+    ).with_row_index("case")
+    others = cases.lazy().join(pl.scan_parquet(recalled), on=ROW, how="anti").collect()
+    return split.at(np.sort(others["case"].to_numpy()))
 
 
 def _figures(bundle: Path, dataset: Dataset, split: Split) -> CaseFigures:

@@ -2,19 +2,23 @@
 
 FOLDER/events/log.parquet       the events of the log
 FOLDER/events/stream.parquet    the events of the stream that the log does not have
+FOLDER/recalled.parquet         the events that follow from a recall, if there is a stream
 FOLDER/items.parquet            attributes of the served version, unless --items names others
 
-Events have user_id, item_id, timestamp (seconds) and source. The source tells events that follow
-from a recall from all others: the served version chose what its users could click, so that clicks
-on its answers are no fair test of another version.
+Events have user_id, item_id and timestamp (seconds), and action, what the user did, if the network
+reads feedback or recalls are for an outcome. Events that follow from a recall are told from all
+others because the served version chose what its users could click, so that clicks on its answers
+are no fair test of another version.
 """
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 
 from model.artifact.bundle import Artifact
+from model.artifact.manifest import Manifest
 from model.data.clean import Columns, clean_logs
 from model.data.logs import log_files
 from model.data.times import whole_seconds
@@ -23,8 +27,7 @@ from service.experiments.totals import read_events
 from service.history.event_types import load_event_types
 from service.refresh.config import RefreshConfig
 
-RECALLED, ORGANIC = "recalled", "organic"
-"""Sources of events: a recall that the event names; anything else."""
+RECALLED = "recalled.parquet"
 ROW = ["user_id", "item_id", "timestamp"]
 
 
@@ -32,6 +35,11 @@ def options_of(config: RefreshConfig) -> str:
     """Returns the options that a round may not change while it is under way, as text."""
     names = set(RefreshConfig.model_fields) - {"artifacts", "work", "device"}
     return config.model_dump_json(include=names)
+
+
+def needs_actions(manifest: Manifest) -> bool:
+    """Returns whether training has to know what users did with items."""
+    return manifest.model.feedback != "none" or manifest.recall.outcome is not None
 
 
 def digest_of(config: RefreshConfig, stream: Path | None) -> str:
@@ -59,10 +67,15 @@ def write_inputs(
     counts = {"rows": 0, "malformed": 0, "events": 0}
     events = folder / "events"
     events.mkdir()
+    with_actions = needs_actions(artifact.manifest)
     if config.log:
-        counts = _write_log(config, events)
+        counts = _write_log(config, events, with_actions)
     if stream:
-        found = _stream(config, stream)
+        found = _stream(config, stream, artifact.manifest.actions)
+        if not with_actions:
+            found = found.drop("action")
+        found.filter("recalled").select(ROW).write_parquet(folder / RECALLED)
+        found = found.drop("recalled")
         if config.log:
             logged = pl.scan_parquet(events / "log.parquet").select(ROW)
             found = found.lazy().join(logged, on=ROW, how="anti").collect(engine="streaming")
@@ -81,15 +94,27 @@ def _files(config: RefreshConfig) -> list[Path]:
     return [path for path, _ in log_files(config.log, config.format)] if config.log else []
 
 
-def _write_log(config: RefreshConfig, folder: Path) -> dict[str, int]:
+def _write_log(config: RefreshConfig, folder: Path, with_actions: bool) -> dict[str, int]:
     assert config.log is not None
+    if with_actions and config.action_column is None:
+        raise ValueError(
+            "the served version is trained with what users did, which --log does not tell: name "
+            "its column with --action-column, or train on the stream alone"
+        )
     files = log_files(config.log, config.format)
     if files[0][1] in ("lines", "gaps"):
         raise ValueError(
             f"{config.log} has no times that can be compared between users, which a refresh needs: "
             "give a log with a column of times"
         )
-    columns = Columns(config.user_column, config.item_column, config.time_column, in_order=False)
+    columns = Columns(
+        config.user_column,
+        config.item_column,
+        config.time_column,
+        in_order=False,
+        action=config.action_column if with_actions else None,
+        like_from=config.like_from,
+    )
     scratch = folder / ".scratch"
     scratch.mkdir()
     clean = clean_logs(files, columns, scratch)
@@ -97,7 +122,7 @@ def _write_log(config: RefreshConfig, folder: Path) -> dict[str, int]:
         user_id="user",
         item_id="item",
         timestamp=whole_seconds(clean.events),
-        source=pl.lit(ORGANIC),
+        **({"action": pl.col("action")} if with_actions else {}),
     )
     rows.sink_parquet(folder / "log.parquet")
     for file in scratch.iterdir():
@@ -111,15 +136,17 @@ def _write_log(config: RefreshConfig, folder: Path) -> dict[str, int]:
     }
 
 
-def _stream(config: RefreshConfig, folder: Path) -> pl.DataFrame:
-    """Returns the events of the stream that enter histories, each once."""
+def _stream(config: RefreshConfig, folder: Path, actions: Sequence[str]) -> pl.DataFrame:
+    """Returns the events of the stream that enter histories, each once, and whether recalled.
+
+    A network that reads feedback reads events of all its `actions`, such as a dislike, too.
+    """
     events = read_events(folder)
     if "item_id" not in events.columns:
         raise ValueError(f"{folder} has no column item_id: write it with `recgpt events export`")
     types = load_event_types(config.event_types)
     names = events["type"].drop_nulls().unique().to_list()
-    training = [name for name in names if types.of(name).history]
-    recalled = pl.col("request_id").is_not_null()
+    training = [name for name in names if types.of(name).history or name in actions]
     return (
         events.filter(pl.col("type").is_in(training))
         .drop_nulls(["user_id", "item_id", "at"])
@@ -128,6 +155,7 @@ def _stream(config: RefreshConfig, folder: Path) -> pl.DataFrame:
             "user_id",
             "item_id",
             timestamp=pl.col("at").dt.epoch("s"),
-            source=pl.when(recalled).then(pl.lit(RECALLED)).otherwise(pl.lit(ORGANIC)),
+            recalled=pl.col("request_id").is_not_null(),
+            action="type",
         )
     )

@@ -39,7 +39,13 @@ from service.history.store import HistoryStore, StoreUnavailable
 from service.offline import export_bundle
 from service.refresh.config import RefreshConfig
 from service.refresh.gate import Check, Measured, check_data, check_quality, failed, measure
-from service.refresh.inputs import digest_of, options_of, write_inputs
+from service.refresh.inputs import (
+    RECALLED,
+    digest_of,
+    needs_actions,
+    options_of,
+    write_inputs,
+)
 from service.refresh.page import write_refresh_page
 
 log = logging.getLogger(__name__)
@@ -109,11 +115,6 @@ def refresh(config: RefreshConfig) -> Outcome:
 def _begin(config: RefreshConfig, stream: Path | None, digest: str) -> Round:
     """Writes the input of a new round."""
     artifact = load_artifact(find_bundle(config.artifacts))
-    if artifact.manifest.model.feedback != "none":
-        raise ValueError(
-            f"{artifact.manifest.version} reads feedback, which a refresh cannot train yet: use "
-            "`recgpt train --warm-start` and `recgpt export`"
-        )
     with new_folder(config.work / "round") as folder:
         (folder / "input").mkdir()
         about = Round(
@@ -150,12 +151,13 @@ def _finish(config: RefreshConfig, about: Round) -> Outcome:
     served = load_artifact(config.artifacts / about.base)
     dataset = _dataset(config, folder, served)
     protocol = ProtocolConfig(split="temporal", test_days=config.test_days)
-    checks = check_data(config.gate, about.counts, dataset, protocol, served)
+    recalled = folder / "input" / RECALLED
+    checks = check_data(config.gate, about.counts, dataset, protocol, served, recalled)
     version, measured = None, None
     if not failed(checks):
         bundle = _bundle(config, folder, served, protocol)
         version = bundle.name
-        measured = measure(config.gate, dataset, protocol, served.folder, bundle)
+        measured = measure(config.gate, dataset, protocol, served, bundle, recalled)
         checks += check_quality(config.gate, measured)
     if version and not failed(checks) and served_version(config.artifacts) != version:
         publish_bundle(config.artifacts, folder / "bundles" / version)
@@ -188,9 +190,10 @@ def _dataset(config: RefreshConfig, folder: Path, served: Artifact) -> Dataset:
                 **about | items,
                 input=folder / "input" / "events",
                 out=folder / "data",
-                action_column="source",
+                action_column="action" if needs_actions(served.manifest) else None,
                 name=config.name or served.manifest.dataset["name"],
-            )
+            ),
+            [] if config.full else served.manifest.actions,
         )
         log.info("%s", report)
     return Dataset.load(folder / "data")
