@@ -32,6 +32,7 @@ COMMANDS = {
     "publish": "cli.versions:Publish",
     "versions": "cli.versions:Versions",
     "rollback": "cli.versions:Rollback",
+    "follow": "cli.versions:Follow",
     "prune": "cli.versions:Prune",
     "evaluate": "cli.evaluate:Evaluate",
     "evaluate new-users": "cli.evaluate:EvaluateNewUsers",

@@ -14,7 +14,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,10 +122,13 @@ def check_publishable(artifacts: Path) -> None:
         raise ValueError(f"no link can be made in {artifacts}: {error.strerror}") from error
 
 
-def publish_bundle(artifacts: Path, bundle: Path) -> str:
+def publish_bundle(
+    artifacts: Path, bundle: Path, point: Callable[[Path, str], None] = publish
+) -> str:
     """Verifies a bundle, copies it into the store unless it is there, and makes it served.
 
-    Returns its version. Raises ArtifactError, before anything is written, if it is damaged.
+    `point` makes a version of the store the served one: see `model.artifact.registry`. Returns the
+    version. Raises ArtifactError, before anything is written, if it is damaged.
     """
     check_publishable(artifacts)
     manifest = verified_manifest(bundle)
@@ -138,21 +141,26 @@ def publish_bundle(artifacts: Path, bundle: Path) -> str:
         raise ValueError(f"{place} is another bundle of the same version: delete one of the two")
     else:
         verified_manifest(place)
-    publish(artifacts, manifest.version)
+    point(artifacts, manifest.version)
     return manifest.version
 
 
-def roll_back(artifacts: Path, version: str | None = None) -> str:
+def roll_back(
+    artifacts: Path,
+    version: str | None = None,
+    point: Callable[[Path, str], None] = publish,
+) -> str:
     """Makes a version served again, by default the one that was served before; returns it.
 
-    Raises ValueError if there is none, ArtifactError if it is damaged.
+    `point` is that of `publish_bundle`. Raises ValueError if there is none, ArtifactError if it is
+    damaged.
     """
     check_publishable(artifacts)
     wanted = version or previous_version(artifacts)
     if not wanted:
         raise ValueError(f"{artifacts / JOURNAL} names no earlier version that is still there")
     verified_manifest(bundle_of(artifacts, wanted))
-    publish(artifacts, wanted)
+    point(artifacts, wanted)
     return wanted
 
 

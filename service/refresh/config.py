@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from model.artifact.registry import RegistryConfig
 from model.data.config import DataConfig
 from model.training.config import PretrainConfig, TuneConfig
 
@@ -39,7 +40,7 @@ class GateConfig(BaseModel, frozen=True):
     )
 
 
-class RefreshConfig(DataConfig, frozen=True):
+class RefreshConfig(DataConfig, RegistryConfig, frozen=True):
     """The sources of events, the training, and the bounds that a new version has to keep."""
 
     artifacts: Path = Field(description="folder of the bundles; the new version is published here")

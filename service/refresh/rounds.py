@@ -26,6 +26,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from model.artifact.bundle import Artifact, load_artifact
+from model.artifact.registry import publisher
 from model.artifact.versions import find_bundle, publish_bundle, served_version
 from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
@@ -160,7 +161,7 @@ def _finish(config: RefreshConfig, about: Round) -> Outcome:
         measured = measure(config.gate, dataset, protocol, served, bundle, recalled)
         checks += check_quality(config.gate, measured)
     if version and not failed(checks) and served_version(config.artifacts) != version:
-        publish_bundle(config.artifacts, folder / "bundles" / version)
+        publish_bundle(config.artifacts, folder / "bundles" / version, publisher(config))
     outcome = Outcome(
         result="refused" if failed(checks) else "published",
         sentence=_sentence(about, version, checks),
