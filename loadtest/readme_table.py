@@ -19,6 +19,13 @@ RESULTS = ROOT / "docs" / "results"
 BEGIN = "<!-- begin: results -->"
 END = "<!-- end: results -->"
 SHOWN = ("HR@10", "NDCG@10")
+CANDIDATES = {
+    "A two-tower model, Toys, against sets and three interests": (
+        "Toys: recall of the next day's items in 100 candidates"
+    ),
+    "A two-tower model, MovieLens 100K": "MovieLens: recall of the next ten in 100 candidates",
+}
+"""Comparisons of docs/results/quality-runs.json by their names, and what the table calls them."""
 
 Row = tuple[str, str, str, str]
 """Name of the measurement, our figure, the others' figures, page with the details."""
@@ -26,13 +33,21 @@ Row = tuple[str, str, str, str]
 
 def table() -> str:
     """Returns the table in Markdown."""
-    rows = [*quality(), *serving(), *start(), *training(), *scale()]
+    rows = [*candidates(), *quality(), *serving(), *start(), *training(), *scale()]
     lines = ["| measured | RecGPT | compared with | details |", "|---|---|---|---|"]
     lines += [
         f"| {what} | {ours} | {others} | [{page}](docs/results/{page}.md) |"
         for what, ours, others, page in rows
     ]
     return "\n".join(lines)
+
+
+def candidates() -> Iterator[Row]:
+    """What a ranker gets, beside what a two-tower model of the same width would give it."""
+    figures = {run["what"]: run["figures"] for run in json.loads(text_of("quality-runs"))}
+    for what, name in CANDIDATES.items():
+        recall = figures[what]["recall@100"]
+        yield name, f"{recall['new']:.3f}", f"two-tower model {recall['old']:.3f}", "quality"
 
 
 def quality() -> Iterator[Row]:
@@ -111,8 +126,13 @@ def scale() -> Iterator[Row]:
 
 def read(name: str) -> dict[str, Any]:
     """Returns a results file."""
-    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(text_of(name))
     return content
+
+
+def text_of(name: str) -> str:
+    """Returns the text of a results file."""
+    return (RESULTS / f"{name}.json").read_text(encoding="utf-8")
 
 
 def main() -> int:
