@@ -43,7 +43,7 @@ def table() -> str:
 
 
 def candidates() -> Iterator[Row]:
-    """What a ranker gets, beside what a two-tower model of the same width would give it."""
+    """Recall of the candidates, beside that of a two-tower model of the same width."""
     figures = {run["what"]: run["figures"] for run in json.loads(text_of("quality-runs"))}
     for what, name in CANDIDATES.items():
         recall = figures[what]["recall@100"]
