@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 LOOKS = 8
 """Looks at the heartbeat within the time in which an engine must beat."""
-SUSPICIOUS_LOOKS = 4
+SUSPICIOUS_LOOKS = 3
 """Looks without a heartbeat after which another engine loads, to be ready if this one hangs."""
 STANDBY_PAUSE_SECONDS = 10.0
 """Time after the start of an engine before another is put on standby."""

@@ -55,6 +55,13 @@ BAD = {
         422,
         "5000 problems",
     ),
+    "unknown fields everywhere": (
+        "/events",
+        {"events": [EVENT | {f"a{i}": 1 for i in range(30)}] * 300},
+        422,
+        "more than 5000 unknown fields",
+    ),
+    "a lone surrogate": ("/recall", b'{"user_id":"\\ud800"}', 400, "not JSON"),
     "unknown field with a long name": ("/recall", RECALL | {"x" * 9000: 1}, 422, "x" * 40 + ": "),
     "deep nesting": ("/recall", b"[" * 50_000, 400, "not JSON"),
     "empty batch": ("/recall/batch", {"requests": []}, 422, "requests"),

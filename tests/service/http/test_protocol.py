@@ -215,3 +215,25 @@ async def test_what_is_not_http_is_a_problem_document() -> None:
             status, body = await answer(reader)
             assert status == json.loads(body)["status"] == 400
             assert await ended(reader)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_requests_that_do_not_wait_for_answers_are_answered_in_order() -> None:
+    """Hundreds of them in one write, with bodies of a known length and in chunks."""
+    sizes = [number * 7 % 1000 for number in range(300)]
+    requests = []
+    for size in sizes:
+        if size % 2:
+            head = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % size
+            requests.append(head + b"b" * size)
+        else:
+            chunk = b"%x\r\n%b\r\n" % (size, b"c" * size) if size else b""
+            requests.append(CHUNKED + chunk + b"0\r\n\r\n")
+    async with serving() as connect:
+        reader, writer = await connect()
+        writer.write(b"".join(requests))
+        for size in sizes:
+            assert await answer(reader) == (200, b"%d" % size)
+        writer.write(GET + b"Connection: close\r\n\r\n")
+        assert await answer(reader) == (200, b"0")
+        assert await ended(reader)
