@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import NormalDist
 
+import numpy as np
 import tea_tasting as tt
 from pydantic import BaseModel
 from tea_tasting.experiment import ExperimentResult
@@ -175,7 +176,8 @@ def _experiment(
     metrics: Mapping[str, object], totals: Totals, control: str, arm: str
 ) -> ExperimentResult:
     pair = totals.users.filter(totals.users["arm"].is_in([control, arm]))
-    found = tt.Experiment(dict(metrics), variant="arm").analyze(pair, control=control)
+    with np.errstate(divide="ignore", invalid="ignore"):  # one value for all users: no interval
+        found = tt.Experiment(dict(metrics), variant="arm").analyze(pair, control=control)
     assert isinstance(found, ExperimentResult)
     return found
 

@@ -44,6 +44,14 @@ def test_a_planted_difference_is_found_and_shipped() -> None:
     assert arm.primary.control == pytest.approx(0.9, rel=0.1)  # 9 recalls, clicked in 10 %
 
 
+def test_a_guardrail_that_is_zero_for_everybody_stops_nothing() -> None:
+    exposures, events = simulated(8000, effect=0.3)
+    found = report(exposures.with_columns(degraded=pl.lit(False)), events)
+    (guardrail,) = found.arms[0].guardrails
+    assert (guardrail.control, guardrail.treatment) == (0, 0)
+    assert found.arms[0].verdict.startswith("Ship b")
+
+
 def test_a_worse_arm_is_not_shipped() -> None:
     (arm,) = report(*simulated(8000, effect=-0.3)).arms
     assert arm.verdict.startswith("Keep a: b is worse in click (-")
