@@ -205,12 +205,14 @@ def _metric_names(figures: Figures) -> str:
 
 
 def format_figures(figures: Figures) -> str:
-    """Returns a table as text: a line per model, a column per metric."""
+    """Returns a table as text: a line per metric, a column per model."""
     if not figures:
         return ""
     names = list(next(iter(figures.values())))
-    width = max(len(model) for model in figures)
-    lines = [" " * width + "".join(f"{name:>14}" for name in names)]
-    for model, metrics in figures.items():
-        lines.append(f"{model:<{width}}" + "".join(f"{metrics[name]:>14.4f}" for name in names))
+    width = max(len(name) for name in names)
+    widths = {model: max(len(model), 6) for model in figures}
+    lines = [" " * width + "".join(f"  {model:>{widths[model]}}" for model in figures)]
+    for name in names:
+        values = (f"  {metrics[name]:>{widths[model]}.4f}" for model, metrics in figures.items())
+        lines.append(f"{name:<{width}}" + "".join(values))
     return "\n".join(lines)

@@ -258,5 +258,8 @@ def _lock(path: Path) -> IO[bytes]:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise ValueError(f"{path} is locked: another process uses this embedded store") from None
+        raise ValueError(
+            f"{path} is locked: another process uses this embedded store. "
+            "Stop it, or name another store"
+        ) from None
     return file

@@ -125,12 +125,12 @@ def test_pad_keeps_the_newest() -> None:
     assert lengths.tolist() == [2, 1]
 
 
-def test_the_table_has_a_line_a_model() -> None:
-    table = format_figures({"popularity": {"HR@5": 0.1}, "recgpt": {"HR@5": 0.25}})
-    assert [line.split() for line in table.splitlines()] == [
-        ["HR@5"],
-        ["popularity", "0.1000"],
-        ["recgpt", "0.2500"],
+def test_the_table_has_a_line_a_metric_and_a_column_a_model() -> None:
+    figures = {"popularity": {"HR@5": 0.1, "HR@10": 0.2}, "recgpt": {"HR@5": 0.25, "HR@10": 0.5}}
+    assert format_figures(figures).splitlines() == [
+        "       popularity  recgpt",
+        "HR@5       0.1000  0.2500",
+        "HR@10      0.2000  0.5000",
     ]
 
 
