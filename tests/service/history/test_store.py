@@ -28,6 +28,13 @@ async def test_only_the_newest_are_kept(store: HistoryStore) -> None:
     assert await items_of(store, ["ann"]) == [["4", "5", "6", "z"]]
 
 
+async def test_the_list_and_a_read_of_it_are_bounded_each(store: HistoryStore) -> None:
+    await append(store, [("ann", str(i)) for i in range(7)])
+    assert await store._client.lrange("h:ann", 0, -1) == [b"6", b"5", b"4", b"3"]
+    await store._client.rpush("h:ann", "2", "1")  # another program keeps more
+    assert await items_of(store, ["ann"]) == [["3", "4", "5", "6"]]
+
+
 async def test_any_text_is_an_id(store: HistoryStore) -> None:
     odd = ["a b", "ünï", "\n", "{}", "日本", "x" * 256]
     for item in odd:
