@@ -14,7 +14,7 @@ BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo playground test fuzz crash redis lint types docs api sbom audit e2e chaos soak loop bench bench-start bench-engine bench-experiments bench-filter-mix bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
+.PHONY: help setup demo playground test fuzz crash redis lint types docs api sbom audit e2e chaos soak loop bench bench-start bench-arms bench-engine bench-experiments bench-filter-mix bench-filters bench-gpu bench-hidden bench-histories gpu-check bench-quality bench-scale bench-store bench-swaps bench-threads bench-train bench-train-scale load clean
 .DELETE_ON_ERROR:
 
 help: ## show this list
@@ -107,6 +107,9 @@ chaos: setup redis ## overload, faults of engine and Redis, replaced instances: 
 
 loop: setup redis ## serve, experiment, report, refresh, next version, on MovieLens 100K (ARGS="--epochs 5"; run make demo first)
 	$(BIN)/python -m loadtest.experiments.loop --raw demo/raw --out build/loop $(ARGS)
+
+bench-arms: setup redis ## numbers of interests, popular items and two versions, by simulated users, after `make loop`
+	$(BIN)/python -m loadtest.experiments.bench_arms --loop build/loop --out docs/results $(ARGS)
 
 bench-experiments: setup ## false alarms and power of 2,000 simulated experiments, and users that interleaving saves
 	$(BIN)/python -m loadtest.experiments.bench_analysis --out docs/results $(ARGS)
