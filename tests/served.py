@@ -20,4 +20,5 @@ def served_bundle(recaller: Recaller, folder: Path) -> ServedBundle:
         recaller.kinds,
         recaller.manifest.actions,
         recaller.outcomes,
+        recaller.bundle,
     )

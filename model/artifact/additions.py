@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from model.artifact.bundle import Artifact, vectors_sha256
 from model.artifact.config import AddConfig
 from model.artifact.id_table import write_ids
+from model.artifact.item_map import write_map
 from model.artifact.manifest import seal
 from model.artifact.neighbours import alike, as_vectors, beside, named
 from model.artifact.versions import check_publishable
@@ -161,6 +162,7 @@ def extended_bundle(
             for file in artifact.folder.glob(name):
                 shutil.copyfile(file, folder / file.name)
         np.save(folder / "item_vectors.npy", vectors_VD)
+        write_map(folder, vectors_VD)
         counts_N = new.table["count"].to_numpy().astype(np.int64)
         np.save(folder / "popularity.npy", np.concatenate([artifact.popularity, counts_N]))
         items = pl.concat([artifact.items, new.table], how="diagonal_relaxed")

@@ -6,6 +6,7 @@ ARTIFACTS/<version>/
     item_vectors.npy     the item table, V D float32: tied input and output embedding
     user_table.npy       the user table, U+1 R float32, memory-mapped; row 0: unknown user
     popularity.npy       training events of every item, V int64
+    item_map.npy         the items as a map, V 2 float32 (`model.artifact.item_map`); optional
     items.parquet        item_id, count, optional title and attributes; row order
     users.parquet        user_id; row order
     item_{hashes,rows,ends,ids}.npy   the rows of item ids, mapped (see `model.artifact.id_table`)
@@ -33,6 +34,7 @@ from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from model.artifact.id_table import IdTable, write_ids
+from model.artifact.item_map import MAP_FILE, read_map, write_map
 from model.artifact.manifest import FORMAT, ArtifactError, Manifest, seal
 from model.artifact.versions import check_publishable, verified_manifest
 from model.data import parquet
@@ -66,6 +68,8 @@ class Artifact:
     items: pl.DataFrame
     user_rows: IdTable | None
     """None without the user module."""
+    item_map: NDArray[np.float32] | None
+    """Two coordinates of each item, V 2; None in bundles of before."""
 
     @property
     def kinds(self) -> dict[str, Kind]:
@@ -96,6 +100,7 @@ def new_bundle(
     with new_folder(artifacts / version) as folder:
         _write_tensors(model, folder)
         training = splits(dataset, protocol).training()
+        write_map(folder, read_item_vectors(folder))
         np.save(folder / "popularity.npy", popularity(training))
         dataset.items.write_parquet(folder / "items.parquet")
         pl.DataFrame({"user_id": dataset.user_ids}).write_parquet(folder / "users.parquet")
@@ -137,6 +142,7 @@ def load_artifact(folder: Path) -> Artifact:
             popularity=np.load(folder / "popularity.npy", allow_pickle=False),
             items=parquet.read(folder / "items.parquet"),
             user_rows=IdTable(folder, "user") if manifest.model.user_rank else None,
+            item_map=read_map(folder),
         )
     except UNREADABLE as error:
         raise ArtifactError(f"{folder}: its files do not fit each other: {error}") from error
@@ -217,6 +223,9 @@ def _check_sizes(artifact: Artifact) -> None:
     ):
         if rows != len(vectors_VD):
             raise ArtifactError(f"{artifact.folder / file} has {rows} rows, not {len(vectors_VD)}")
+    places, expected = artifact.item_map, ((len(vectors_VD), 2), np.dtype(np.float32))
+    if places is not None and (places.shape, places.dtype) != expected:
+        raise ArtifactError(f"{artifact.folder / MAP_FILE} is not of {len(vectors_VD)} items")
     if artifact.user_rows is not None:
         rows = len(artifact.model.users.weight) - 1
         if rows != len(artifact.user_rows):

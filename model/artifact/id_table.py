@@ -70,6 +70,15 @@ class IdTable:
             at += 1
         return default
 
+    def sample(self, count: int) -> list[tuple[str, int]]:
+        """Returns up to `count` ids and their rows, always the same ones, as if drawn at random."""
+        places = np.linspace(0, len(self), min(count, len(self)), endpoint=False, dtype=np.int64)
+        starts = [0 if at == 0 else int(self._ends[at - 1]) for at in places.tolist()]
+        return [
+            (self._ids[start : int(self._ends[at])].tobytes().decode(), int(self._rows[at]))
+            for at, start in zip(places.tolist(), starts, strict=True)
+        ]
+
 
 def _hash(encoded: bytes) -> int:
     return int.from_bytes(blake2b(encoded, digest_size=8).digest(), "little")

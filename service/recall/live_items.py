@@ -70,6 +70,17 @@ class LiveItems:
     def __contains__(self, item: str) -> bool:
         return self._ids.get(item) >= 0
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def row(self, item: str) -> int:
+        """Returns the row of an item in the catalogue, -1 if the bundle does not have it."""
+        return self._ids.get(item)
+
+    def sample(self, count: int) -> list[tuple[str, int]]:
+        """Returns up to `count` items and their rows, always the same ones."""
+        return self._ids.sample(count)
+
     def attributes(self, item: str) -> dict[str, Any]:
         """Returns the attributes of an item of the bundle as they are now."""
         row = self._ids.get(item)

@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from model.artifact.id_table import IdTable
+from model.artifact.item_map import read_map
 from model.kinds import Kind
 from service.recall.item_metadata import ItemMetadata
 from service.recall.live_items import LiveItems
@@ -26,6 +30,8 @@ class ServedBundle(NamedTuple):
     """The types of events that the network reads as feedback."""
     outcomes: Sequence[str] = ()
     """Those of them that a recall can ask for."""
+    item_map: NDArray[np.float32] | None = None
+    """Two coordinates of each item, V 2; None if the bundle has none."""
 
     @classmethod
     def load(
@@ -37,9 +43,11 @@ class ServedBundle(NamedTuple):
         kinds: Mapping[str, Kind],
         actions: Sequence[str] = (),
         outcomes: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> Self:
-        """Takes the folders with the metadata and the ids of the bundle's items."""
+        """Takes the folders with the metadata and the ids of the bundle's items, and its own."""
         items = LiveItems(IdTable(ids, "item"), kinds, ItemMetadata.load(metadata))
         attributes = {name: kind for name, kind in kinds.items() if kind != "text"}
         types = frozenset(name.encode() for name in actions)
-        return cls(version, max_interests, items, attributes, types, outcomes)
+        item_map = read_map(folder) if folder else None
+        return cls(version, max_interests, items, attributes, types, outcomes, item_map)

@@ -84,6 +84,7 @@ FILES = [
     "item_vectors.npy",
     "user_table.npy",
     "popularity.npy",
+    "item_map.npy",
     "items.parquet",
     "users.parquet",
     *(f"{kind}_{part}.npy" for kind in ("item", "user") for part in PARTS),

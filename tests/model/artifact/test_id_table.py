@@ -17,6 +17,16 @@ def test_every_id_has_its_row_and_others_have_none(tmp_path: Path) -> None:
     assert [table.get(name, -7) for name in ("user-500", "an", "user-1 ", "\ud800")] == [-7] * 4
 
 
+def test_a_sample_has_ids_with_their_rows_and_is_the_same_every_time(tmp_path: Path) -> None:
+    write_ids(tmp_path, "user", NAMES)
+    table = IdTable(tmp_path, "user")
+    for count in (0, 1, 50, len(NAMES), 9999):
+        sample = table.sample(count)
+        assert len(dict(sample)) == min(count, len(NAMES))
+        assert all(NAMES[row] == name for name, row in sample)
+        assert sample == table.sample(count)
+
+
 def test_ids_of_equal_hash_are_not_confused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
