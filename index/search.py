@@ -47,6 +47,11 @@ class IvfIndex:
         self._nprobe = int(content["parameters"]["nprobe"])
         self._measured_hits = int(content["measured"]["hits"])
 
+    @property
+    def lists(self) -> int:
+        """The number of lists."""
+        return self._search.lists
+
     def search(self, queries_BD: Vectors, k: int) -> tuple[Vectors, Rows]:
         """Returns the k highest inner products of each query, best first, and their rows: B K.
 
@@ -54,7 +59,7 @@ class IvfIndex:
         the catalogue if that is less.
         """
         k = min(k, self._items)
-        nprobe = self._effort(k, self._items)
+        nprobe = self.effort(k)
         scores_BK, rows_BK = self._search.search(queries_BD, k, nprobe)
         short_B = (rows_BK == MISSING).any(axis=1)
         if short_B.any():  # its lists hold less than k items
@@ -73,11 +78,16 @@ class IvfIndex:
         masks = Masks.of([one.words_N for one in selections_B])
         numbers = dict(zip(masks.of_query_B.tolist(), selections_B, strict=True))
         items_FL = np.stack([numbers[f].lists.items_L for f in range(len(numbers))])
-        efforts_B = np.array([self._effort(k, one.items) for one in selections_B], dtype=np.int32)
+        efforts_B = np.array([self.effort(k, one.items) for one in selections_B], dtype=np.int32)
         return self._search.search_masked(queries_BD, k, masks, items_FL, efforts_B)
 
-    def _effort(self, k: int, items: int) -> int:
-        """Returns the lists that k hits among this many items take."""
+    def search_lists(self, queries_BD: Vectors, k: int, lists: int) -> tuple[Vectors, Rows]:
+        """Returns the same among this many lists; rows are `MISSING` if they hold less."""
+        return self._search.search(queries_BD, min(k, self._items), lists)
+
+    def effort(self, k: int, items: int | None = None) -> int:
+        """Returns the lists that k hits take, among this many items or all of them."""
+        items = self._items if items is None else items
         # The recall was measured with a number of hits: more of them take more lists.
         lists = self._nprobe * max(1.0, k / self._measured_hits)
         if items < self._items:

@@ -41,7 +41,10 @@ def precompile() -> None:
             bundle = export_bundle(
                 Path(folder), dataset, model, RecallConfig(), {}, kind, index_recall=0.01
             )
-            Recaller.load(bundle, "cpu").warm_up()
+            recaller = Recaller.load(bundle, "cpu")
+            recaller.warm_up()
+            if recaller.trials:
+                recaller.trials.warm_up()
     log_compiled()
 
 

@@ -11,13 +11,17 @@ from service.processes.messages import (
     LENGTH,
     Greeting,
     decode_question,
+    decode_trial,
     decode_update,
     encode_failure,
     encode_greeting,
     encode_result,
+    encode_trial_result,
+    is_trial,
     is_update,
 )
 from service.recall.live_items import ItemUpdate
+from service.recall.trials import TrialResult
 from service.recall.types import BatchResult, EncodedCandidates
 
 
@@ -51,6 +55,15 @@ class Engine:
                 break
             if is_update(body):
                 self.told.append((len(self.asked), decode_update(body)))
+                continue
+            if is_trial(body):
+                if not answers:
+                    break
+                answers -= 1
+                items = decode_trial(body).interest
+                writer.write(
+                    encode_trial_result(TrialResult(b"", b"", 0.0, "exact", items, 0, 0, 0))
+                )
                 continue
             queries = decode_question(body)
             self.asked.append([query.user_id for query in queries])

@@ -1,11 +1,14 @@
 """A worker without a process of its own, for tests of what stands in front of the engine."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from contextlib import asynccontextmanager
+from typing import Protocol, cast
 
+from service.recall.recaller import Recaller
 from service.recall.served_bundle import ServedBundle
+from service.recall.trials import Trial, TrialResult
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 
 
@@ -50,6 +53,15 @@ class InProcessWorker:
             self._thread, self._recaller.recall_json, queries
         )
         return BatchResult(found, seconds, len(queries), bundle=self.bundle)
+
+    @asynccontextmanager
+    async def trials(self) -> AsyncIterator[Callable[[Trial], Awaitable[TrialResult]]]:
+        async def make(trial: Trial) -> TrialResult:
+            recaller = cast(Recaller, self._recaller)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, recaller.try_index, trial)
+
+        yield make
 
     async def close(self) -> None:
         self._thread.shutdown()

@@ -1,10 +1,14 @@
 """The engine process as the HTTP operations see it."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from service.batcher import Worker
 from service.recall.served_bundle import ServedBundle
+from service.recall.trials import Trial, TrialResult
+
+Try = Callable[[Trial], Awaitable[TrialResult]]
 
 
 class ArmEngine(Worker, Protocol):
@@ -59,6 +63,12 @@ class Engine(Worker, Protocol):
         """Has the service look now whether another version is to be served.
 
         Returns whether it has; it may have to load another version first.
+        """
+
+    def trials(self) -> AbstractAsyncContextManager[Try]:
+        """Returns a context that yields a function by which the engine tries its index.
+
+        Raises WorkerLost, also within, if the engine is gone.
         """
 
     def problem(self) -> str:

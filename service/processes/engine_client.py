@@ -3,8 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,13 @@ from service.processes.messages import (
     body_length,
     decode_greeting,
     decode_result,
+    decode_trial_result,
     encode_question,
+    encode_trial,
     encode_updates,
 )
 from service.recall.served_bundle import ServedBundle
+from service.recall.trials import Trial, TrialResult
 from service.recall.types import BatchResult, Query
 
 log = logging.getLogger(__name__)
@@ -106,6 +109,33 @@ class EngineClient:
             self._send(self._writer, question)
         return decode_result(await answer, self.bundle)
 
+    @asynccontextmanager
+    async def trials(self) -> AsyncIterator[Callable[[Trial], Awaitable[TrialResult]]]:
+        """Connects once more, and yields a function that has the engine try its index.
+
+        Raises WorkerLost, also within, if the engine is gone; RecallFailed if a trial fails.
+        """
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._path)
+        except OSError as error:
+            raise WorkerLost("its engine is gone") from error
+
+        async def receive() -> bytes:
+            try:
+                return await _read_body(reader)
+            except (OSError, EOFError) as error:
+                raise WorkerLost("its engine is gone") from error
+
+        async def make(trial: Trial) -> TrialResult:
+            writer.write(encode_trial(trial))
+            return decode_trial_result(await receive())
+
+        try:
+            await receive()  # the greeting
+            yield make
+        finally:
+            writer.close()
+
     async def finish(self, seconds: float) -> None:
         """Waits until all that was asked is answered, up to this time."""
         with suppress(TimeoutError):
@@ -184,6 +214,7 @@ class EngineClient:
             greeting.kinds,
             greeting.actions,
             greeting.outcomes,
+            Path(greeting.folder) if greeting.folder else None,
         )
         freeze_loaded()
         log.info("ready to serve", extra={"version": greeting.version})

@@ -39,15 +39,19 @@ from service.processes.messages import (
     FrameReader,
     Greeting,
     decode_question,
+    decode_trial,
     decode_update,
     encode_failure,
     encode_greeting,
     encode_result,
+    encode_trial_result,
+    is_trial,
     is_update,
 )
 from service.recall.live_items import ItemUpdate
 from service.recall.metadata_encoder import read_metadata
 from service.recall.recaller import Recaller
+from service.recall.trials import Trial
 from service.recall.types import BatchResult, Query
 
 log = logging.getLogger(__name__)
@@ -108,6 +112,7 @@ class EngineLoop:
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
         self._waiting: deque[Question] = deque()
+        self._trials: deque[tuple[FrontEnd, Trial]] = deque()
         self._hidden: frozenset[str] = frozenset()
         self._succeeded = time.monotonic()
         self._failed_probes = 0
@@ -124,11 +129,16 @@ class EngineLoop:
         self._selector.close()
 
     def turn(self, seconds: float) -> None:
-        """Beats, receives, and computes a batch; waits if there is none, up to this time."""
+        """Beats, receives, and computes a batch; waits if there is none, up to this time.
+
+        A trial of the index is made when no question waits, so that no recall waits for two.
+        """
         self._status.beat()
-        self._receive(0 if self._waiting else seconds)
+        self._receive(0 if self._waiting or self._trials else seconds)
         if self._waiting:
             self._compute(self._next_batch())
+        elif self._trials:
+            self._try_index(*self._trials.popleft())
         elif self._failed_probes:
             self._probe()
 
@@ -168,6 +178,8 @@ class EngineLoop:
         for body in front_end.frames.feed(data):
             if is_update(body):
                 self._update(front_end, decode_update(body))
+            elif is_trial(body):
+                self._trials.append((front_end, decode_trial(body)))
             else:
                 self._waiting.append(Question(front_end, decode_question(body)))
 
@@ -194,6 +206,7 @@ class EngineLoop:
         self._selector.unregister(front_end.connection)
         front_end.connection.close()
         self._waiting = deque(q for q in self._waiting if q.front_end is not front_end)
+        self._trials = deque(one for one in self._trials if one[0] is not front_end)
 
     def _next_batch(self) -> list[Question]:
         """Takes the oldest questions, as many as one batch holds."""
@@ -225,6 +238,14 @@ class EngineLoop:
             result = BatchResult(answers[begin:end], seconds, size)
             self._reply(question.front_end, result)
             begin = end
+
+    def _try_index(self, front_end: FrontEnd, trial: Trial) -> None:
+        try:
+            frame = encode_trial_result(self._recaller.try_index(trial))
+        except Exception:
+            log.exception("a trial of the index failed")
+            frame = encode_failure()
+        self._send(front_end, frame)
 
     def _probe(self) -> None:
         """Finds out whether a batch failed by its queries, or whether every one fails."""
@@ -292,6 +313,8 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
         config.artifacts, settings.device, settings.gpu_search, settings.max_history
     )
     recaller.warm_up()
+    if settings.explorer and recaller.trials:
+        recaller.trials.warm_up()
     log_compiled()
     read_metadata(recaller.bundle).save(folder)
     greeting = Greeting(
@@ -303,6 +326,7 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
         kinds=recaller.kinds,
         actions=recaller.manifest.actions,
         outcomes=recaller.outcomes,
+        folder=str(recaller.bundle.absolute()),
     )
     if greeting.ids == str(folder):  # in bundles of before
         write_ids(folder, "item", recaller.item_ids)

@@ -8,13 +8,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 
 from service.batcher import WorkerLost
 from service.processes.child import EngineAddress, Serving
 from service.processes.engine_client import EngineClient
 from service.processes.messages import RecallFailed
 from service.recall.served_bundle import ServedBundle
+from service.recall.trials import Trial, TrialResult
 from service.recall.types import BatchResult, Query
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,10 @@ class AsksClient:
     def problem(self) -> str:
         """Returns why the engine cannot answer now; empty if it can."""
         return self._client.problem()
+
+    def trials(self) -> AbstractAsyncContextManager[Callable[[Trial], Awaitable[TrialResult]]]:
+        """See `EngineClient.trials`."""
+        return self._client.trials()
 
 
 class ArmEngine(AsksClient):

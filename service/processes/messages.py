@@ -6,7 +6,8 @@ front end that connects with what it serves. From then on the front end sends qu
 queries each, without waiting for answers, and the engine answers them in the order in which they
 came, so that no message needs a number. An answer holds candidates that are JSON already, or is
 empty if the batch failed. Between questions the front end sends updates of items, which are not
-answered. Ids of items cross as msgpack arrays inside of msgpack, which the engine reads only where
+answered. A trial of the index has a connection of its own, since it is answered when no question
+waits. Ids of items cross as msgpack arrays inside of msgpack, which the engine reads only where
 it looks them up, in compiled code.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 from model.kinds import Kind
 from service.recall.live_items import ItemUpdate
 from service.recall.served_bundle import ServedBundle
+from service.recall.trials import Trial, TrialResult
 from service.recall.types import (
     BatchResult,
     EncodedCandidates,
@@ -32,6 +34,8 @@ from service.recall.types import (
 LENGTH = struct.Struct("<I")
 FIXED_MAP = 0x80
 """The upper half of the byte with which msgpack begins a small map."""
+BINARY = 0xC4
+"""The byte with which msgpack begins short binary data."""
 ITEMS_A_FRAME = 1000
 """Items of one update, so that the engine can beat between updates."""
 MAX_BODY = 1 << 30
@@ -60,6 +64,8 @@ class Greeting(NamedTuple):
     """The types of events that the network reads as feedback."""
     outcomes: list[str]
     """Those of them that a recall can ask for."""
+    folder: str = ""
+    """Path of the bundle."""
 
 
 class FrameReader:
@@ -144,6 +150,34 @@ def is_update(body: bytes) -> bool:
 def decode_update(body: bytes) -> ItemUpdate:
     """Returns the update in the body of a frame."""
     return ItemUpdate(**msgpack.unpackb(body))
+
+
+def encode_trial(trial: Trial) -> bytes:
+    """Returns the frame that asks for a trial: packed once more, to be told from a question."""
+    return _frame(msgpack.packb(trial))
+
+
+def is_trial(body: bytes) -> bool:
+    """Returns whether a front end's message is a trial."""
+    return body[0] == BINARY
+
+
+def decode_trial(body: bytes) -> Trial:
+    """Returns the trial in the body of a frame."""
+    return Trial(*msgpack.unpackb(msgpack.unpackb(body)))
+
+
+def encode_trial_result(result: TrialResult) -> bytes:
+    """Returns the frame that answers a trial."""
+    return _frame(result)
+
+
+def decode_trial_result(body: bytes) -> TrialResult:
+    """Returns the result in the body of a frame. Raises RecallFailed if the trial failed."""
+    content = msgpack.unpackb(body)
+    if not content:
+        raise RecallFailed("the engine's log has the details")
+    return TrialResult(*content)
 
 
 def encode_result(result: BatchResult) -> bytes:

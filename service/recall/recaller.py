@@ -35,9 +35,11 @@ from service.recall.feedback import FeedbackReader
 from service.recall.filters.columns import AttributeColumns
 from service.recall.filters.item_filters import EVERYTHING, NOTHING, ItemFilters, Selector
 from service.recall.gpu.backend import GpuBackend
+from service.recall.index_trials import IndexTrials
 from service.recall.item_ids import ItemIds
 from service.recall.json_encoder import JsonEncoder
 from service.recall.query_batch import QueryBatch, quota_table
+from service.recall.trials import Trial, TrialResult
 from service.recall.types import (
     Candidates,
     EncodedCandidates,
@@ -85,6 +87,8 @@ class Recaller:
         self.catalogue_size = len(artifact.items)
         self.max_interests = artifact.manifest.model.max_interests
         self.preferred_batch = backend.preferred_batch
+        self.trials: IndexTrials | None = None
+        """Trials of the index; None on a GPU."""
         self._backend = backend
         self._max_history = max_history or artifact.manifest.model.max_history
         item_ids = artifact.items["item_id"].to_list()
@@ -124,7 +128,10 @@ class Recaller:
         chosen = choose_device(device)
         if chosen.type != "cpu":
             return cls(artifact, GpuBackend(artifact, chosen, gpu_search), max_history)
-        return cls(artifact, CpuBackend(artifact, _load_index(artifact)), max_history)
+        index, vectors_VD = _load_index(artifact), artifact.model.items.weight.numpy()
+        recaller = cls(artifact, CpuBackend(artifact, index), max_history)
+        recaller.trials = IndexTrials(index, vectors_VD, artifact.folder)
+        return recaller
 
     def recall(self, queries: Sequence[Query]) -> tuple[list[Candidates], StageSeconds]:
         """Answers queries in order; returns the seconds of each stage, too."""
@@ -267,6 +274,12 @@ class Recaller:
             batch.feedback,
             self.manifest.recall.guidance,
         )
+
+    def try_index(self, trial: Trial) -> TrialResult:
+        """Searches the index once, to measure it."""
+        if self.trials is None:
+            return TrialResult(b"", b"", 0.0, "gpu", self.catalogue_size, 0, 0, 0)
+        return self.trials.make(trial)
 
     def ids_of(self, answer: Candidates) -> list[str]:
         """Returns the ids of the candidates."""

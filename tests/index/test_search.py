@@ -107,3 +107,17 @@ def test_an_index_of_an_older_version_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text('{"kind": "dense"}')
     with pytest.raises(ValueError, match=r"has the format 1.*recgpt export"):
         load_index(tmp_path, VECTORS, HASH)
+
+
+def test_more_lists_find_more_of_the_hits(inverted: Path) -> None:
+    index = load_index(inverted, VECTORS, HASH)
+    assert isinstance(index, IvfIndex)
+    assert 1 <= index.effort(10) <= index.effort(1000) <= index.lists
+    exact = np.argsort(-(QUERIES @ VECTORS.T), axis=1)[:, :50]
+    shares = []
+    for lists in (1, index.lists // 2, index.lists):
+        _, rows = index.search_lists(QUERIES, 50, lists)
+        found = [len(np.intersect1d(one, two)) for one, two in zip(rows, exact, strict=True)]
+        shares.append(sum(found) / exact.size)
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1] > 0.99

@@ -17,6 +17,7 @@ from service.processes.messages import (
 )
 from service.recall.live_items import ItemUpdate
 from service.recall.metadata_encoder import read_metadata
+from service.recall.trials import Trial
 from service.recall.types import Query
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +98,22 @@ async def test_answers_come_in_the_order_of_the_questions(
     async with engine.running():
         users = [f"u{i}" for i in range(50)]
         assert await asyncio.gather(*(recalled(client, user) for user in users)) == users
+
+
+async def test_trials_have_a_connection_of_their_own(client: EngineClient, engine: Engine) -> None:
+    with pytest.raises(WorkerLost):
+        async with client.trials():
+            pass
+    engine.lives = [1000, 2]
+    async with engine.running():
+        assert await recalled(client, "ann") == "ann"
+        async with client.trials() as make:
+            assert (await make(Trial(5, 10, None))).items == 5
+            assert (await make(Trial(6, 10, 0))).items == 6
+            assert await recalled(client, "bob") == "bob"
+            with pytest.raises(WorkerLost):
+                await make(Trial(7, 10, 0))
+        assert await recalled(client, "carl") == "carl"
 
 
 async def test_the_next_engine_is_asked_what_the_last_left_unanswered(

@@ -31,11 +31,14 @@ from service.processes.messages import (
     RecallFailed,
     decode_greeting,
     decode_result,
+    decode_trial_result,
     encode_question,
+    encode_trial,
     encode_updates,
 )
 from service.recall.live_items import ItemUpdate
 from service.recall.recaller import Recaller
+from service.recall.trials import Trial, TrialResult
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
 from service.settings import ServeSettings
 
@@ -48,7 +51,14 @@ class Computing:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.updates: list[tuple[list[str] | None, Mapping[str, object]]] = []
+        self.trials: list[int] = []
         self.broken = False
+
+    def try_index(self, trial: Trial) -> TrialResult:
+        if trial.interest < 0:
+            raise RuntimeError("poison")
+        self.trials.append(trial.interest)
+        return TrialResult(b"", b"", 0.0, "exact", trial.interest, 0, 0, 0)
 
     def update_items(
         self,
@@ -183,6 +193,42 @@ def test_data_that_do_not_come_end_no_connection(engine: Engine) -> None:
     one.sendall(question("a"))
     engine.turn()
     assert len(results(one, 1)) == 1
+
+
+def trial_of(connection: socket.socket) -> TrialResult:
+    (body,) = FrameReader().feed(connection.recv(1 << 16))
+    return decode_trial_result(body)
+
+
+def test_a_trial_of_the_index_comes_after_all_questions(engine: Engine) -> None:
+    one, two = engine.connect(), engine.connect()
+    two.sendall(encode_trial(Trial(1, 10, None)) + encode_trial(Trial(2, 10, None)))
+    one.sendall(question("a", "b", "c") + question("d", "e"))
+    engine.turn(2)
+    assert engine.recaller.batches == [["a", "b", "c"], ["d", "e"]]
+    assert not engine.recaller.trials
+    engine.turn()
+    assert engine.recaller.trials == [1]
+    one.sendall(question("f"))
+    engine.turn()
+    assert (engine.recaller.batches[-1], engine.recaller.trials) == (["f"], [1])
+    assert trial_of(two).items == 1
+    engine.turn()
+    assert trial_of(two).items == 2
+
+
+def test_a_trial_that_fails_harms_nobody(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    one = engine.connect()
+    one.sendall(encode_trial(Trial(-1, 10, None)))
+    engine.turn()
+    with pytest.raises(RecallFailed):
+        trial_of(one)
+    assert "a trial of the index failed" in caplog.text
+    one.sendall(encode_trial(Trial(1, 10, None)) + encode_trial(Trial(2, 10, None)))
+    engine.turn()
+    one.close()  # it does not wait for the second answer
+    engine.turn(2)
+    assert engine.recaller.trials == [1]
 
 
 def test_a_batch_is_bounded(engine: Engine) -> None:

@@ -14,15 +14,21 @@ from service.processes.messages import (
     decode_greeting,
     decode_question,
     decode_result,
+    decode_trial,
+    decode_trial_result,
     decode_update,
     encode_failure,
     encode_greeting,
     encode_question,
     encode_result,
+    encode_trial,
+    encode_trial_result,
     encode_updates,
+    is_trial,
     is_update,
 )
 from service.recall.live_items import ItemUpdate
+from service.recall.trials import Trial, TrialResult
 from service.recall.types import (
     BatchResult,
     EncodedCandidates,
@@ -88,6 +94,22 @@ def test_results_arrive_as_they_were_sent() -> None:
     for one, two in zip(read.answers, given, strict=True):
         assert one.rows.tolist() == two.rows.tolist()
         assert replace(one, rows=two.rows) == two
+
+
+def test_trials_and_their_results_arrive_as_they_were_sent() -> None:
+    for trial in (Trial(3, 100, None, 1 << 20), Trial(0, 1, 0)):
+        (body,) = FrameReader().feed(encode_trial(trial))
+        assert is_trial(body)
+        assert not is_update(body)
+        assert decode_trial(body) == trial
+    for asked in (encode_question([Query("a", [])] * 300), encode_updates(ItemUpdate([], {}))):
+        assert not any(map(is_trial, FrameReader().feed(asked)))
+    result = TrialResult(b"\x00" * 4, b"\x01" * 4, 0.5, "ivf", 9, 3, 2, 1)
+    (body,) = FrameReader().feed(encode_trial_result(result))
+    assert decode_trial_result(body) == result
+    (body,) = FrameReader().feed(encode_failure())
+    with pytest.raises(RecallFailed):
+        decode_trial_result(body)
 
 
 def test_a_failure_arrives_as_an_error() -> None:
