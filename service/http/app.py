@@ -21,7 +21,9 @@ from service.http.api_keys import ApiKey
 from service.http.engine import Engine
 from service.http.event_routes import EventRoutes
 from service.http.experiments import LiveExperiments
+from service.http.explorer_routes import ExplorerRoutes
 from service.http.gate import Gate
+from service.http.index_quality import IndexQuality
 from service.http.item_routes import ItemRoutes
 from service.http.live_versions import LiveVersions
 from service.http.operations import (
@@ -129,7 +131,9 @@ def create_app(
     route_experiments(app, scenarios, experiments, live)
     route_slow(app)
     if settings.explorer:
-        route_explorer(app, routes)
+        route_explorer(
+            app, routes, ExplorerRoutes(store, live, settings.body_limit), IndexQuality(engine)
+        )
     route_items(app, ItemRoutes(live, items, watcher, settings.body_limit))
     metrics.items = lambda: _figures(watcher, engine)
     state.listen(lambda change: _count(metrics, change))

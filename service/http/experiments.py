@@ -11,12 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from service.errors import Invalid
+from service.errors import FieldError, Invalid
 from service.experiments.assignment import Assigner, Assignment
 from service.experiments.config import Arm, Experiments, read_experiments
 from service.experiments.team_draft import INTERLEAVED
 from service.http.drafts import Draft, Side
 from service.http.live_versions import ArmVersion
+from service.http.problems import MAX_LISTED
 from service.http.scenarios import Attributes, Scenario, Scenarios, check_fields
 from service.http.schemas import RecallRequest, ScenarioName
 from service.http.watched_file import WatchedFile
@@ -95,6 +96,26 @@ class LiveExperiments:
         found = [one for one in assigned if self._is_served(one, fields)]
         return self._with_fields(body, found), found
 
+    def as_arm(self, body: RecallRequest, name: str) -> tuple[RecallRequest, list[Assignment]]:
+        """Returns the request as a user of the arm `EXPERIMENT/ARM` makes it, and that arm.
+
+        Raises Invalid if there is none, or if it cannot answer now.
+        """
+        experiments, _, fields = self.file.content
+        arms = {
+            f"{experiment}/{arm}": Assignment(experiment, arm, settings)
+            for experiment, one in experiments.root.items()
+            for arm, settings in one.arms.items()
+        }
+        found = arms.get(name)
+        if found is None:
+            listed = ", ".join(list(arms)[:MAX_LISTED]) or "none"
+            words = f"there is no such arm; the arms are: {listed}"
+            raise Invalid(f"arm: {words}", [FieldError("arm", words)])
+        if problem := self._problem(found, fields):
+            raise Invalid(f"arm: {problem}", [FieldError("arm", problem)])
+        return self._with_fields(body, [found]), [found]
+
     def draft_for(self, body: RecallRequest) -> Draft | None:
         """Returns how to answer a user of an interleaved experiment; None for all others.
 
@@ -150,14 +171,20 @@ class LiveExperiments:
         return ExperimentsResponse(experiments=found, versions=versions, problem=self.file.problem)
 
     def _is_served(self, arm: Assignment, fields: Fields) -> bool:
-        version = arm.settings.version
-        scenario = fields[arm.experiment, arm.arm].get("scenario")
-        if (version is None or self._answers(version)) and (
-            scenario is None or scenario in self._scenarios.file.content
-        ):
+        if not self._problem(arm, fields):
             return True
         self._on_fallback()
         return False
+
+    def _problem(self, arm: Assignment, fields: Fields) -> str:
+        """Returns why recalls of an arm cannot be answered now; empty if they can."""
+        version = arm.settings.version
+        if version is not None and not self._answers(version):
+            return f"its version {version} does not answer now: GET /versions says why"
+        scenario = fields[arm.experiment, arm.arm].get("scenario")
+        if scenario is not None and scenario not in self._scenarios.file.content:
+            return f"its scenario {scenario} is gone"
+        return ""
 
     def _context(self) -> object:
         """Returns what the file's validity depends on."""

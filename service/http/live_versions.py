@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from service.batcher import Batcher, Worker
-from service.errors import NotReady
+from service.errors import FieldError, Invalid, NotReady
 from service.experiments.assignment import Assignment
 from service.http.engine import Engine
 from service.recall.served_bundle import ServedBundle
@@ -67,6 +67,16 @@ class LiveVersions:
         if not self._engine.bundle:
             raise NotReady(self._engine.problem())
         return LiveVersion(self._engine.bundle, self._served)
+
+    def named(self, version: str) -> LiveVersion:
+        """Returns this version. Raises Invalid if it does not answer recalls."""
+        served = self.of(())
+        found = served if served.bundle.version == version else self._of_arm(version)
+        if found is None:
+            answering = ", ".join(bundle.version for bundle in self.bundles())
+            words = f"this version does not answer recalls; these do: {answering}"
+            raise Invalid(f"version: {words}", [FieldError("version", words)])
+        return found
 
     def bundles(self) -> Iterator[ServedBundle]:
         """Yields the bundles that answer recalls, the served one first."""

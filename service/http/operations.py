@@ -16,6 +16,8 @@ from service.http.event_routes import EventRoutes
 from service.http.experiments import ExperimentsResponse, LiveExperiments
 from service.http.explanations import ExplainedResponse
 from service.http.explorer import explorer_file, explorer_page
+from service.http.explorer_routes import ExplorerRoutes, ExposuresResponse, MapRequest, MapResponse
+from service.http.index_quality import IndexQuality, IndexQualityResponse
 from service.http.item_routes import ItemPatch, ItemResponse, ItemRoutes
 from service.http.live_versions import LiveVersions
 from service.http.paths import ITEM, USER
@@ -56,6 +58,25 @@ DEADLINE_PARAMETER = {
     ]
 }
 """The OpenAPI description of the header that recalls may have."""
+
+EXPLAINED_PARAMETERS = {
+    "parameters": [
+        *DEADLINE_PARAMETER["parameters"],
+        {
+            "name": "arm",
+            "in": "query",
+            "description": "EXPERIMENT/ARM: answer as users of this arm are answered",
+            "schema": {"type": "string"},
+        },
+        {
+            "name": "version",
+            "in": "query",
+            "description": "version that answers: the served one, or one that an arm names",
+            "schema": {"type": "string"},
+        },
+    ]
+}
+"""The same of recalls that are explained."""
 
 
 def route_recalls(app: RecallApp, routes: Routes, events: EventRoutes) -> None:
@@ -141,16 +162,37 @@ def route_users(app: RecallApp, users: UserRoutes) -> None:
     )(users.delete)
 
 
-def route_explorer(app: RecallApp, routes: Routes) -> None:
-    """Adds the explorer and its recalls."""
+def route_explorer(
+    app: RecallApp, routes: Routes, views: ExplorerRoutes, quality: IndexQuality
+) -> None:
+    """Adds the explorer, its recalls, and what its tabs ask."""
     app.post(
         "/explorer/recall",
-        openapi_extra=_request_body(RecallRequest) | DEADLINE_PARAMETER,
+        openapi_extra=_request_body(RecallRequest) | EXPLAINED_PARAMETERS,
         response_model=ExplainedResponse,
         summary="Candidates for a user, and the steps behind them",
         responses=error_responses(400, 408, 413, 415, 422, 429, 503, 504),
     )(routes.explained_recall)
     app.direct["POST", "/explorer/recall"] = routes.direct(routes.explained_recall)
+    app.post(
+        "/explorer/exposures",
+        response_model=ExposuresResponse,
+        summary="Counts of the answers of each arm",
+        responses=error_responses(422, 503),
+    )(views.exposures)
+    app.post(
+        "/explorer/index",
+        response_model=IndexQualityResponse,
+        summary="Approximate hits beside exact ones",
+        responses=error_responses(422, 429, 503),
+    )(quality.index)
+    app.post(
+        "/explorer/map",
+        openapi_extra=_request_body(MapRequest),
+        response_model=MapResponse,
+        summary="The catalogue as a map",
+        responses=error_responses(400, 408, 413, 415, 422, 503),
+    )(views.map)
     app.get("/explorer", include_in_schema=False)(explorer_page)
     app.get("/explorer/{name:path}", include_in_schema=False)(explorer_file)
 
@@ -202,15 +244,16 @@ def route_slow(app: RecallApp) -> None:
     )
 
 
+BODIES = (RecallRequest, BatchRequest, EventsRequest, ItemPatch, MapRequest, Problem)
+"""Bodies that operations read themselves, or write."""
+
+
 def openapi(app: FastAPI) -> dict[str, Any]:
     """Returns the OpenAPI document, with the bodies that operations read themselves."""
     if not app.openapi_schema:
         document = get_openapi(title=app.title, version=app.version, routes=app.routes)
         _, bodies = models_json_schema(
-            [
-                (model, "validation")
-                for model in (RecallRequest, BatchRequest, EventsRequest, ItemPatch, Problem)
-            ],
+            [(model, "validation") for model in BODIES],
             ref_template="#/components/schemas/{model}",
         )
         document["components"]["schemas"] |= bodies["$defs"]

@@ -52,6 +52,9 @@ MAX_DEADLINE_MS = 60_000
 PROBE_SECONDS = 0.05
 """Time for which metrics, and a probe that is not strict, wait for the store."""
 
+NOTHING_ASKED: Mapping[str, str] = {}
+"""The query string of a recall without one."""
+
 T = TypeVar("T")
 
 
@@ -101,7 +104,11 @@ class Routes:
         return await self._recall(request)
 
     async def explained_recall(self, request: Request) -> Response:
-        """Answers as `/recall` does, and tells the steps behind the answer: a costly operation."""
+        """Answers as `/recall` does, and tells the steps behind the answer: a costly operation.
+
+        An arm that is named takes the place of the user's own arms, and its version answers, unless
+        a version is named, too. So versions and arms can be compared.
+        """
         return await self._recall(request, explain=True)
 
     async def _recall(self, request: Request, explain: bool = False) -> Response:
@@ -110,8 +117,13 @@ class Routes:
             return self._following_page(request, given, given.cursor)
         if not explain and (draft := self._experiments.draft_for(given)):
             return await self._drafted(request, draft)
-        body, arms = self._experiments.applied_to(given)
-        bundle, batcher = self._live.of(arms)
+        asked = request.query_params if explain else NOTHING_ASKED
+        if arm := asked.get("arm"):
+            body, arms = self._experiments.as_arm(given, arm)
+        else:
+            body, arms = self._experiments.applied_to(given)
+        version = asked.get("version")
+        bundle, batcher = self._live.named(version) if version else self._live.of(arms)
         _check_interests(body, bundle)
         query, is_stored = query_of(body, bundle)
         if explain:

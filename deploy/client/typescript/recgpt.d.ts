@@ -18,6 +18,18 @@ export interface Arm {
   versions?: Record<string, string> | null;
 }
 
+/** The answers of an arm of an experiment. */
+export interface ArmExposures {
+  experiment: string;
+  arm: string;
+  answers: number;
+  users: number;
+  /** answers that held popular items only */
+  degraded: number;
+  /** answers by each version */
+  versions: Record<string, number>;
+}
+
 /** A version that an arm of an experiment names. */
 export interface ArmVersion {
   version: string;
@@ -151,6 +163,14 @@ export interface ExplanationSteps {
   related: Array<Array<string>>;
 }
 
+/** Answers to users of experiments, by arm. The log of the experiments is counted. */
+export interface ExposuresResponse {
+  since: string;
+  /** false: there are more than 20,000 answers, and the newest are not counted */
+  complete: boolean;
+  arms: Array<ArmExposures>;
+}
+
 /** One thing that is wrong with the body. */
 export interface FieldProblem {
   /** path of the field */
@@ -205,6 +225,35 @@ export interface Hit {
   score: number;
 }
 
+/** The quality of the search at one depth. */
+export interface IndexDepth {
+  /** lists that are searched; 0: the whole catalogue */
+  lists: number;
+  /** whether a recall of this many hits searches them */
+  served: boolean;
+  /** share of the exact hits that are found, a mean */
+  recall: number;
+  /** milliseconds of the search for one interest alone, the median */
+  ms: number;
+}
+
+/** The quality of the served index, by depth. */
+export interface IndexQualityResponse {
+  version: string;
+  /** gpu: the search of a GPU, which is not measured */
+  kind: "exact" | "ivf" | "gpu";
+  items: number;
+  /** lists of the index; 0: it has none */
+  lists: number;
+  hits: number;
+  /** interests of users that the export kept; 0: none */
+  sample: number;
+  /** interests that this call measured */
+  measured: number;
+  /** the fewest lists first */
+  depths: Array<IndexDepth>;
+}
+
 /** One interest: what it found, and what was offered next. */
 export interface InterestSteps {
   /** its best items, whatever the other interests found */
@@ -231,11 +280,41 @@ export interface ItemResponse {
   ignored: Array<string>;
 }
 
+/** Items whose places on the map are wanted, and the number of others beside them. */
+export interface MapRequest {
+  /** ids of items to look up */
+  items?: Array<string>;
+  /** items of the catalogue beside them, always the same */
+  others?: number;
+  /** version whose map is wanted, which must answer recalls; null: the served one */
+  version?: string | null;
+}
+
+/** The catalogue as a map, on which similar items lie near each other. */
+export interface MapResponse {
+  version: string;
+  /** false: the bundle was exported without a map */
+  available: boolean;
+  /** items of the catalogue */
+  catalogue: number;
+  /** those of the wanted items that the bundle has */
+  items: Array<Place>;
+  others: Array<TitledPlace>;
+}
+
 /** An item of a history in the request, and what the user did with it. */
 export interface PastItem {
   item_id: string;
   /** type of the event, which a network that was trained with it reads */
   type: string;
+}
+
+/** An item on the map. */
+export interface Place {
+  item_id: string;
+  /** from -1 to 1 */
+  x: number;
+  y: number;
 }
 
 /** A problem document (RFC 9457). */
@@ -379,6 +458,16 @@ export interface SlowResponse {
   requests: Array<Slow>;
 }
 
+/** An item on the map, with its title. */
+export interface TitledPlace {
+  item_id: string;
+  /** from -1 to 1 */
+  x: number;
+  y: number;
+  /** the attribute `title`, or `name`, or the id */
+  title: string;
+}
+
 /** An event of a history; fields that are not known are left out. */
 export interface UserEvent {
   item_id: string;
@@ -477,6 +566,16 @@ export interface Operations {
   "POST /explorer/recall": {
     body: RecallRequest;
     answer: ExplainedResponse;
+  };
+  "POST /explorer/exposures": {
+    answer: ExposuresResponse;
+  };
+  "POST /explorer/index": {
+    answer: IndexQualityResponse;
+  };
+  "POST /explorer/map": {
+    body: MapRequest;
+    answer: MapResponse;
   };
   "PUT /items/{item_id}/hidden": {
     answer: ItemResponse;

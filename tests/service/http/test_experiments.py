@@ -158,6 +158,52 @@ async def test_events_are_logged_without_experiments_if_asked(
         assert await store._client.xlen("events") == int(asked)
 
 
+async def test_the_explorer_answers_as_any_arm_or_version(
+    client: httpx.AsyncClient, recaller: Recaller, bundle: ServedBundle
+) -> None:
+    async def explained(where: str, **body: object) -> dict[str, Any]:
+        answer = await client.post(f"/explorer/recall?{where}", json={"user_id": "bob"} | body)
+        found: dict[str, Any] = answer.raise_for_status().json()
+        return found
+
+    short = await explained("arm=length/short")  # bob is in the other one
+    assert len(short["items"]) == 3
+    assert short["experiments"] == [{"experiment": "length", "arm": "short"}]
+    assert len((await explained("arm=length/short", k=5))["items"]) == 5
+    worker: InProcessWorker = client.worker  # type: ignore[attr-defined]
+    worker.arms["other"] = InProcessWorker(recaller, bundle=bundle._replace(version="other"))
+    assert (await explained("version=other"))["version"] == "other"
+    assert (await explained(f"version={bundle.version}"))["version"] == bundle.version
+    for where, words in (
+        ("arm=length/tall", "the arms are: length/short, length/long"),
+        ("version=gone", f"these do: {bundle.version}, other"),
+    ):
+        answer = await client.post(f"/explorer/recall?{where}", json={"user_id": "bob"})
+        assert answer.status_code == 422
+        assert words in answer.json()["detail"]
+        assert answer.json()["errors"][0]["where"] == where.partition("=")[0]
+
+
+async def test_answers_of_arms_are_counted(client: httpx.AsyncClient, bundle: ServedBundle) -> None:
+    for user in ("ann", "bob", "bob"):
+        await recall(client, user_id=user)
+    store: HistoryStore = client.store  # type: ignore[attr-defined]
+    async with asyncio.timeout(30):
+        while await store._client.xlen("exposures") < 3:
+            await asyncio.sleep(0.01)
+    counted = (await client.post("/explorer/exposures?hours=1")).raise_for_status().json()
+    assert counted["complete"] is True
+    about = {"experiment": "length", "users": 1, "versions": {bundle.version: 2}}
+    assert counted["arms"] == [
+        about | {"arm": "long", "answers": 2, "degraded": 2},
+        about | {"arm": "short", "answers": 1, "degraded": 1, "versions": {bundle.version: 1}},
+    ]
+    assert (await client.post("/explorer/exposures?hours=0")).status_code == 422
+    await store._client.delete("exposures")
+    await store._client.lpush("exposures", "no stream")
+    assert (await client.post("/explorer/exposures")).status_code == 503
+
+
 async def test_experiments_are_listed(client: httpx.AsyncClient) -> None:
     found = (await client.get("/experiments")).raise_for_status().json()
     assert found["problem"] is None

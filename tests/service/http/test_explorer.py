@@ -1,14 +1,21 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from answers import recall
 from in_process_worker import InProcessWorker
 
 from service.history.store import HistoryStore
+from service.http import index_quality
 from service.http.app import create_app
+from service.http.engine import Try
 from service.recall.recaller import Recaller
 from service.recall.served_bundle import ServedBundle
+from service.recall.trials import Trial, TrialResult
 from service.settings import ServeSettings
 
 pytestmark = pytest.mark.anyio
@@ -18,12 +25,14 @@ pytestmark = pytest.mark.anyio
 async def client(recaller: Recaller, bundle: ServedBundle, tmp_path: Path):  # type: ignore[no-untyped-def]
     settings = ServeSettings(artifacts=tmp_path, store="", explorer=True, deadline_ms=60_000)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
-    app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
+    worker = InProcessWorker(recaller, bundle=bundle)
+    app = create_app(settings, worker, store)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
+        client.worker = worker  # type: ignore[attr-defined]
         yield client
 
 
@@ -72,6 +81,94 @@ async def test_a_wrong_body_is_explained(client: httpx.AsyncClient) -> None:
     assert answer.json()["errors"][0]["where"] == "k"
 
 
+async def test_places_on_the_map(
+    client: httpx.AsyncClient, recaller: Recaller, bundle: ServedBundle
+) -> None:
+    ids = recaller.item_ids
+    body = {"items": [ids[7], "unknown", ids[3], ids[7]], "others": 5}
+    answer = (await client.post("/explorer/map", json=body)).raise_for_status().json()
+    assert (answer["version"], answer["available"]) == (recaller.version, True)
+    assert answer["catalogue"] == len(ids)
+    assert [place["item_id"] for place in answer["items"]] == [ids[7], ids[3]]
+    assert bundle.item_map is not None
+    places = [[place["x"], place["y"]] for place in answer["items"]]
+    np.testing.assert_allclose(places, bundle.item_map[[7, 3]], atol=1e-4)
+    assert len({place["item_id"] for place in answer["others"]}) == 5
+    assert all(place["title"] == place["item_id"] for place in answer["others"])
+    again = (await client.post("/explorer/map", json=body)).json()
+    assert again == answer
+    whole = (await client.post("/explorer/map", json={})).json()
+    assert sorted(place["item_id"] for place in whole["others"]) == sorted(ids)
+
+
+async def test_a_map_is_bounded_and_of_a_version_that_answers(client: httpx.AsyncClient) -> None:
+    for body, where in (
+        ({"items": ["i"] * 5001}, "items"),
+        ({"others": 5001}, "others"),
+        ({"others": -1}, "others"),
+        ({"version": "gone"}, "version"),
+        ({"sample": 1}, "sample"),
+    ):
+        answer = await client.post("/explorer/map", json=body)
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["where"] == where
+
+
+async def test_a_bundle_without_a_map_says_so(
+    client: httpx.AsyncClient, bundle: ServedBundle
+) -> None:
+    worker: InProcessWorker = client.worker  # type: ignore[attr-defined]
+    worker.bundle = bundle._replace(item_map=None)
+    answer = (await client.post("/explorer/map", json={"items": ["i1"]})).json()
+    assert (answer["available"], answer["items"], answer["others"]) == (False, [], [])
+
+
+async def test_the_quality_of_an_exact_index(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/explorer/index?first=2&count=3&hits=7")
+    quality = answer.raise_for_status().json()
+    assert (quality["kind"], quality["lists"], quality["hits"]) == ("exact", 0, 7)
+    assert (quality["measured"], quality["items"]) == (3, 40)
+    assert quality["sample"] > 3
+    (depth,) = quality["depths"]
+    assert (depth["lists"], depth["served"], depth["recall"]) == (0, True, 1)
+    assert depth["ms"] > 0
+
+
+async def test_a_measurement_is_bounded(client: httpx.AsyncClient) -> None:
+    for where in ("first=-1", "count=0", "count=9", "hits=0", "hits=501", "hits=many"):
+        answer = await client.post(f"/explorer/index?{where}")
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["where"] == where.partition("=")[0]
+
+
+async def test_one_measurement_at_a_time_and_not_for_long(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that recalls leave no time answers no trial."""
+    monkeypatch.setattr(index_quality, "SECONDS", 0.5)
+    worker: InProcessWorker = client.worker  # type: ignore[attr-defined]
+    asked = asyncio.Event()
+
+    @asynccontextmanager
+    async def busy() -> AsyncIterator[Try]:
+        async def make(trial: Trial) -> TrialResult:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        yield make
+
+    free = worker.trials
+    worker.trials = busy  # type: ignore[method-assign]
+    first = asyncio.create_task(client.post("/explorer/index"))
+    await asked.wait()
+    assert (await client.post("/explorer/index")).status_code == 429
+    assert "no time" in (answer := await first).json()["detail"]
+    assert answer.status_code == 503
+    worker.trials = free  # type: ignore[method-assign]
+    assert (await client.post("/explorer/index")).status_code == 200
+
+
 async def test_the_page_and_its_files(client: httpx.AsyncClient) -> None:
     page = await client.get("/explorer")
     assert page.status_code == 200
@@ -94,4 +191,7 @@ async def test_there_is_no_explorer_unless_it_is_switched_on(
     ):
         assert (await client.get("/explorer")).status_code == 404
         assert (await client.post("/explorer/recall", json={})).status_code == 404
-        assert "/explorer/recall" not in (await client.get("/openapi.json")).json()["paths"]
+        for path in ("/explorer/map", "/explorer/index", "/explorer/exposures"):
+            assert (await client.post(path, json={})).status_code == 404
+        paths = (await client.get("/openapi.json")).json()["paths"]
+        assert not [path for path in paths if path.startswith("/explorer")]
