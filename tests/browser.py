@@ -53,7 +53,10 @@ class Browser:
         return self._do("POST", "goog/cdp/execute", cmd=name, params=parameters)
 
     def resize(self, width: int, height: int, dark: bool = False) -> None:
-        """Gives the page this size in CSS pixels, and a light or a dark colour scheme."""
+        """Gives the page this size in CSS pixels, and a light or a dark colour scheme.
+
+        Nothing moves, so that no colour is between the two.
+        """
         self.command(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -62,7 +65,8 @@ class Browser:
             mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.command("Emulation.setEmulatedMedia", features=[scheme])
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}
+        self.command("Emulation.setEmulatedMedia", features=[scheme, still])
 
     def texts(self, selector: str) -> list[str]:
         """Returns the texts of all elements that match; that of a hidden one is empty."""
@@ -132,9 +136,13 @@ def browser(folder: Path) -> Iterator[Browser]:
         answer = client.post("/session", json={"capabilities": {"alwaysMatch": wanted}})
         session = answer.json()["value"]
         assert answer.status_code == 200, session
-        client.base_url = client.base_url.join(f"/session/{session['sessionId']}/")
-        yield Browser(client)
-        client.delete("")
+        window = client.base_url.join(f"/session/{session['sessionId']}")
+        client.base_url = window
+        try:
+            yield Browser(client)
+        finally:
+            with suppress(httpx.TransportError):
+                client.delete(window)  # else Chromium outlives its driver
     finally:
         client.close()
         driver.terminate()

@@ -38,10 +38,17 @@ export function keyHeader(key) {
   return key ? { authorization: `Bearer ${key}` } : {};
 }
 
-/** A command for a shell that sends this recall. */
-export function curlOf(body, hasKey) {
+/** The path of a pane's recall, with its steps. */
+export function recallPath({ arm, version }) {
+  const named = Object.entries({ arm, version }).filter(([, value]) => value);
+  return named.length ? `explorer/recall?${new URLSearchParams(named)}` : "explorer/recall";
+}
+
+/** A command for a shell that sends this recall; without its steps, unless it names an arm or a version. */
+export function curlOf(pane, body, hasKey) {
   const quoted = JSON.stringify(body).replaceAll("'", "'\\''");
-  const lines = [`curl -s ${new URL("recall", document.baseURI).href}`, "-H 'content-type: application/json'"];
+  const path = pane.arm || pane.version ? recallPath(pane) : "recall";
+  const lines = [`curl -s '${new URL(path, document.baseURI).href}'`, "-H 'content-type: application/json'"];
   if (hasKey) lines.push("-H \"authorization: Bearer $RECGPT_KEY\"");
   return [...lines, `-d '${quoted}'`].join(" \\\n  ");
 }

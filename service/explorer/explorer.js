@@ -2,10 +2,15 @@
 
 import Alpine from "./vendor/alpine-csp.esm.min.js";
 import { factsOf, viewOf } from "./answer.js";
-import { ask, curlOf, describe, keyHeader, stagesOf } from "./api.js";
+import { ask, curlOf, describe, keyHeader, recallPath, stagesOf } from "./api.js";
+import { mapTab } from "./map.js";
+import { qualityTab } from "./quality.js";
+import { versionsTab } from "./versions.js";
 
 const EVENT_TYPES = ["click", "view", "purchase", "like", "dislike", "skip"];
 const BOXES = ["user_id", "k", "interests", "history", "with_metadata", "filter", "scenario", "seeds"];
+const VIEWS = ["recall", "index", "map", "versions"];
+const SETTINGS = ["k", "interests", "filter", "scenario", "seeds", "arm", "version", "other"];
 const KEY = "recgpt-explorer-key";
 const STARTING = 503;
 const RETRY_MS = 2000;
@@ -14,7 +19,7 @@ const RETRY_MS = 2000;
 function newPane(name, settings = {}) {
   return {
     name, title: `Setting ${name}`, style: `setting-${name.toLowerCase()}`,
-    k: 20, interests: "", filter: "", scenario: "", seeds: "", other: "", ...settings,
+    k: 20, interests: "", filter: "", scenario: "", seeds: "", arm: "", version: "", other: "", ...settings,
     answer: null, error: "", busy: false, copied: false, curl: "", overlap: "",
     history: [], interestLists: [], merged: [], stages: [], listNote: "", interestsNote: "", timeNote: "",
   };
@@ -31,7 +36,8 @@ function jsonOf(text, box) {
 
 /** The body of a pane's recall; `history` only if it was edited. */
 function bodyOf(pane, user, edited) {
-  const body = { ...(user ? { user_id: user } : {}), k: Number(pane.k) };
+  const body = user ? { user_id: user } : {};
+  if (pane.k !== "" && pane.k !== null) body.k = Number(pane.k);
   if (pane.interests !== "" && pane.interests !== null) body.interests = Number(pane.interests);
   if (pane.filter.trim()) body.filter = jsonOf(pane.filter, "Filter");
   if (pane.scenario.trim()) body.scenario = pane.scenario.trim();
@@ -56,13 +62,27 @@ Alpine.data("explorer", () => ({
   eventType: EVENT_TYPES[0],
   eventTypes: EVENT_TYPES,
   eventError: "",
-  versions: [],
-  versionProblem: "",
-  versionsError: "",
+  ...qualityTab(),
+  ...mapTab(),
+  ...versionsTab(),
 
   async init() {
     this.readAddress(await this.learn());
+    await this.begin();
+  },
+
+  /** Shows the view that the address names. The recall is there in any case. */
+  async begin() {
     if (this.fields.length && (this.user || this.seeded)) await this.recall();
+    if (this.fields.length && this.view !== "recall") await this.show(this.view);
+  },
+
+  async show(view) {
+    this.view = view;
+    this.writeAddress();
+    if (view === "index") await this.showIndex();
+    if (view === "map") await this.showMap();
+    if (view === "versions") await this.showVersions();
   },
 
   /** Learns which fields a recall may have; returns an example of one. */
@@ -81,6 +101,7 @@ Alpine.data("explorer", () => ({
   noteRefusal(error) { this.needsKey ||= error.status === 401 || error.status === 403; },
 
   get seeded() { return this.panes.every((pane) => pane.seeds.trim()); },
+  get mapTitle() { return this.user ? `the catalogue, with user ${this.user}` : "the catalogue"; },
   get comparing() { return this.panes.length > 1; },
   get historyNote() { return this.edited ? "edited here, not stored" : this.history.length ? "newest first" : ""; },
   get otherFields() {
@@ -93,14 +114,15 @@ Alpine.data("explorer", () => ({
   async keepKey() {
     sessionStorage.setItem(KEY, this.key);
     await this.learn();
-    if (this.user || this.seeded) await this.recall();
+    await this.begin();
   },
 
   /** Takes user and settings from the address, so that a view can be bookmarked and sent. */
   readAddress(example) {
     const address = new URLSearchParams(location.hash.slice(1));
     this.user = address.get("user") ?? (address.has("seeds") ? "" : example.user_id ?? "");
-    for (const name of ["k", "interests", "filter", "scenario", "seeds", "other"]) {
+    this.view = VIEWS.includes(address.get("view")) ? address.get("view") : "recall";
+    for (const name of SETTINGS) {
       if (address.has(name)) this.panes[0][name] = address.get(name);
     }
     if (address.has("compare")) this.panes.push(newPane("B", { ...settingsOf(this.panes[0]), ...jsonOf(address.get("compare"), "compare") }));
@@ -109,7 +131,8 @@ Alpine.data("explorer", () => ({
   writeAddress() {
     const [first, second] = this.panes;
     const address = new URLSearchParams({ user: this.user });
-    for (const [name, value] of Object.entries(settingsOf(first))) if (value !== "" && value !== null) address.set(name, value);
+    for (const [name, value] of Object.entries(settingsOf(first))) if (name === "k" || (value !== "" && value !== null)) address.set(name, value ?? "");
+    if (this.view !== "recall") address.set("view", this.view);
     if (second) address.set("compare", JSON.stringify(settingsOf(second)));
     history.replaceState(null, "", `#${address}`);
   },
@@ -122,6 +145,7 @@ Alpine.data("explorer", () => ({
     const [first] = this.panes;
     if (first.answer) {
       this.version = first.answer.version;
+      if (!this.answering.length) this.learnChoices().catch((error) => this.noteRefusal(error));
       this.showHistory(first);
       if (!markNew) this.status = `${first.merged.length} candidates for ${this.user ? `user ${this.user}` : "the seeds"}`;
     }
@@ -131,9 +155,9 @@ Alpine.data("explorer", () => ({
     pane.busy = true;
     try {
       const body = bodyOf(pane, this.user, this.edited);
-      const { json, headers } = await ask("POST", "explorer/recall", body, this.headers());
+      const { json, headers } = await ask("POST", recallPath(pane), body, this.headers());
       const before = markNew && pane.answer ? { interestLists: pane.interestLists, merged: pane.merged } : undefined;
-      Object.assign(pane, viewOf(json, stagesOf(headers), before), { error: "", copied: false, curl: curlOf(body, Boolean(this.key)) });
+      Object.assign(pane, viewOf(json, stagesOf(headers), before), { error: "", copied: false, curl: curlOf(pane, body, Boolean(this.key)) });
     } catch (error) {
       this.noteRefusal(error);
       if (error.status === STARTING) setTimeout(() => this.recall(), RETRY_MS);
@@ -156,6 +180,7 @@ Alpine.data("explorer", () => ({
     this.panes.forEach((pane, at) => {
       const shared = pane.merged.filter((hit) => (hit.inBoth = ids[1 - at].has(hit.item_id))).length;
       pane.overlap = `${shared} of ${pane.merged.length} items are in both lists`;
+      if (first.answer.version !== second.answer.version) pane.overlap += ` · version ${pane.answer.version}`;
     });
   },
 
@@ -231,29 +256,11 @@ Alpine.data("explorer", () => ({
       this.status = "The browser refuses to copy: select the command by hand.";
     }
   },
-
-  async showVersions() {
-    this.view = "versions";
-    try {
-      const { json } = await ask("GET", "versions", undefined, this.headers());
-      this.versionsError = "";
-      this.versionProblem = json.problem ?? "";
-      this.versions = [...json.versions].reverse().map((one) => ({
-        ...one,
-        state: one.version === json.serving ? "served" : one.problem ?? "",
-        items: one.items.toLocaleString("en"),
-        size: `${(one.bytes / 1e6).toFixed(1)} MB`,
-        published: one.published ?? "never",
-      }));
-    } catch (error) {
-      this.versionsError = error.message;
-    }
-  },
 }));
 
 /** The settings of a pane, as the address and a second pane take them. */
-function settingsOf({ k, interests, filter, scenario, seeds, other }) {
-  return { k, interests, filter, scenario, seeds, other };
+function settingsOf(pane) {
+  return Object.fromEntries(SETTINGS.map((name) => [name, pane[name]]));
 }
 
 Alpine.start();

@@ -1,53 +1,15 @@
-"""The explorer in a real browser, before a real service."""
+"""The recalls of the explorer, in a real browser and before a real service."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import ENTER, ESCAPE, TAB, Browser, browser, missing
+from browser import ENTER, ESCAPE, TAB, Browser
+from explored import show, status
 from running_service import Service, service
 
 from model.data.dataset import Dataset
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
-
 FOCUSED = "return document.activeElement.innerText || document.activeElement.getAttribute('name')"
-
-
-@pytest.fixture(scope="module")
-def running(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    folder = tmp_path_factory.mktemp("explorer")
-    store = f"embedded:{folder / 'histories'}"
-    with service(artifacts, store, folder, RECGPT_EXPLORER="true") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("chromium")) as window:
-        yield window
-
-
-@pytest.fixture
-def page(window: Browser, running: Service, dataset: Dataset) -> Iterator[Browser]:
-    """The page, with ten candidates from three interests of a user with six events."""
-    running.client.delete("/users/ann")
-    events = [{"user_id": "ann", "item_id": item} for item in dataset.item_ids[:6]]
-    assert running.client.post("/events", json={"events": events}).status_code == 200
-    window.resize(1280, 900)
-    window.errors()
-    show(window, running, "user=ann&k=10&interests=3")
-    yield window
-    assert not window.errors()
-
-
-def show(window: Browser, running: Service, settings: str) -> None:
-    window.open(f"http://127.0.0.1:{running.port}/explorer#{settings}")
-    window.wait(lambda: window.texts(".merged tbody tr"))
-
-
-def status(page: Browser) -> str:
-    return page.texts("[role=status]")[0]
 
 
 def history(page: Browser) -> list[str]:
@@ -83,7 +45,7 @@ def test_stage_times_and_curl(page: Browser) -> None:
     page.wait(lambda: names() == ["queue", "store", "model", "search", "merge", "encode"])
     page.click(".curl summary")
     (command,) = page.texts(".curl code")
-    assert command.startswith("curl -s http://127.0.0.1:")
+    assert command.startswith("curl -s 'http://127.0.0.1:")
     assert '"user_id":"ann"' in command
 
 
@@ -202,13 +164,6 @@ def test_everything_comes_from_the_service(page: Browser, running: Service) -> N
     loaded = page.run(script)
     assert len(loaded) > 5
     assert all(name.startswith(f"http://127.0.0.1:{running.port}/") for name in loaded)
-
-
-def test_versions(page: Browser, artifacts: Path) -> None:
-    page.click("nav a[href='#versions']")
-    version = (artifacts / "current").resolve().name
-    page.wait(lambda: page.texts("section td code") == [version])
-    assert "served" in page.texts("section td")
 
 
 def test_a_service_with_keys_asks_for_one(
