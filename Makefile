@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEER := build/recbole
 HELM := build/tools/helm
+AXE := build/tools/axe.min.js
 BENCH ?= demo
 URL ?= http://127.0.0.1:8000
 
@@ -36,7 +37,7 @@ demo: setup ## train on MovieLens 100K and serve on port 8000 (ARGS=--no-serve, 
 playground: setup ## the demo with simulated users, experiments, Prometheus and Grafana, in containers
 	@bash deploy/playground/start.sh $(ARGS)
 
-test: setup redis $(HELM) ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov reports the coverage)
+test: setup redis $(HELM) $(AXE) ## run the tests (ARGS="tests/deploy -x"; ARGS=--cov reports the coverage)
 	$(BIN)/python -m pytest $(ARGS)
 
 fuzz: setup redis ## requests from the OpenAPI document, damaged bundles and logs: more than 5,000 and twice 10,000 (half an hour)
@@ -59,9 +60,14 @@ redis:
 	  fi; }
 
 # The tests render the Helm chart.
-$(HELM): .ci/fetch_helm.py | $(STAMP)
+$(HELM): .ci/fetch_tool.py | $(STAMP)
 	@echo 'fetching helm, which the tests of the chart use'
-	@$(BIN)/python .ci/fetch_helm.py $@
+	@$(BIN)/python .ci/fetch_tool.py helm $@
+
+# The tests check the explorer's accessibility.
+$(AXE): .ci/fetch_tool.py | $(STAMP)
+	@echo 'fetching axe-core, which the tests of the explorer use'
+	@$(BIN)/python .ci/fetch_tool.py axe $@
 
 lint: setup ## check style, format, spelling and prose
 	$(BIN)/ruff check
