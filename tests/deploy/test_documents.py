@@ -4,10 +4,10 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documented import shell_commands
 
 from cli.config import parse
 from cli.main import COMMANDS, command_class
@@ -21,14 +21,6 @@ HISTORY = ROOT / "CHANGELOG.md"
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
-
-
-def shell_commands(text: str) -> Iterator[list[str]]:
-    """The commands of a page's shell blocks, as words; backslashes join lines, # ends them."""
-    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield words
 
 
 def make_targets() -> dict[str, str]:
@@ -66,7 +58,8 @@ def test_workflow_and_ci_script_take_the_same_steps() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_are_what_the_command_line_takes(page: Path) -> None:
-    for words in shell_commands(page.read_text(encoding="utf-8")):
+    for command in shell_commands(page.read_text(encoding="utf-8")):
+        words = shlex.split(command, comments=True)
         if Path(words[0]).name != "recgpt":
             continue
         fitting = [name for name in COMMANDS if words[1 : 1 + len(name.split())] == name.split()]
