@@ -178,38 +178,49 @@ def service_recall(
     unlike = set(item_ids) ^ set(dataset.item_ids)
     if same_items and not unlike <= set(item_ids[len(item_ids) - added :]):
         raise ValueError(f"artifact {recaller.version} was trained on another data set than --data")
-    item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
-    names = [*dataset.action_names, UNTOLD]  # -1 is the last one
-    reads_feedback = recaller.manifest.model.feedback != "none"
+    return _ServiceRecall(recaller, dataset, repeats)
 
-    def actions_of(histories: Sequence[IntArray]) -> Sequence[Sequence[str]]:
-        told = histories.actions if isinstance(histories, Histories) else None
-        if told is None or not reads_feedback:
-            return [()] * len(histories)
-        return [[names[code] for code in codes] for codes in told]
 
-    def recall(
-        histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
+class _ServiceRecall:
+    """See `service_recall`."""
+
+    def __init__(self, recaller: Recaller, dataset: Dataset, repeats: bool) -> None:
+        self._recaller, self._dataset = recaller, dataset
+        self._repeat_after_days = 0 if repeats else None
+        self._item_rows = {item: row for row, item in enumerate(dataset.item_ids)}
+        self._names = [*dataset.action_names, UNTOLD]  # -1 is the last one
+        self._reads_feedback = recaller.manifest.model.feedback != "none"
+
+    def __call__(
+        self, histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
     ) -> list[IntArray]:
-        return [recall_k(histories, users_B, k) for k in ks]
+        return [self._rows(histories, users_B, k) for k in ks]
 
-    def recall_k(histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+    def _rows(self, histories: Sequence[IntArray], users_B: IntArray, k: int) -> IntArray:
+        """Returns the rows of k items for each history, B K; -1 where there are fewer."""
+        users, items = self._dataset.user_ids, self._dataset.item_ids
         queries = [
             Query(
-                user_id=dataset.user_ids[user] if user >= 0 else "",
-                history=[dataset.item_ids[row] for row in history],
+                user_id=users[user] if user >= 0 else "",
+                history=[items[row] for row in history],
                 k=k,
-                repeat_after_days=0 if repeats else None,
+                repeat_after_days=self._repeat_after_days,
                 actions=actions,
             )
             for user, history, actions in zip(
-                users_B, histories, actions_of(histories), strict=True
+                users_B, histories, self._actions(histories), strict=True
             )
         ]
-        answers, _ = recaller.recall(queries)
+        answers, _ = self._recaller.recall(queries)
         rows_BK = np.full((len(queries), k), -1, dtype=np.int64)
         for row_K, answer in zip(rows_BK, answers, strict=True):
-            row_K[: len(answer.rows)] = [item_rows.get(i, -1) for i in recaller.ids_of(answer)]
+            ids = self._recaller.ids_of(answer)
+            row_K[: len(ids)] = [self._item_rows.get(item, -1) for item in ids]
         return rows_BK
 
-    return recall
+    def _actions(self, histories: Sequence[IntArray]) -> Sequence[Sequence[str]]:
+        """Returns the actions of each history; none if the network reads none."""
+        told = histories.actions if isinstance(histories, Histories) else None
+        if told is None or not self._reads_feedback:
+            return [()] * len(histories)
+        return [[self._names[code] for code in codes] for codes in told]

@@ -195,57 +195,82 @@ def open_loop(
     They are sent every `TICK_S`, and the wait for that counts as the server's. To sleep for less,
     the event loop would have to spin, on a core that the server needs.
     """
+    loop = _OpenLoop(port, requests, rate, seconds, read)
+    with _no_collection():
+        return uvloop.run(loop.run(connections, is_over))
 
-    async def run() -> Load:
-        load, source = Load(seconds), cycle(requests)
-        due: deque[float] = deque()  # requests that no connection was free for
-        renewing: set[asyncio.Task[None]] = set()
 
-        def answered(connection: _Connection, status: int) -> None:
-            now = time.perf_counter()
-            load.count(status, now - connection.since, late=now >= started + seconds)
-            if due:
-                send(connection, due.popleft())
-            else:
-                free.append(connection)
+class _OpenLoop:
+    """See `open_loop`."""
 
-        def send(connection: _Connection, since: float) -> None:
-            if connection.is_stale():
-                task = asyncio.create_task(renew(connection, since))
-                renewing.add(task)
-                task.add_done_callback(renewing.discard)
-            else:
-                connection.send(next(source), since)
+    def __init__(
+        self, port: int, requests: list[bytes], rate: float, seconds: float, read: Read | None
+    ) -> None:
+        self._port, self._read, self._rate = port, read, rate
+        self._source = cycle(requests)
+        self._load = Load(seconds)
+        self._started = 0.0
+        self._pool: list[_Connection] = []
+        self._free: list[_Connection] = []
+        self._due: deque[float] = deque()  # requests that no connection was free for
+        self._renewing: set[asyncio.Task[None]] = set()
 
-        async def renew(connection: _Connection, since: float) -> None:
+    async def run(self, connections: int, is_over: Callable[[], bool]) -> Load:
+        """Sends the requests and waits for their answers."""
+        self._pool = await _connect(self._port, connections, self._answered, self._read)
+        self._free = list(self._pool)
+        issued = await self._send_all(is_over)
+        await self._wait_for(issued)
+        for connection in self._pool:
             connection.close()
-            pool.remove(connection)
-            pool.extend(await _connect(port, 1, answered, read))
-            pool[-1].send(next(source), since)
+        self._load.failed = issued - len(self._load.latencies)
+        return self._load
 
-        pool = await _connect(port, connections, answered, read)
-        free = list(pool)
-        started = time.perf_counter()
-        count, issued = int(rate * seconds), 0
+    async def _send_all(self, is_over: Callable[[], bool]) -> int:
+        """Sends requests until the end; returns how many were due."""
+        self._started = started = time.perf_counter()
+        count, issued = int(self._rate * self._load.seconds), 0
         while issued < count and not is_over():
-            reached = min(count, int((time.perf_counter() - started) * rate) + 1)
-            due.extend(started + number / rate for number in range(issued, reached))
+            reached = min(count, int((time.perf_counter() - started) * self._rate) + 1)
+            self._due.extend(started + number / self._rate for number in range(issued, reached))
             issued = reached
-            while free and due:
-                send(free.pop(), due.popleft())
+            while self._free and self._due:
+                self._send(self._free.pop(), self._due.popleft())
             await asyncio.sleep(TICK_S)
         if issued < count:
-            count, load.seconds = issued, time.perf_counter() - started
-        give_up = time.perf_counter() + PATIENCE_S
-        while len(load.latencies) + load.failed < count and time.perf_counter() < give_up:
-            await asyncio.sleep(0.01)
-        for connection in pool:
-            connection.close()
-        load.failed = count - len(load.latencies)
-        return load
+            self._load.seconds = time.perf_counter() - started
+        return issued
 
-    with _no_collection():
-        return uvloop.run(run())
+    async def _wait_for(self, count: int) -> None:
+        give_up = time.perf_counter() + PATIENCE_S
+        while len(self._load.latencies) + self._load.failed < count:
+            if time.perf_counter() >= give_up:
+                return
+            await asyncio.sleep(0.01)
+
+    def _answered(self, connection: _Connection, status: int) -> None:
+        now = time.perf_counter()
+        late = now >= self._started + self._load.seconds
+        self._load.count(status, now - connection.since, late)
+        if self._due:
+            self._send(connection, self._due.popleft())
+        else:
+            self._free.append(connection)
+
+    def _send(self, connection: _Connection, since: float) -> None:
+        if connection.is_stale():
+            task = asyncio.create_task(self._renew(connection, since))
+            self._renewing.add(task)
+            task.add_done_callback(self._renewing.discard)
+        else:
+            connection.send(next(self._source), since)
+
+    async def _renew(self, connection: _Connection, since: float) -> None:
+        """Sends a request over a new connection in place of a stale one."""
+        connection.close()
+        self._pool.remove(connection)
+        self._pool.extend(await _connect(self._port, 1, self._answered, self._read))
+        self._pool[-1].send(next(self._source), since)
 
 
 @contextmanager

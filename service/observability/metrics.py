@@ -182,22 +182,62 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Yields all metrics; the registry calls it."""
+        yield from self._collect_requests()
+        yield from self._collect_recalls()
+        yield from self._collect_events()
+        yield from self._collect_items()
+        yield from self._collect_versions()
+        about = "1 if recalls are answered in full"
+        yield GaugeMetricFamily("recgpt_ready", about, float(self.ready))
+
+    def _collect_requests(self) -> Iterator[Metric]:
         about = "Seconds of each stage of a recall; of the whole batch for all stages but queue"
         yield _histograms("recgpt_stage_seconds", about, "stage", self.stage_seconds)
         about = "Seconds from the first byte of a request to the last byte of its answer"
         yield _histograms("recgpt_request_seconds", about, "route", self.request_seconds)
-        buckets, total = self.batch_size.total()
-        yield HistogramMetricFamily("recgpt_batch_size", "Recalls in a batch", buckets, total)
-        about = "Batches that the engine could not compute; their recalls are tried one by one"
-        yield _counter("recgpt_failed_batches", about, self.failed_batches)
         about = "Requests answered"
         yield _counter("recgpt_requests", about, self._requests, "route", "status", seen=True)
         about = "Requests that failed"
         yield _counter("recgpt_failures", about, self._failures, "reason", seen=True)
+        about = "Recalls that no batch has taken yet"
+        yield GaugeMetricFamily("recgpt_queue_length", about, self.queue_length.total())
+
+    def _collect_recalls(self) -> Iterator[Metric]:
+        buckets, total = self.batch_size.total()
+        yield HistogramMetricFamily("recgpt_batch_size", "Recalls in a batch", buckets, total)
+        about = "Batches that the engine could not compute; their recalls are tried one by one"
+        yield _counter("recgpt_failed_batches", about, self.failed_batches)
         about = "Recalls that returned popular items only, by reason"
         yield _counter("recgpt_fallbacks", about, self.fallbacks, "reason")
+        about = "Items of histories that the bundle does not hold"
+        yield _counter("recgpt_unknown_items", about, self.unknown_items)
+        about = "Recalls with a filter; exhausted: fewer than k items, since no more are allowed"
+        yield _counter("recgpt_filtered_recalls", about, self._filters, "result")
+        about = "Values in filters that no item of the bundle has"
+        yield _counter("recgpt_filter_unknown_values", about, self._unknown_values)
+        about = "Histories that could not be read; wrong_type: the user's key is not a list"
+        yield _counter("recgpt_unreadable_histories", about, self.unreadable_histories, "reason")
+
+    def _collect_events(self) -> Iterator[Metric]:
+        yield _counter("recgpt_events", "Events acknowledged", self._events, "type")
+        about = "Events that were not stored; wrong_type: the user's key is not a list"
+        yield _counter("recgpt_refused_events", about, self.refused_events, "reason")
         about = "Entries of the experiments' log that were not written"
         yield _counter("recgpt_lost_log_entries", about, self.lost_entries, "stream")
+
+    def _collect_versions(self) -> Iterator[Metric]:
+        about = "Engines that were started in place of one that ended or hung"
+        yield CounterMetricFamily("recgpt_engine_restarts", about, self._engine.restarts)
+        about = "Changes to another version of the bundle, without a restart"
+        yield CounterMetricFamily("recgpt_version_changes", about, self._engine.changes)
+        about = "Versions that could not be served, so that the old one stayed"
+        failed = self._engine.failed_changes
+        yield CounterMetricFamily("recgpt_failed_version_changes", about, failed)
+        about = "Version of the loaded bundle"
+        artifact = GaugeMetricFamily("recgpt_artifact_info", about, labels=["version"])
+        if self.version:
+            artifact.add_metric([self.version], 1)
+        yield artifact
         about = "Recalls of users of an arm that were no part of it, as its version did not answer"
         yield _counter("recgpt_arm_fallbacks", about, self.arm_fallbacks)
         about = (
@@ -207,36 +247,6 @@ class Metrics:
         for version, loaded in self.arm_versions.items():
             arms.add_metric([version], float(loaded))
         yield arms
-        about = "Items of histories that the bundle does not hold"
-        yield _counter("recgpt_unknown_items", about, self.unknown_items)
-        about = "Recalls with a filter; exhausted: fewer than k items, since no more are allowed"
-        yield _counter("recgpt_filtered_recalls", about, self._filters, "result")
-        about = "Values in filters that no item of the bundle has"
-        yield _counter("recgpt_filter_unknown_values", about, self._unknown_values)
-        about = "Histories that could not be read; wrong_type: the user's key is not a list"
-        yield _counter("recgpt_unreadable_histories", about, self.unreadable_histories, "reason")
-        yield _counter("recgpt_events", "Events acknowledged", self._events, "type")
-        about = "Events that were not stored; wrong_type: the user's key is not a list"
-        yield _counter("recgpt_refused_events", about, self.refused_events, "reason")
-        about = "Recalls that no batch has taken yet"
-        yield GaugeMetricFamily("recgpt_queue_length", about, self.queue_length.total())
-        about = "Engines that were started in place of one that ended or hung"
-        yield CounterMetricFamily("recgpt_engine_restarts", about, self._engine.restarts)
-        about = "Changes to another version of the bundle, without a restart"
-        yield CounterMetricFamily("recgpt_version_changes", about, self._engine.changes)
-        about = "Versions that could not be served, so that the old one stayed"
-        yield CounterMetricFamily(
-            "recgpt_failed_version_changes", about, self._engine.failed_changes
-        )
-        yield from self._collect_items()
-        artifact = GaugeMetricFamily(
-            "recgpt_artifact_info", "Version of the loaded bundle", labels=["version"]
-        )
-        if self.version:
-            artifact.add_metric([self.version], 1)
-        yield artifact
-        about = "1 if recalls are answered in full"
-        yield GaugeMetricFamily("recgpt_ready", about, float(self.ready))
 
 
 def _histograms(name: str, about: str, label: str, of: dict[str, Histogram]) -> Metric:
