@@ -13,12 +13,13 @@ from collections.abc import Callable
 import numpy as np
 
 from index.benchmark import one_thread
-from index.exact import ExactIndex, Vectors
+from index.exact import ExactIndex, Rows, Vectors
+from index.ivf.search import MISSING
 from index.kernels.masks import Bools
-from index.search import IvfIndex, selection_search
+from index.search import SMALL, IvfIndex, selection_search
 
 SHARES = (0.05, 0.1, 0.25, 0.4, 0.6, 0.8)
-MEASURED_FROM = 5000
+MEASURED_FROM = SMALL
 """Items from which on it is measured; with fewer, both forms take a few microseconds."""
 MAX_GATHERED = 1_000_000
 """Items that are gathered at most: a filter's selection takes their codes' memory."""
@@ -66,11 +67,13 @@ def _mask_is_faster(
             for first in range(0, len(batch_BD), SHARING)
         ]
 
-    def by_mask() -> object:
+    def by_mask() -> tuple[Vectors, Rows]:
         if isinstance(index, IvfIndex):
             return index.search_selected(batch_BD, hits, masks)
         return masking.search_masked([one.words_N for one in masks], batch_BD, hits)
 
+    if isinstance(index, IvfIndex) and (by_mask()[1] == MISSING).any():
+        return False  # lists are no way to search it, and all items would be scored
     return _seconds(by_mask) < _seconds(by_gathering)
 
 

@@ -9,12 +9,14 @@ mask      many allowed items: a bit for each position of the catalogue. Everythi
           lowest value before the best are looked for.
 
 So the score that an item must reach is that of the best allowed items, and the hits are those of
-sorting the inner products of all allowed items (`index.exact`). Items can also be taken out of a
-selection after it was made (`Selection.without`), which is cheap, so that an item can be hidden at
-any time.
+sorting the inner products of all allowed items (`index.exact`). A catalogue in inverted lists is an
+exception: its recall is below 1 anyway. From `EXACT_ITEMS` on, gathered items are ranked by their
+8-bit scores, as those of lists are, and only few more than k are scored again. Items can also be
+taken out of a selection after it was made (`Selection.without`), which is cheap, so that an item
+can be hidden at any time.
 
 Shapes: V catalogue, P positions of items (a multiple of 16), N blocks of 16 positions, B queries, D
-width, K hits, S selected items, H hidden items, F filters.
+width, K hits, S selected items, F filters.
 """
 
 from collections.abc import Sequence
@@ -23,21 +25,23 @@ from typing import NamedTuple
 import numpy as np
 
 from index.exact import Int8Catalogue, Int8Scores, Rows, Vectors, score_blocks
-from index.ivf.search import MISSING
-from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, LOWEST, Int8Blocks
+from index.ivf.layout import NO_ROW, PADDING_START
+from index.ivf.search import MISSING, with_spare
+from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, Int8Blocks
 from index.kernels.jit import compiled
-from index.kernels.masks import NO_MASKS, Bools, Int32s, Masks, Words, apply_mask, pack
+from index.kernels.masks import NO_MASKS, Bools, Int32s, Masks, Words, mask_scores, pack
 from index.kernels.topk import TopKWorkspace, find_candidates, key_row, key_score, rescore
 
-NONE_HIDDEN = np.zeros(0, dtype=np.int32)
+EXACT_ITEMS = 20_000
+"""Gathered items of a catalogue in lists up to which hits are exact: of 50,000, five hundred would
+have to be scored again, which takes longer than all 8-bit scores."""
 
 
 class Gathered(NamedTuple):
     """Some items of a catalogue side by side, or all of them."""
 
     blocks: Int8Blocks
-    rows_S: Int32s  # of the catalogue
-    hidden_H: Int32s  # positions among them that must not be found
+    rows_S: Int32s  # of the catalogue; NO_ROW for what must not be found
 
 
 class ListCounts(NamedTuple):
@@ -59,7 +63,7 @@ class Selection(NamedTuple):
     def nbytes(self) -> int:
         """The memory that it takes."""
         if self.gathered:
-            blocks, rows_S, _ = self.gathered
+            blocks, rows_S = self.gathered
             return blocks.items_NQ64.nbytes + blocks.start_P.nbytes + rows_S.nbytes
         assert self.words_N is not None
         return self.words_N.nbytes + (self.lists.items_L.nbytes if self.lists else 0)
@@ -72,10 +76,13 @@ class Selection(NamedTuple):
         if self.words_N is not None:
             return masked(self.words_N & visible_N, self.lists and self.lists.offsets_L)
         assert self.gathered is not None
-        rows_S = self.gathered.rows_S
-        positions_H = np.flatnonzero(hidden_V[rows_S])
-        gathered = self.gathered._replace(hidden_H=positions_H.astype(np.int32))
-        return Selection(len(rows_S) - len(positions_H), None, gathered)
+        blocks, rows_S = self.gathered
+        hidden_S = hidden_V[rows_S]
+        start_P = blocks.start_P.copy()
+        start_P[: len(rows_S)][hidden_S] = PADDING_START
+        left_S = np.where(hidden_S, np.int32(NO_ROW), rows_S)
+        gathered = Gathered(blocks._replace(start_P=start_P), left_S)
+        return Selection(int(np.count_nonzero(~hidden_S)), None, gathered)
 
 
 def masked(words_N: Words, offsets_L: Int32s | None) -> Selection:
@@ -93,7 +100,7 @@ def gather(catalogue: Int8Catalogue, positions_S: Int32s, rows_S: Int32s) -> Gat
     groups = catalogue.blocks.items_NQ64.shape[1]
     blocks = Int8Blocks.allocate(-(-len(rows_S) // BLOCK_ITEMS), groups * FOUR)
     _copy_items(catalogue.blocks, positions_S, blocks)
-    return Gathered(blocks, rows_S, NONE_HIDDEN)
+    return Gathered(blocks, rows_S)
 
 
 class SelectionSearch:
@@ -113,12 +120,10 @@ class SelectionSearch:
         """
         self._offsets_L = offsets_L
         self._catalogue = catalogue
-        self._everything = Gathered(catalogue.blocks, rows_P, NONE_HIDDEN)
+        self._everything = Gathered(catalogue.blocks, rows_P)
         inside_P = rows_P >= 0
         self._positions_V = np.empty(np.count_nonzero(inside_P), dtype=np.int32)
         self._positions_V[rows_P[inside_P]] = np.flatnonzero(inside_P)
-        # Padding between items must not be found either.
-        self._all_N = None if inside_P.all() else self.mask(np.ones(len(self._positions_V), bool))
         self._max_gathered = int(gathered_share * len(self._positions_V))
         self._hidden: tuple[Bools, Words] | None = None
         self._scores = np.empty(0, dtype=np.int16)
@@ -154,22 +159,22 @@ class SelectionSearch:
 
         If there are less than k items, the remaining rows are `MISSING`.
         """
-        return self._hits(gathered, queries_BD, k, NO_MASKS)
+        exact = self._offsets_L is None or len(gathered.rows_S) <= EXACT_ITEMS
+        return self._hits(gathered, queries_BD, k, NO_MASKS, exact)
 
     def search_masked(
         self, words: Sequence[Words | None], queries_BD: Vectors, k: int
     ) -> tuple[Vectors, Rows]:
         """Does the same for queries with a mask each; None allows all items."""
-        masks = Masks.of([self._all_N if one is None else one for one in words])
-        return self._hits(self._everything, queries_BD, k, masks)
+        return self._hits(self._everything, queries_BD, k, Masks.of(words), exact=True)
 
     def _hits(
-        self, items: Gathered, queries_BD: Vectors, k: int, masks: Masks
+        self, items: Gathered, queries_BD: Vectors, k: int, masks: Masks, exact: bool
     ) -> tuple[Vectors, Rows]:
         scores_BK = np.zeros((len(queries_BD), k), dtype=np.float32)
         rows_BK = np.empty((len(queries_BD), k), dtype=np.int64)
         memory = self._reserve(len(queries_BD), len(items.blocks.start_P)), self._workspace
-        _search(self._catalogue, items, masks, queries_BD, *memory, scores_BK, rows_BK)
+        _search(self._catalogue, items, masks, exact, queries_BD, *memory, scores_BK, rows_BK)
         return scores_BK, rows_BK
 
     def _reserve(self, queries: int, positions: int) -> Int8Scores:
@@ -210,6 +215,7 @@ def _search(
     catalogue: Int8Catalogue,
     items: Gathered,
     masks: Masks,
+    exact: bool,
     queries_BD: Vectors,
     scores: Int8Scores,
     workspace: TopKWorkspace,
@@ -222,15 +228,15 @@ def _search(
         part_BD = queries_BD[first : first + at_once]
         score_blocks(catalogue, items.blocks, len(rows_S), part_BD, scores)
         for at in range(len(part_BD)):
-            scores_P, query = scores.scores_BP[at], first + at
-            if len(masks.words_FN) and masks.of_query_B[query] >= 0:
-                apply_mask(scores_P, masks.words_FN[masks.of_query_B[query]])
-            for hidden in items.hidden_H:
-                scores_P[hidden] = LOWEST
-            positions_N = find_candidates(scores_P, k, scores.slack_B[at], workspace)
-            for found in range(len(positions_N)):  # a row takes the place of its position
-                positions_N[found] = rows_S[positions_N[found]]
-            keys_K = rescore(part_BD[at], catalogue.vectors_VD, positions_N, k, workspace)
+            scores_P, query, left = scores.scores_BP[at], first + at, 0
+            mask_scores(masks, query, scores_P)
+            wanted, slack = (k, scores.slack_B[at]) if exact else (with_spare(k), np.int64(0))
+            positions_N = find_candidates(scores_P, wanted, slack, workspace)
+            for found in range(len(positions_N)):
+                row = rows_S[positions_N[found]]
+                positions_N[left] = row  # a row takes the place of a position that was read
+                left += row != NO_ROW
+            keys_K = rescore(part_BD[at], catalogue.vectors_VD, positions_N[:left], k, workspace)
             for rank in range(len(keys_K)):
                 key = keys_K[rank]
                 scores_BK[query, rank], rows_BK[query, rank] = key_score(key), key_row(key)

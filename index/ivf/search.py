@@ -39,7 +39,7 @@ from index.kernels.int8_layout import (
     Int16s,
 )
 from index.kernels.jit import Integer, compiled, inlined, inner
-from index.kernels.masks import NO_MASKS, Int32s, Masks, apply_mask
+from index.kernels.masks import NO_MASKS, Int32s, Masks, mask_blocks
 from index.kernels.topk import (
     TopKWorkspace,
     find_candidates,
@@ -210,11 +210,12 @@ def _probe_masked(
     score_centroids(layout, queries_BD, probes)
     lists = items_FL.shape[1]
     scores_L = np.empty(lists, dtype=np.int32)
+    blocks_L = layout.offsets_L[1:] - layout.offsets_L[:-1]
     for query in range(len(queries_BD)):
         items_L = items_FL[of_query_B[query]]
         for number in range(lists):
             scores_L[number] = probes.centroid_scores_BP[query, number]
-        limit = _masked_limit(scores_L, items_L, layout.offsets_L, efforts_B[query])
+        limit = _masked_limit(scores_L, items_L, blocks_L, efforts_B[query])
         taken, blocks = 0, 0
         for number in range(lists):
             if scores_L[number] >= limit and items_L[number] > 0:
@@ -224,36 +225,41 @@ def _probe_masked(
 
 
 @inner
-def _masked_limit(scores_L: Int32s, items_L: Int32s, offsets_L: Int32s, effort: Integer) -> Integer:
+def _masked_limit(scores_L: Int32s, items_L: Int32s, blocks_L: Int32s, effort: Integer) -> Integer:
     """Returns the score from which on a query takes lists: see `IvfSearch.search_masked`."""
-    lists, refused = len(scores_L), MAX_SCORE + 1
-    density = items_L.sum() / offsets_L[lists]  # items of the mask in a block
+    refused = MAX_SCORE + 1
+    density = items_L.sum() / blocks_L.sum()  # items of the mask in a block
     limit: Integer = 0
-    items, usual = np.int64(0), 0.0
+    items: Integer = 0
+    usual = 0.0
     for part in range(3):  # a sixteenth of the lists, a fourth, all
-        limit = threshold(scores_L, max(effort >> (4 - 2 * part), MIN_LISTS))
-        items, blocks = np.int64(0), np.int64(0)
-        for number in range(lists):
-            if scores_L[number] >= limit:
-                items += items_L[number]
-                blocks += offsets_L[number + 1] - offsets_L[number]
-        usual = density * blocks
+        limit = max(threshold(scores_L, max(effort >> (4 - 2 * part), MIN_LISTS)), -MAX_SCORE)
+        items = _sum_from(scores_L, items_L, np.int32(limit))
+        usual = density * _sum_from(scores_L, blocks_L, np.int32(limit))
         if items < POOR * usual:
             return refused
-    if 2 * effort > lists:
+    if 2 * effort > len(scores_L):
         return refused
     if items >= usual:
         return limit
     low, high = -np.int64(MAX_SCORE), np.int64(limit)
     while high - low > 1:  # the highest score that enough items reach
-        middle, reaching = (low + high) // 2, np.int64(0)
-        for number in range(lists):
-            reaching += items_L[number] if scores_L[number] >= middle else 0
-        if reaching < usual:
+        middle = (low + high) // 2
+        if _sum_from(scores_L, items_L, np.int32(middle)) < usual:
             high = middle
         else:
             low = middle
     return low
+
+
+@inner
+def _sum_from(scores_L: Int32s, counts_L: Int32s, limit: np.int32) -> Integer:
+    """Returns the sum of the counts of lists with at least this score, added up in 32 bits."""
+    total = np.int32(0)
+    for number in range(len(scores_L)):
+        count = counts_L[number] if scores_L[number] >= limit else np.int32(0)
+        total = np.int32(total + count)
+    return total
 
 
 @inlined
@@ -308,17 +314,15 @@ def _select(
     """Writes the best hits of each query."""
     ends_L = np.empty(len(probes.queries_L), dtype=np.int64)
     k = rows_BK.shape[1]
-    wanted = max(k + MIN_SPARE, k + k // 8)
+    wanted = with_spare(k)
     for query in range(len(queries_BD)):
-        lists_L = probes.lists_BL[query, : probes.lists_B[query]]
-        end = 0
+        lists_L, end = probes.lists_BL[query, : probes.lists_B[query]], 0
+        scores = np.int64(scores_BS[query].ctypes.data)
         for at in range(len(lists_L)):
             begin, stop = layout.offsets_L[lists_L[at]], layout.offsets_L[lists_L[at] + 1]
-            first, end = end, end + (stop - begin) * BLOCK_ITEMS
+            mask_blocks(masks, query, begin, stop, scores + end * INT16_BYTES)
+            end += (stop - begin) * BLOCK_ITEMS
             ends_L[at] = end
-            if len(masks.words_FN):
-                words_N = masks.words_FN[masks.of_query_B[query], begin:stop]
-                apply_mask(scores_BS[query, first:end], words_N)
         positions_N, items = find_candidates(scores_BS[query, :end], wanted, 0, workspace), 0
         for at in range(len(positions_N)):
             row = _row_at(layout, lists_L, ends_L, positions_N[at])
@@ -327,6 +331,12 @@ def _select(
         keys_K = rescore(queries_BD[query], layout.vectors_VD, positions_N[:items], k, workspace)
         for at in range(len(keys_K)):
             scores_BK[query, at], rows_BK[query, at] = key_score(keys_K[at]), key_row(keys_K[at])
+
+
+@inner
+def with_spare(k: Integer) -> Integer:
+    """Returns how many of the best by 8-bit score are scored again to find the best k."""
+    return k + max(MIN_SPARE, k // 8)
 
 
 @inner

@@ -4,13 +4,16 @@ Shapes: P positions of items, N blocks of 16 positions, B queries, F masks.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from index.kernels.int8_layout import BLOCK_ITEMS, LOWEST, Int16s
-from index.kernels.jit import inner
+from index.kernels.jit import Integer, inner
 
 Bools = NDArray[np.bool_]
 Words = NDArray[np.uint16]
@@ -18,12 +21,15 @@ Words = NDArray[np.uint16]
 Int32s = NDArray[np.int32]
 
 NO_MASK = -1
+BITS, WORD = ir.VectorType(ir.IntType(1), BLOCK_ITEMS), ir.IntType(BLOCK_ITEMS)
+SCORES = ir.VectorType(ir.IntType(16), BLOCK_ITEMS)
+WORD_BYTES = SCORE_BYTES = 2
 
 
 class Masks(NamedTuple):
-    """The masks of a batch."""
+    """The masks of a batch, by the addresses of their words, which must not be freed meanwhile."""
 
-    words_FN: Words
+    addresses_F: NDArray[np.int64]
     of_query_B: Int32s  # the number of each query's mask, or NO_MASK
 
     @staticmethod
@@ -34,10 +40,11 @@ class Masks(NamedTuple):
             return NO_MASKS
         numbers = {key: number for number, key in enumerate(different)}
         of_query_B = [numbers.get(id(one), NO_MASK) for one in words]
-        return Masks(np.stack(list(different.values())), np.array(of_query_B, dtype=np.int32))
+        addresses = [one.ctypes.data for one in different.values()]
+        return Masks(np.array(addresses, dtype=np.int64), np.array(of_query_B, dtype=np.int32))
 
 
-NO_MASKS = Masks(np.zeros((0, 0), dtype=np.uint16), np.zeros(0, dtype=np.int32))
+NO_MASKS = Masks(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int32))
 
 
 def pack(allowed_P: Bools) -> Words:
@@ -49,10 +56,42 @@ def pack(allowed_P: Bools) -> Words:
 
 
 @inner
-def apply_mask(scores_P: Int16s, words_N: Words) -> None:
-    """Sets the scores of positions without their bit to the lowest value."""
-    for block in range(len(words_N)):
-        word, first = np.int32(words_N[block]), block * BLOCK_ITEMS
-        for item in range(BLOCK_ITEMS):
-            score = scores_P[first + item]
-            scores_P[first + item] = score if (word >> np.int32(item)) & 1 else LOWEST
+def mask_scores(masks: Masks, query: Integer, scores_P: Int16s) -> None:
+    """Sets the scores of all items that the query's mask leaves out to the lowest value."""
+    mask_blocks(masks, query, 0, len(scores_P) // BLOCK_ITEMS, np.int64(scores_P.ctypes.data))
+
+
+@inner
+def mask_blocks(
+    masks: Masks, query: Integer, first: Integer, end: Integer, scores: Integer
+) -> None:
+    """Does the same for some blocks of the catalogue, whose scores are at this address."""
+    if len(masks.addresses_F) == 0 or masks.of_query_B[query] == NO_MASK:
+        return
+    words = masks.addresses_F[masks.of_query_B[query]]
+    for block in range(first, end):
+        _keep(scores, words + block * WORD_BYTES)
+        scores += BLOCK_ITEMS * SCORE_BYTES
+
+
+@intrinsic
+def _mask_block(_: Any, scores: Any, word: Any) -> Any:
+    """Sets those of 16 scores to the lowest value whose bit is 0: two loads, a blend and a store.
+
+    Takes addresses. numba makes a dozen instructions of a loop over the bits.
+    """
+
+    def generate(context: Any, build: ir.IRBuilder, _: Any, values: Any) -> Any:
+        scores, word = values
+        pointer = build.inttoptr(scores, SCORES.as_pointer())
+        bits = build.load(build.inttoptr(word, WORD.as_pointer()), align=WORD_BYTES)
+        lowest = ir.Constant(SCORES, [int(LOWEST)] * BLOCK_ITEMS)
+        kept = build.load(pointer, align=SCORE_BYTES)
+        kept = build.select(build.bitcast(bits, BITS), kept, lowest)
+        build.store(kept, pointer, align=SCORE_BYTES)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), generate
+
+
+_keep: Any = _mask_block  # mypy does not know that callers leave out the first argument

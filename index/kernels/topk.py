@@ -4,7 +4,7 @@ Sorting the scores of a whole catalogue would take longer than computing them. I
 
 1. **Groups.** The positions of a catalogue are dealt into G groups of eight: group g holds the
    positions g, G + g, 2 G + g, … The best score of each group is an element-wise maximum of eight
-   pieces of the scores, one vector instruction for many groups.
+   pieces of the scores, which vector instructions compute for many groups at once.
 2. **Threshold.** If at least n groups have a best score of at least t, at least n items score t or
    more. The largest such t is found by halving the range of possible values: each half is decided
    by counting the values that reach its middle, which is a vector loop, too (`threshold`).
@@ -72,11 +72,10 @@ def find_candidates(
         return workspace.positions_P[:0]
     maxima_G = workspace.maxima_G[:groups]
     for group in range(groups):
-        maxima_G[group] = scores_P[group]
-    for first in range(groups, len(scores_P), groups):
-        piece_G = scores_P[first : first + groups]
-        for group in range(groups):
-            maxima_G[group] = max(maxima_G[group], piece_G[group])
+        best = scores_P[group]
+        for piece in range(1, GROUP_SIZE):
+            best = max(best, scores_P[piece * groups + group])
+        maxima_G[group] = best
     limit = lowest_score(threshold(maxima_G, wanted), slack)
     for group in range(groups):
         if maxima_G[group] >= limit:

@@ -63,6 +63,11 @@ class Step(NamedTuple):
     queries_W: Ints  # the queries that take part: indices into the batch
     quotas_W: Ints  # candidates that this interest gives, at most
 
+    def of(self, some: Sequence[int]) -> "Step":
+        """Returns the step of some of its queries, by their place in it."""
+        places = list(some)
+        return self._replace(queries_W=self.queries_W[places], quotas_W=self.quotas_W[places])
+
 
 class QueryBatch(NamedTuple):
     """The queries of one pass."""

@@ -83,3 +83,28 @@ def test_many_queries_are_searched_in_parts(
     monkeypatch.setattr("index.ivf.search.MAX_SCORES", 1)
     _, parts_BK = index.search_selected(queries_BD, K, masks)
     assert parts_BK.tolist() == whole_BK.tolist()
+
+
+def test_many_gathered_items_are_ranked_by_their_8_bit_scores(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of lists are, so that few have to be scored again; few items are ranked exactly."""
+    index, _, vectors_VD = loaded
+    queries_BD, allowed_V = interests(WIDTH, 48, 2), np.arange(ITEMS) % 4 == 1
+    search = selection_search(index, gathered_share=0.5)
+    selection = search.select(allowed_V)
+    assert selection.gathered
+    scores_BV = np.where(allowed_V, queries_BD @ vectors_VD.T, -np.inf)
+    best_BK = np.argsort(-scores_BV, axis=1)[:, :K]
+    _, exact_BK = search.search_gathered(selection.gathered, queries_BD, K)
+    assert exact_BK.tolist() == best_BK.tolist()
+    monkeypatch.setattr("index.selection.EXACT_ITEMS", 10_000)
+    _, rows_BK = search.search_gathered(selection.gathered, queries_BD, K)
+    shares_B = [np.isin(best, rows).mean() for best, rows in zip(best_BK, rows_BK, strict=True)]
+    assert TARGET <= np.mean(shares_B) <= 1
+    hidden_V = np.zeros(ITEMS, dtype=np.bool_)
+    hidden_V[best_BK[:, :3]] = True
+    search.set_hidden(hidden_V)
+    left = search.visible(selection).gathered
+    assert left
+    assert not hidden_V[search.search_gathered(left, queries_BD, K)[1]].any()

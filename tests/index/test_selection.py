@@ -80,7 +80,7 @@ def test_each_query_has_its_own_mask(search: SelectionSearch) -> None:
     every_V = np.ones(ITEMS, dtype=np.bool_)
     for query_D, one, rows_K in zip(QUERIES_BD, of_query, rows_BK.tolist(), strict=True):
         assert rows_K == best(query_D, every_V if one is None else several_FV[one], 25)
-    assert len(Masks.of(words).words_FN) == 3
+    assert len(Masks.of(words).addresses_F) == 3
 
 
 def test_a_bit_stands_for_each_position() -> None:

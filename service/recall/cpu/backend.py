@@ -52,11 +52,10 @@ class CpuBackend:
         self._max_interests = artifact.manifest.model.max_interests
         self._network = Transformer(artifact.model)
         self._vectors_VD = artifact.model.items.weight.numpy()
-        self._searcher: Searcher = (
-            ExactSearcher(index) if isinstance(index, ExactIndex) else IvfSearcher(index)
-        )
+        exact = ExactSearcher(index) if isinstance(index, ExactIndex) else None
+        self._searcher: Searcher = exact or IvfSearcher(cast(IvfIndex, index))
         self._recall = artifact.manifest.recall
-        self._filtered = FilteredSearcher(index)
+        self._filtered = FilteredSearcher(index, exact)
         self._varied = VariedSearcher(self._filtered)
         self.selector = self._filtered.selections
 

@@ -2,8 +2,9 @@
 
 The search is that of `index.exact`: 8-bit scores of all items, then the inner products of the few
 items that may be among the best. An index has to return more hits than are needed, because it does
-not know what a query excludes. Here the scores of excluded and listed items are set to the lowest
-value before the selection, which then looks for the quota only.
+not know what a query excludes. Here the scores of excluded and listed items, and of those that a
+filter's mask leaves out, are set to the lowest value before the selection, which then looks for the
+quota only.
 
 Shapes: W queries of a step, V catalogue, P positions of items (V padded to whole blocks), D width,
 K hits.
@@ -14,6 +15,7 @@ import numpy as np
 from index.exact import ExactIndex, Int8Catalogue, Int8Scores, score_all
 from index.kernels.int8_layout import LOWEST, Int16s
 from index.kernels.jit import Integer, Real, compiled, inlined, inner
+from index.kernels.masks import NO_MASKS, Masks, mask_scores
 from index.kernels.topk import (
     TopKWorkspace,
     dot,
@@ -40,13 +42,19 @@ class ExactSearcher:
         self._workspace = TopKWorkspace.allocate(len(self._catalogue.blocks.start_P))
 
     def search(
-        self, interests_WD: Floats, step: Step, lists: CandidateLists, times: StageTimes
+        self,
+        interests_WD: Floats,
+        step: Step,
+        lists: CandidateLists,
+        times: StageTimes,
+        masks_W: Masks = NO_MASKS,
     ) -> Ints:
-        """See `service.recall.cpu.backend.Searcher`."""
+        """See `service.recall.cpu.backend.Searcher`; a query finds only the items of its mask."""
         at_once = min(len(interests_WD), self._catalogue.max_queries)
         if len(self._scores.slack_B) < at_once:
             self._scores = Int8Scores.allocate(at_once, self._catalogue)
-        _search(self._catalogue, self._scores, self._workspace, interests_WD, step, lists)
+        memory = self._scores, self._workspace
+        _search(self._catalogue, *memory, interests_WD, masks_W, step, lists)
         times.lap("search")
         offers_W: Ints = lists.offered_BM[step.queries_W, step.interest]
         return offers_W
@@ -58,6 +66,7 @@ def _search(
     scores: Int8Scores,
     workspace: TopKWorkspace,
     interests_WD: Floats,
+    masks_W: Masks,
     step: Step,
     lists: CandidateLists,
 ) -> None:
@@ -72,6 +81,7 @@ def _search(
         for at in range(len(part_WD)):
             scores_P, slack, interest_D = scores.scores_BP[at], scores.slack_B[at], part_WD[at]
             query, quota = step.queries_W[first + at], step.quotas_W[first + at]
+            mask_scores(masks_W, first + at, scores_P)
             offer = _select(
                 vectors_VD, interest_D, scores_P, slack, workspace, step, lists, query, quota
             )

@@ -13,9 +13,11 @@ import numpy as np
 
 from index.exact import ExactIndex
 from index.ivf.search import MISSING
+from index.kernels.masks import Masks
 from index.search import IvfIndex, selection_search
 from index.selection import Selection
 from service.recall.candidate_lists import CandidateLists
+from service.recall.cpu.exact_search import ExactSearcher
 from service.recall.query_batch import Step
 from service.recall.types import Floats, Ints, StageTimes
 
@@ -24,12 +26,17 @@ MASKS, NO_SELECTION = 0, 1
 
 
 class FilteredSearcher:
-    """Searches selections of the catalogue for more hits than are needed (over-fetch)."""
+    """Searches selections of the catalogue.
 
-    def __init__(self, index: ExactIndex | IvfIndex) -> None:
-        """Uses the 8-bit codes of the index."""
+    Masks over an exact index are a part of its own search; otherwise more hits than are needed are
+    looked for (over-fetch).
+    """
+
+    def __init__(self, index: ExactIndex | IvfIndex, exact: ExactSearcher | None = None) -> None:
+        """Uses the 8-bit codes of the index, and its search for steps if it is exact."""
         self.selections = selection_search(index)
         self._index = index
+        self._exact = exact
 
     def search(
         self,
@@ -40,6 +47,30 @@ class FilteredSearcher:
         selections_W: Sequence[Selection | None],
     ) -> Ints:
         """Does what `service.recall.cpu.backend.Searcher` does, within each query's selection."""
+        offers_W = np.empty(len(interests_WD), dtype=np.int64)
+        scanned: list[int] = []
+        fetched: list[int] = []
+        for query, one in enumerate(selections_W):
+            is_scanned = self._exact and not (one and one.gathered)
+            (scanned if is_scanned else fetched).append(query)
+        if self._exact and scanned:
+            masks = Masks.of([one and one.words_N for one in _some(selections_W, scanned)])
+            own = interests_WD[scanned], step.of(scanned)
+            offers_W[scanned] = self._exact.search(*own, lists, times, masks)
+        if fetched:
+            own = interests_WD[fetched], step.of(fetched)
+            offers_W[fetched] = self._fetch(*own, lists, times, _some(selections_W, fetched))
+        return offers_W
+
+    def _fetch(
+        self,
+        interests_WD: Floats,
+        step: Step,
+        lists: CandidateLists,
+        times: StageTimes,
+        selections_W: Sequence[Selection | None],
+    ) -> Ints:
+        """Does it by over-fetch."""
         scores_WF, rows_WF = self.best(interests_WD, step, lists, selections_W)
         times.lap("search")
         lists.append_best(step.queries_W, scores_WF, rows_WF, step.quotas_W, step.interest)
@@ -104,4 +135,10 @@ def _groups(
     for query, one in enumerate(selections_W):
         alone = NO_SELECTION if one is None and not shares_scan else MASKS
         groups.setdefault(id(one) if one and one.gathered else alone, []).append(query)
-    return [(queries, [selections_W[query] for query in queries]) for queries in groups.values()]
+    return [(queries, _some(selections_W, queries)) for queries in groups.values()]
+
+
+def _some(
+    selections_W: Sequence[Selection | None], queries: Sequence[int]
+) -> list[Selection | None]:
+    return [selections_W[query] for query in queries]

@@ -31,7 +31,7 @@ def filterable(dataset: Dataset) -> Dataset:
     return replace(dataset, items=dataset.items.with_columns(numbers, letters))
 
 
-@pytest.fixture(scope="module", params=["exact", "ivf", "gpu"])
+@pytest.fixture(scope="module", params=["exact", "gathered", "ivf", "gpu"])
 def recaller(
     filterable: Dataset,
     model: GPT,
@@ -42,8 +42,12 @@ def recaller(
     if request.param == "gpu":  # its code on CPU tensors
         artifact = load_artifact(export_bundle(artifacts, filterable, model, tiny.RECALL, {}))
         return Recaller(artifact, GpuBackend(artifact, torch.device("cpu")))
-    export_bundle(artifacts, filterable, model, tiny.RECALL, {}, request.param)
-    return Recaller.load(artifacts, "cpu")
+    kind = "ivf" if request.param == "ivf" else "exact"
+    export_bundle(artifacts, filterable, model, tiny.RECALL, {}, kind)
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "gathered":  # filters of an exact index, which would be masks
+            patch.setattr("index.search.SHARE_OF_SMALL", 0.6)
+        return Recaller.load(artifacts, "cpu")
 
 
 def between(low: int, high: int) -> bytes:

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny import query_batch
 from torch import Tensor
 from torch.nn import functional as F
 
 from index.exact import ExactIndex
+from index.kernels.masks import NO_MASKS, Masks, pack
 from model.evaluation.reference import at_positions, merge_by_quotas
 from model.network.rollout import best_new
 from model.network.top_items import best_rows
@@ -73,3 +76,46 @@ def test_candidates_and_offers_are_those_of_the_reference(
     last = len(quotas) - 1  # nothing is offered after the last search
     assert [of_query[:last] for of_query in offered] == [of_query[:last] for of_query in offers]
     assert times.seconds["search"] > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_a_mask_is_as_good_as_excluding_all_other_items(data: st.DataObject) -> None:
+    """Queries of a batch share masks, have their own, or none; the offers are allowed, too."""
+    items, users, quotas = 300, 5, (4, 2, 1)
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    vectors_VD = rng.standard_normal((items, 16), dtype=np.float32)
+    interests = [rng.standard_normal((users, 16), dtype=np.float32) for _ in quotas]
+    several_FV = rng.random((2, items)) < data.draw(st.sampled_from([0.0, 0.01, 0.1, 0.6, 1.0]))
+    of_query = data.draw(st.lists(st.sampled_from([0, 1, None]), min_size=users, max_size=users))
+    own = [rng.choice(items, 8, replace=False).tolist() for _ in range(users)]
+    index = ExactIndex(vectors_VD)
+    words = [pack(allowed_V) for allowed_V in several_FV]
+    masks = Masks.of([None if one is None else words[one] for one in of_query])
+    closed = [
+        rows if one is None else sorted({*rows, *np.flatnonzero(~several_FV[one]).tolist()})
+        for rows, one in zip(own, of_query, strict=True)
+    ]
+    found, expected = (
+        searched(index, interests, excluded, quotas, masks_B)
+        for excluded, masks_B in ((own, masks), (closed, NO_MASKS))
+    )
+    assert found == expected
+
+
+def searched(
+    index: ExactIndex,
+    interests: Sequence[np.ndarray],
+    excluded: Sequence[Sequence[int]],
+    quotas: tuple[int, ...],
+    masks_B: Masks,
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The candidates of each query, and the offers of each step."""
+    batch = query_batch(excluded, [quotas] * len(excluded))
+    lists = CandidateLists.empty(batch, len(index.catalogue.vectors_VD), len(quotas))
+    searcher, times = ExactSearcher(index), StageTimes("search")
+    offers = [
+        searcher.search(interest_BD, step, lists, times, masks_B).tolist()
+        for step, interest_BD in zip(batch.steps(), interests, strict=True)
+    ]
+    return [one.rows.tolist() for one in lists.candidates(batch)], offers
