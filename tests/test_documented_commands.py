@@ -26,6 +26,8 @@ from model.data.prepare import prepare
 from service.offline import export_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
+NEEDS_MLFLOW = "it needs an MLflow server; tests/model/artifact/test_registry.py has a folder"
+NEEDS_DEMO = "it needs the demo, which trains for minutes; the page's other commands do the same"
 NOT_RUN = {
     """curl -s localhost:8000/recall -H 'content-type: application/json' -d '{"cursor": "…"}'""": (
         "its cursor is a placeholder; tests/service/http/test_pages.py turns pages"
@@ -44,6 +46,15 @@ NOT_RUN = {
     "pip install 'recgpt[tracing]'": "the package is not published; the tests have the extra",
     "pip install ./deploy/client/python": "it builds a package; tests/deploy/client imports it",
     "recgpt train --data data --out run-gpu": "it needs a GPU",
+    "export MLFLOW_TRACKING_URI": NEEDS_MLFLOW,
+    "recgpt publish --bundle build/shop-": NEEDS_MLFLOW,
+    "recgpt rollback --artifacts artifacts --registry": NEEDS_MLFLOW,
+    "recgpt follow ": NEEDS_MLFLOW,
+    "printf '[interests": NEEDS_DEMO,
+    "recgpt serve --artifacts demo/": NEEDS_DEMO,
+    "recgpt experiment simulate --events demo/": NEEDS_DEMO,
+    "recgpt events export --store embedded:demo/": NEEDS_DEMO,
+    "recgpt experiment report --out trial/": NEEDS_DEMO,
     "torchrun ": "it takes both cores; tests/model/training/test_distributed.py runs two processes",
 }
 """How a command begins that is not run, and why."""
