@@ -52,6 +52,7 @@ class Shell:
         self.port, self.admin_port = free_port(), free_port()
         self.environment = {**os.environ, **SMALL, "PYTHONPATH": str(ROOT)} | environment
         self.environment["RECGPT_PORT"] = str(self.port)
+        self.environment["RECGPT_URL"] = f"http://127.0.0.1:{self.port}"
         redis_port = redis_url.rpartition(":")[2].partition("/")[0]
         self.replaced = {
             "localhost:8000": f"127.0.0.1:{self.port}",
@@ -78,11 +79,14 @@ class Shell:
         words = shlex.split(command, comments=True)
         if words[:2] == SERVE:
             self.serve(words[2:])
-        elif words[0] == "recgpt":
+            return
+        if any(word.startswith("embedded:") for word in words):
+            self.stop()  # only one process may use that store
+        if (words[0] == "curl" or "simulate" in words) and not self.service:
+            self.serve(["--artifacts", "artifacts", "--store", self._redis_url])
+        if words[0] == "recgpt":
             self._call(words[1:])
         else:
-            if words[0] == "curl" and not self.service:
-                self.serve(["--artifacts", "artifacts", "--store", self._redis_url])
             self._bash(command)
 
     def _call(self, words: list[str]) -> None:

@@ -32,6 +32,10 @@ NOT_RUN = {
     """curl -s localhost:8000/recall -H 'content-type: application/json' -d '{"cursor": "…"}'""": (
         "its cursor is a placeholder; tests/service/http/test_pages.py turns pages"
     ),
+    "export MLFLOW": "it needs an MLflow server",
+    "recgpt publish --bundle build/shop-": "it needs an MLflow server",
+    "recgpt rollback --artifacts artifacts --registry mlflow": "it needs an MLflow server",
+    "recgpt follow": "it needs an MLflow server; tests/model/artifact/test_registry.py follows one",
     "make demo": "it trains for minutes; `make e2e` runs it in containers",
     "make test": "it runs this test",
     "make setup": "it made the environment of this test",
@@ -155,7 +159,11 @@ def secured(shell: Shell) -> None:
 
 
 def experimented(shell: Shell) -> None:
-    """The page's own file of experiments, logs, and a service that has answered some users."""
+    """The demo's folder, the page's file of experiments, logs, and users who have been answered."""
+    for part in ("data", "artifacts"):
+        shutil.copytree(shell.folder / part, shell.folder / "demo" / part, symlinks=True)
+    (shell.folder / "demo" / "store").mkdir()
+    shell.run("recgpt history load --data demo/data --store embedded:demo/store/histories")
     page = (ROOT / "docs/experiments.md").read_text(encoding="utf-8")
     file = shell.folder / "experiments.toml"
     file.write_text(re.findall(r"```toml\n(# experiments.toml\n.*?)```", page, re.DOTALL)[0])
