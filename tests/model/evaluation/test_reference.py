@@ -2,8 +2,10 @@ import math
 
 import numpy as np
 import pytest
+import tiny
 
 from model.evaluation.reference import (
+    DenseRecall,
     InterestLists,
     at_positions,
     interest_weights,
@@ -84,3 +86,11 @@ def test_own_weights_take_the_place_of_the_first_share() -> None:
 def test_weights_must_be_one_for_each_interest(weights: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"weights = "):
         RecallConfig(interests=2, weights=weights)
+
+
+def test_the_padding_of_a_short_history_is_not_seen_as_row_0() -> None:
+    recall = DenseRecall(tiny.gpt(), RecallConfig(interests=1))
+    (rows_BK,) = recall([np.array([5]), np.array([7, 8, 9])], np.array([-1, -1]), [37])
+    (longer_BK,) = recall([np.array([5]), np.array([7, 8, 9])], np.array([-1, -1]), [39])
+    assert set(longer_BK[0]) == set(range(40)) - {5}
+    assert set(rows_BK[1]) == set(range(40)) - {7, 8, 9}
