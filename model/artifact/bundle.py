@@ -222,7 +222,8 @@ def _check_sizes(artifact: Artifact) -> None:
         ("popularity.npy", len(artifact.popularity)),
     ):
         if rows != len(vectors_VD):
-            raise ArtifactError(f"{artifact.folder / file} has {rows} rows, not {len(vectors_VD)}")
+            items = f"item_vectors.npy has {len(vectors_VD)}"
+            raise ArtifactError(f"{artifact.folder / file} has {rows} rows, and {items}")
     places, expected = artifact.item_map, ((len(vectors_VD), 2), np.dtype(np.float32))
     if places is not None and (places.shape, places.dtype) != expected:
         raise ArtifactError(f"{artifact.folder / MAP_FILE} is not of {len(vectors_VD)} items")
