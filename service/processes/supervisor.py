@@ -2,6 +2,7 @@
 
     supervisor              listening sockets, signals, shared memory
     ├── front end 1 … N     HTTP, parsing, Redis; hold their clients while an engine is replaced
+    ├── preloader           has the libraries of engines imported, and forks them
     └── engine              network, vectors, index; beats with every turn of its loop
         (engine)            a second one for a moment, while another version is taken up, and
                             one for each other version that an arm of an experiment names
