@@ -27,15 +27,10 @@ from service.offline import export_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS_MLFLOW = "it needs an MLflow server; tests/model/artifact/test_registry.py has a folder"
-NEEDS_DEMO = "it needs the demo, which trains for minutes; the page's other commands do the same"
 NOT_RUN = {
     """curl -s localhost:8000/recall -H 'content-type: application/json' -d '{"cursor": "…"}'""": (
         "its cursor is a placeholder; tests/service/http/test_pages.py turns pages"
     ),
-    "export MLFLOW": "it needs an MLflow server",
-    "recgpt publish --bundle build/shop-": "it needs an MLflow server",
-    "recgpt rollback --artifacts artifacts --registry mlflow": "it needs an MLflow server",
-    "recgpt follow": "it needs an MLflow server; tests/model/artifact/test_registry.py follows one",
     "make demo": "it trains for minutes; `make e2e` runs it in containers",
     "make test": "it runs this test",
     "make setup": "it made the environment of this test",
@@ -53,11 +48,6 @@ NOT_RUN = {
     "export MLFLOW_TRACKING_URI": NEEDS_MLFLOW,
     "recgpt rollback --artifacts artifacts --registry": NEEDS_MLFLOW,
     "recgpt follow ": NEEDS_MLFLOW,
-    "printf '[interests": NEEDS_DEMO,
-    "recgpt serve --artifacts demo/": NEEDS_DEMO,
-    "recgpt experiment simulate --events demo/": NEEDS_DEMO,
-    "recgpt events export --store embedded:demo/": NEEDS_DEMO,
-    "recgpt experiment report --out trial/": NEEDS_DEMO,
     "torchrun ": "it takes both cores; tests/model/training/test_distributed.py runs two processes",
 }
 """How a command begins that is not run, and why."""
