@@ -46,6 +46,7 @@ NOT_RUN = {
     "pip install ./deploy/client/python": "it builds a package; tests/deploy/client imports it",
     "recgpt train --data data --out run-gpu": "it needs a GPU",
     "export MLFLOW_TRACKING_URI": NEEDS_MLFLOW,
+    "recgpt publish --bundle build/shop-": NEEDS_MLFLOW,
     "recgpt rollback --artifacts artifacts --registry": NEEDS_MLFLOW,
     "recgpt follow ": NEEDS_MLFLOW,
     "torchrun ": "it takes both cores; tests/model/training/test_distributed.py runs two processes",
