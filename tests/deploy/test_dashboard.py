@@ -56,9 +56,9 @@ def prometheus(folder: Path, port_of_service: int) -> Iterator[httpx.Client]:
 def asked(client: httpx.Client, expression: str) -> Series:
     """Returns the series that an expression gives now; none while Prometheus starts."""
     with suppress(httpx.TransportError):
-        answer = client.get("/api/v1/query", params={"query": expression}).json()
-        if "data" in answer:
-            found: Series = answer["data"]["result"]
+        answer = client.get("/api/v1/query", params={"query": expression})
+        if answer.is_success:
+            found: Series = answer.json()["data"]["result"]
             return [one for one in found if not math.isnan(float(one["value"][1]))]
     return []
 
