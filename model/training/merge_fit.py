@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 """First shares that quotas are chosen from."""
 LOGITS_AT_ONCE = 8 << 20
+"""Bound of the logits that are in memory at a time."""
 STEPS = 100
+"""Steps of expectation and maximisation."""
 
 
 def fit_merge(served: DenseRecall, dataset: Dataset, cases: Split, metric: Metric) -> RecallConfig:

@@ -21,6 +21,7 @@ from model.network.top_items import best_rows
 from model.training.batches import SampleBatch, TrainingBatch, last_targets
 
 LOGITS_AT_ONCE = 8 << 20
+"""Bound of the logits that are in memory while targets are assigned."""
 
 
 def append(samples: SampleBatch, offers_BM: Tensor, max_history: int, first: bool) -> TrainingBatch:

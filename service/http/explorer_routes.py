@@ -1,6 +1,4 @@
-"""The operations behind the explorer's tabs. Each of them is bounded, and none is on the path of
-recalls.
-"""
+"""The operations behind the explorer's tabs, each bounded and none on the path of recalls."""
 
 import asyncio
 import time

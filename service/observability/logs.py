@@ -17,7 +17,7 @@ PIECE_BYTES = select.PIPE_BUF
 """Bytes that a pipe takes without a wait, if it takes any."""
 
 
-class PatientlessHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class ImpatientHandler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes records to a stream, and does not wait for its reader."""
 
     lost = 0
@@ -66,7 +66,7 @@ def _has_room(file: int) -> bool:
 
 def configure_logs(level: str) -> None:
     """Sends the records of every logger through one JSON handler."""
-    handler = PatientlessHandler(sys.stderr)
+    handler = ImpatientHandler(sys.stderr)
     handler.setFormatter(
         JsonFormatter(
             "{asctime}{levelname}{name}{message}",

@@ -30,7 +30,9 @@ class ForkedProcess:
         """Returns the process of this number, which has the other end of a socket."""
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
-        transport, protocol = await loop.create_unix_connection(lambda: _Hearing(reader), sock=end)
+        transport, protocol = await loop.create_unix_connection(
+            lambda: _ClosingProtocol(reader), sock=end
+        )
         return cls(pid, reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     async def wait(self) -> int:
@@ -62,7 +64,7 @@ class ForkedProcess:
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
-class _Hearing(asyncio.StreamReaderProtocol):
+class _ClosingProtocol(asyncio.StreamReaderProtocol):
     """The protocol of a stream that is closed when the other side has closed it."""
 
     def eof_received(self) -> bool:

@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from service.observability.logs import PatientlessHandler
+from service.observability.logs import ImpatientHandler
 
 
 @contextmanager
-def pipe() -> Iterator[tuple[logging.Logger, PatientlessHandler, int]]:
+def pipe() -> Iterator[tuple[logging.Logger, ImpatientHandler, int]]:
     """A logger that writes to a pipe, its handler, and the pipe's other end."""
     read, write = os.pipe()
     os.set_blocking(read, False)
     with open(write, "w") as stream:
-        handler = PatientlessHandler(stream)
+        handler = ImpatientHandler(stream)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
         logger = logging.Logger("test")
         logger.addHandler(handler)
@@ -76,6 +76,6 @@ def test_nobody_needs_to_read() -> None:
 
 
 def test_a_stream_that_is_no_file_is_written_to() -> None:
-    handler = PatientlessHandler(stream := io.StringIO())
+    handler = ImpatientHandler(stream := io.StringIO())
     handler.emit(logging.makeLogRecord({"msg": "hello"}))
     assert stream.getvalue() == "hello\n"
