@@ -11,6 +11,8 @@ is, not worse.
 
 import argparse
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import faiss
@@ -63,7 +65,13 @@ def create_app(artifacts: Path, store: str) -> FastAPI:
     user_rows = {user: row for row, user in enumerate(read_user_ids(bundle))}
     client = aioredis.Redis.from_url(store, decode_responses=True, max_connections=4096)
     limit = model.config.max_history
-    app = FastAPI()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
 
     @torch.inference_mode()
     def interest(history: list[int], offers: list[int], user: int) -> np.ndarray:

@@ -33,7 +33,12 @@ def test_the_naive_service_gives_our_answers(
     asyncio.run(load_histories(dataset, redis_server.url, overwrite=False))
     recaller, users = Recaller.load(artifacts, "cpu"), dataset.user_ids[:20]
     app = create_app(artifacts, redis_server.url)
-    answers = asyncio.run(post(app, *({"user_id": user, "k": 10} for user in users)))
+
+    async def answer() -> list[httpx.Response]:
+        async with app.router.lifespan_context(app):
+            return await post(app, *({"user_id": user, "k": 10} for user in users))
+
+    answers = asyncio.run(answer())
     for user, answer in enumerate(answers):
         history = [dataset.item_ids[row] for row in dataset.history(user)]
         ((ours,), _) = recaller.recall([Query(users[user], history, k=10)])

@@ -57,8 +57,6 @@ async def recalled(client: EngineClient, user: str) -> str:
     return result.answers[0].json.decode()
 
 
-# A client that knows its engine collects garbage, that of all tests before this one, too.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 async def test_it_waits_for_the_engine_and_learns_what_it_serves(
     client: EngineClient, engine: Engine
 ) -> None:
