@@ -74,4 +74,4 @@ class AddItems(Command, AddConfig):
         print(report)
         print(published(folder))
         if self.out:
-            write_json(self.out, report.model_dump())
+            write_json(self.out, report)

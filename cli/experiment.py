@@ -218,7 +218,7 @@ class ExperimentReportCommand(Command):
         )
         report = analyse(question, totals)
         write_experiment_page(report, self.out)
-        write_json(self.out.with_suffix(".json"), report.model_dump(mode="json"))
+        write_json(self.out.with_suffix(".json"), report)
         for arm in report.arms:
             print(arm.verdict)
         print(f"the report is {self.out}")
@@ -246,6 +246,6 @@ class ExperimentReportCommand(Command):
             (one.version, two.version) if one.version and two.version else None,
         )
         write_interleaving_page(report, self.out)
-        write_json(self.out.with_suffix(".json"), report.model_dump(mode="json"))
+        write_json(self.out.with_suffix(".json"), report)
         print(report.verdict)
         print(f"the report is {self.out}")

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 log = logging.getLogger(__name__)
 
 OF_THE_FILE_SYSTEM = ("lost+found",)
@@ -77,9 +79,16 @@ def new_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as indented JSON, beside and renamed."""
+    """Writes a model, or a value of JSON's types, as indented JSON, beside and renamed.
+
+    A model's figures that are no numbers, such as a share of nothing, become null.
+    """
+    if isinstance(value, BaseModel):
+        text = value.model_dump_json(indent=2)
+    else:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
     with new_file(path) as beside:
-        beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
 def check_output(path: Path | None) -> None:

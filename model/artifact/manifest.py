@@ -57,7 +57,7 @@ def seal(folder: Path, manifest: Manifest) -> None:
     """Writes the manifest of a bundle whose other files are complete, with their checksums."""
     files = {file.name: _entry(file) for file in sorted(folder.iterdir())}
     sealed = manifest.model_copy(update={"files": files})
-    write_json(folder / "manifest.json", sealed.model_dump(mode="json"))
+    write_json(folder / "manifest.json", sealed)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -117,7 +117,7 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         last = config.pretrain if config.stages == "pretrain" else config.tune
         served = reference_recall(config, dataset, model)
         recall = fit_merge(served, dataset, cases, last.choose_by)
-        write_json(config.out / RECALL, recall.model_dump(mode="json"))
+        write_json(config.out / RECALL, recall)
         config = config.model_copy(update={"recall": recall})
     log.info("trained in %.0f s; testing", time.perf_counter() - started)
     return _test(config, parts, training, model)

@@ -125,7 +125,7 @@ def _begin(config: RefreshConfig, stream: Path | None, digest: str) -> Round:
             options=options_of(config),
             counts=write_inputs(config, stream, artifact, folder / "input"),
         )
-        write_json(folder / "round.json", about.model_dump())
+        write_json(folder / "round.json", about)
     return about
 
 
@@ -245,10 +245,10 @@ def _record(work: Path, outcome: Outcome) -> None:
     """Writes the report and the outcome, and deletes the round."""
     reports = work / "reports"
     write_refresh_page(outcome.model_dump(), reports / f"{outcome.round}.html")
-    write_json(reports / f"{outcome.round}.json", outcome.model_dump(mode="json"))
+    write_json(reports / f"{outcome.round}.json", outcome)
     for old in sorted(reports.glob("*.*"))[: -2 * REPORTS]:
         old.unlink()
-    write_json(work / "last.json", outcome.model_dump(mode="json"))
+    write_json(work / "last.json", outcome)
     shutil.rmtree(work / "round")
 
 

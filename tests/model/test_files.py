@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from model import files
 from model.files import check_output, is_mount, new_file, new_folder, write_json
@@ -60,6 +61,17 @@ def test_results_have_the_mode_of_the_umask(tmp_path: Path) -> None:
         assert mode(tmp_path / path) == 0o640, path
     for path in ("set", "set/deep"):
         assert mode(tmp_path / path) == 0o750, path
+
+
+class Share(BaseModel):
+    of: str
+    share: float
+
+
+def test_a_figure_that_is_no_number_is_null_in_a_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "share.json", Share(of="ü", share=float("nan")))
+    text = (tmp_path / "share.json").read_text(encoding="utf-8")
+    assert text == '{\n  "of": "ü",\n  "share": null\n}\n'
 
 
 def test_a_folder_is_replaced_only_when_asked_and_complete(old: Path) -> None:
