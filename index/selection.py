@@ -10,10 +10,9 @@ mask      many allowed items: a bit for each position of the catalogue. Everythi
 
 So the score that an item must reach is that of the best allowed items, and the hits are those of
 sorting the inner products of all allowed items (`index.exact`). A catalogue in inverted lists is an
-exception: its recall is below 1 anyway. From `EXACT_ITEMS` on, gathered items are ranked by their
-8-bit scores, as those of lists are, and only few more than k are scored again. Items can also be
-taken out of a selection after it was made (`Selection.without`), which is cheap, so that an item
-can be hidden at any time.
+exception: its recall is below 1 anyway. Of more gathered items than `EXACT_ITEMS`, only those are
+scored again that `likely_slack` leaves. Items can also be taken out of a selection after it was
+made (`Selection.without`), which is cheap, so that an item can be hidden at any time.
 
 Shapes: V catalogue, P positions of items (a multiple of 16), N blocks of 16 positions, B queries, D
 width, K hits, S selected items, F filters.
@@ -26,15 +25,17 @@ import numpy as np
 
 from index.exact import Int8Catalogue, Int8Scores, Rows, Vectors, score_blocks
 from index.ivf.layout import NO_ROW, PADDING_START
-from index.ivf.search import MISSING, with_spare
+from index.ivf.search import MISSING
 from index.kernels.int8_layout import BLOCK_ITEMS, FOUR, Int8Blocks
-from index.kernels.jit import compiled
+from index.kernels.jit import Integer, compiled, inner
 from index.kernels.masks import NO_MASKS, Bools, Int32s, Masks, Words, mask_scores, pack
 from index.kernels.topk import TopKWorkspace, find_candidates, key_row, key_score, rescore
 
 EXACT_ITEMS = 20_000
 """Gathered items of a catalogue in lists up to which hits are exact: of 50,000, five hundred would
 have to be scored again, which takes longer than all 8-bit scores."""
+DEVIATIONS = 4.0
+"""Standard deviations of a rounding error that are taken into account beyond `EXACT_ITEMS`."""
 
 
 class Gathered(NamedTuple):
@@ -224,14 +225,15 @@ def _search(
 ) -> None:
     """Writes the best hits of each query; scores as many at once as `scores` has memory for."""
     at_once, rows_S, k = len(scores.slack_B), items.rows_S, rows_BK.shape[1]
+    width = queries_BD.shape[1]
     for first in range(0, len(queries_BD), at_once):
         part_BD = queries_BD[first : first + at_once]
         score_blocks(catalogue, items.blocks, len(rows_S), part_BD, scores)
         for at in range(len(part_BD)):
             scores_P, query, left = scores.scores_BP[at], first + at, 0
             mask_scores(masks, query, scores_P)
-            wanted, slack = (k, scores.slack_B[at]) if exact else (with_spare(k), np.int64(0))
-            positions_N = find_candidates(scores_P, wanted, slack, workspace)
+            slack = scores.slack_B[at] if exact else likely_slack(scores.slack_B[at], width)
+            positions_N = find_candidates(scores_P, k, slack, workspace)
             for found in range(len(positions_N)):
                 row = rows_S[positions_N[found]]
                 positions_N[left] = row  # a row takes the place of a position that was read
@@ -241,3 +243,14 @@ def _search(
                 key = keys_K[rank]
                 scores_BK[query, rank], rows_BK[query, rank] = key_score(key), key_row(key)
             rows_BK[query, len(keys_K) :] = MISSING
+
+
+@inner
+def likely_slack(slack: Integer, width: Integer) -> Integer:
+    """Returns the slack that hardly any item needs.
+
+    The slack is twice the bound of an error, which is the product of the lengths of two vectors. It
+    is reached if they point the same way; in random directions their inner product has a standard
+    deviation of that product over √D.
+    """
+    return np.int64(slack / 2 * DEVIATIONS / np.sqrt(np.float64(width))) + 1

@@ -314,7 +314,7 @@ def _select(
     """Writes the best hits of each query."""
     ends_L = np.empty(len(probes.queries_L), dtype=np.int64)
     k = rows_BK.shape[1]
-    wanted = with_spare(k)
+    wanted = k + max(MIN_SPARE, k // 8)
     for query in range(len(queries_BD)):
         lists_L, end = probes.lists_BL[query, : probes.lists_B[query]], 0
         scores = np.int64(scores_BS[query].ctypes.data)
@@ -331,12 +331,6 @@ def _select(
         keys_K = rescore(queries_BD[query], layout.vectors_VD, positions_N[:items], k, workspace)
         for at in range(len(keys_K)):
             scores_BK[query, at], rows_BK[query, at] = key_score(keys_K[at]), key_row(keys_K[at])
-
-
-@inner
-def with_spare(k: Integer) -> Integer:
-    """Returns how many of the best by 8-bit score are scored again to find the best k."""
-    return k + max(MIN_SPARE, k // 8)
 
 
 @inner
