@@ -6,7 +6,8 @@
 Overload at 5 and 20 times the peak, the cost of a refusal, an engine that is killed and one that
 hangs, instances that are replaced behind a slow balancer, and a Redis that is gone, slow or cut. It
 takes ten minutes on two idle cores, and needs a redis-server (and wrk for one of the loads) on
-PATH. Load generator and service share the machine. Exits with 1 if a bar is missed.
+PATH. Load generator and service share the machine. Exits with 1 if a bar is missed. The report
+keeps the other parts of earlier runs, each with its commit.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from loadtest.reliability import engine_faults, overload, redis_faults, refusals
 from loadtest.reliability.instance import make_bundle
 from loadtest.reliability.report import Bar, Figures, table
 from loadtest.results import put_between_marks, say
+from model.files import write_json
 
 LOAD_S, REFUSALS_S, FAULT_S, ROUNDS = 60.0, 5.0, 20.0, 20
 QUICK_LOAD_S, QUICK_REFUSALS_S, QUICK_FAULT_S, QUICK_ROUNDS = 4.0, 2.0, 4.0, 2
@@ -71,21 +73,24 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--quick", action="store_true", help="a few seconds each, to try it")
     options = parser.parse_args()
-    figures: Figures = {}
+    options.out.mkdir(parents=True, exist_ok=True)
+    record = options.out / "reliability.json"
+    runs = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    about = environment() | {"seconds": QUICK_LOAD_S if options.quick else LOAD_S}
     with tempfile.TemporaryDirectory() as folder:
         make_bundle(Path(folder))
         for name in options.parts:
             say(f"part {name}")
-            figures[name] = PARTS[name].measure(Path(folder), options.quick)
-    about: Figures = environment() | {"seconds": QUICK_LOAD_S if options.quick else LOAD_S}
-    found = {PARTS[name].title: list(PARTS[name].bars(figures[name])) for name in figures}
-    text = table(about, found)
+            figures = PARTS[name].measure(Path(folder), options.quick)
+            runs[name] = {"about": about, "figures": figures}
+    write_json(record, runs)
+    bars = {name: list(PARTS[name].bars(runs[name]["figures"])) for name in PARTS if name in runs}
+    text = "\n\n".join(
+        table(runs[name]["about"], PARTS[name].title, found) for name, found in bars.items()
+    )
     print(text)
-    options.out.mkdir(parents=True, exist_ok=True)
-    report = json.dumps(about | figures, indent=2) + "\n"
-    (options.out / "reliability.json").write_text(report, encoding="utf-8")
     put_between_marks(options.out / "reliability.md", "chaos", text)
-    sys.exit(not all(bar.holds for bars in found.values() for bar in bars))
+    sys.exit(not all(bar.holds for name in options.parts for bar in bars[name]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The report: what was measured, beside what has to hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 Figures = dict[str, Any]
@@ -15,18 +15,14 @@ class Bar(NamedTuple):
     holds: bool
 
 
-def table(about: Figures, parts: Mapping[str, Sequence[Bar]]) -> str:
-    """Returns the part of the page that a run replaces."""
-    lines = [
-        f"`{about['command']}`",
-        "",
-        f"{about['machine']}; Python {about['python']}; {about['date']}; commit {about['commit']}. "
-        f"{about['seconds']:g} s a load.",
+def table(about: Figures, title: str, bars: Sequence[Bar]) -> str:
+    """Returns a section of the page: how it was measured, and the figures beside their bars."""
+    words = f"{about['machine']}; Python {about['python']}; {about['date']}; "
+    words += f"commit {about['commit']}. {about['seconds']:g} s a load."
+    lines = [f"### {title}", "", f"`{about['command']}`", "", words, ""]
+    lines += ["| | measured | bar |", "|---|---|---|"]
+    lines += [
+        f"| {one.name} | {one.value} | {one.bar if one.holds else f'{one.bar}: **missed**'} |"
+        for one in bars
     ]
-    for title, bars in parts.items():
-        lines += ["", f"### {title}", "", "| | measured | bar |", "|---|---|---|"]
-        lines += [
-            f"| {one.name} | {one.value} | {one.bar if one.holds else f'{one.bar}: **missed**'} |"
-            for one in bars
-        ]
     return "\n".join(lines)

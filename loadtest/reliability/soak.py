@@ -66,7 +66,7 @@ def main() -> None:
         figures = measure(Path(folder), options.minutes * 60)
     about: Figures = environment() | {"seconds": options.minutes * 60}
     found = list(bars(figures))
-    text = table(about, {"Soak": found})
+    text = table(about, "Soak", found)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
     report = json.dumps(about | figures, indent=2) + "\n"

@@ -219,7 +219,7 @@ def main() -> None:
         figures = measure(Path(folder), options.swaps, options.seconds, options.items)
     about: Figures = environment() | {"seconds": options.seconds}
     found = list(bars(figures))
-    text = table(about, {"Changes of version": found})
+    text = table(about, "Changes of version", found)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
     report = json.dumps(about | figures, indent=2) + "\n"

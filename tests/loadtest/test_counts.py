@@ -40,11 +40,12 @@ def test_parts_are_added_to_those_of_earlier_runs(
         monkeypatch.setitem(
             crash.PARTS, part, lambda folder, chance, times, name=part: f"no {name}"
         )
-    run(monkeypatch, tmp_path, "export", "--times", "60")
-    page = run(monkeypatch, tmp_path, "service", "--times", "3")
-    assert "| `kill -9`, export | 60 | ≥ 50 | no export |" in page
-    assert "| `kill -9`, service | 3 | ≥ 50: **missed** | no service |" in page
-    assert json.loads((tmp_path / "counts.json").read_text())["export"]["cases"] == 60
+    page = run(monkeypatch, tmp_path, "export", "--times", "30")
+    assert "| `kill -9`, export | 30 | ≥ 50 of 3 kinds: **missed** | no export |" in page
+    page = run(monkeypatch, tmp_path, "service", "--times", "20")
+    assert "| `kill -9`, export | 30 | ≥ 50 of 3 kinds | no export |" in page
+    assert "| `kill -9`, service | 20 | ≥ 50 of 3 kinds | no service |" in page
+    assert json.loads((tmp_path / "counts.json").read_text())["export"]["cases"] == 30
     assert run(monkeypatch, tmp_path) == page
 
 

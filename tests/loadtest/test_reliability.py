@@ -2,13 +2,15 @@
 
 import asyncio
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
-from loadtest.reliability import engine_faults, overload, redis_faults, shutdown
+from loadtest.reliability import chaos, engine_faults, overload, redis_faults, shutdown
 from loadtest.reliability.clients import Heard, Load
 from loadtest.reliability.proxy import Proxy
 from loadtest.reliability.report import Bar, Figures, table
@@ -187,14 +189,30 @@ def test_answers_of_other_users_are_found_and_degraded_ones_are_no_measure() -> 
 
 
 def test_the_table_marks_what_is_missed() -> None:
-    about = {
-        "command": "c",
-        "machine": "m",
-        "python": "3",
-        "date": "d",
-        "commit": "e",
-        "seconds": 4,
-    }
-    text = table(about, {"Part": [Bar("a", "1", "≤ 2", True), Bar("b", "3", "≤ 2", False)]})
+    about = dict.fromkeys(("command", "machine", "python", "date", "commit"), "…") | {"seconds": 4}
+    text = table(about, "Part", [Bar("a", "1", "≤ 2", True), Bar("b", "3", "≤ 2", False)])
     assert "| a | 1 | ≤ 2 |" in text
     assert "| b | 3 | ≤ 2: **missed** |" in text
+
+
+def test_a_run_of_one_part_keeps_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def part(name: str, holds: bool) -> chaos.Part:
+        return chaos.Part(
+            name, lambda folder, quick: {}, lambda figures: iter([Bar(name, "1", "≥ 1", holds)])
+        )
+
+    def run(*parts: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["chaos", "--out", str(tmp_path), "--parts", *parts])
+        with pytest.raises(SystemExit) as ended:
+            chaos.main()
+        return int(ended.value.code or 0)
+
+    monkeypatch.setattr(chaos, "make_bundle", lambda folder: None)
+    monkeypatch.setattr(chaos, "PARTS", {"a": part("a", False), "b": part("b", True)})
+    assert run("a") == 1
+    assert run("b") == 0, "only what was measured now counts"
+    page = (tmp_path / "reliability.md").read_text()
+    assert "| a | 1 | ≥ 1: **missed** |" in page
+    assert "| b | 1 | ≥ 1 |" in page
