@@ -40,6 +40,7 @@ SETTLED = 10  # swaps after which memory has settled
 ALIKE = 0.9
 """Share of an answer's items that its version gives; a near tie may fall either way in a batch of
 another size, and two versions share next to none."""
+LOOK_S = 1.0  # between two looks at the processes, which take milliseconds
 SWAP_S = 600.0  # the longest swap, on a machine that does other work, too
 MAX_S = 7200.0
 
@@ -115,6 +116,7 @@ def swap(instance: Instance, artifacts: Path, version: str) -> None:
         lambda: serving(instance) == version and len(instance.children(ENGINE)) == 1,
         instance.popen,
         SWAP_S,
+        LOOK_S,
     )
 
 

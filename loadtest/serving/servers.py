@@ -86,16 +86,22 @@ def is_ready(port: int) -> bool:
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen[bytes], patience_s: float = 60
+    condition: Callable[[], bool],
+    process: subprocess.Popen[bytes],
+    patience_s: float = 60,
+    pause_s: float = 0.05,
 ) -> None:
-    """Returns when the condition holds. Exits if the process ends or takes too long."""
+    """Returns when the condition holds. Exits if the process ends or takes too long.
+
+    It looks after every pause, which takes CPU time of a load that is measured meanwhile.
+    """
     give_up = time.monotonic() + patience_s
     while not condition():
         if process.poll() is not None:
             raise SystemExit(f"{process.args!r} ended with code {process.returncode}")
         if time.monotonic() > give_up:
             raise SystemExit(f"{process.args!r} is not ready after {patience_s:g} s")
-        time.sleep(0.05)
+        time.sleep(pause_s)
 
 
 def runs(process: psutil.Process, module: str) -> bool:

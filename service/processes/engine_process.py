@@ -342,9 +342,17 @@ def _load_beside(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting
 
 
 def _lower_priority() -> None:
-    """Lets all other processes compute before this thread, where the system has such threads."""
+    """Lets all other processes compute before this thread, where the system has such threads.
+
+    A thread that is only nice keeps its CPU from looking idle, so that Linux wakes front ends where
+    the other engine computes, and they wait for each other. A single CPU has no such choice, and an
+    idle thread would hardly ever get it.
+    """
+    thread = threading.get_native_id()
     with suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, thread, LOWEST_PRIORITY)
+        if len(os.sched_getaffinity(0)) > 1:
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
 def main(listener_file: int | None = None, status_file: int | None = None) -> None:

@@ -1,5 +1,6 @@
 """The loop of the engine, over real sockets and with a stand-in for the Recaller."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -357,6 +358,29 @@ def test_the_settings_choose_device_search_and_length_of_histories(
     with pytest.raises(ValueError, match="no such device"):
         load(config, tmp_path)
     assert loaded == [tmp_path, "cuda:1", "faiss", 20]
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_loading_beside_another_engine_yields_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpus: int
+) -> None:
+    loading: list[tuple[int, int]] = []
+
+    def refuse(*_: object) -> None:
+        loading.append((os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)))
+        raise ValueError("stop")
+
+    monkeypatch.setattr(engine_process, "load", refuse)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cpus))
+    settings = ServeSettings(artifacts=tmp_path, store="embedded:x")
+    config = EngineConfig(
+        settings=settings, artifacts=tmp_path, listener=0, status=0, beside_another=True
+    )
+    with pytest.raises(ValueError, match="stop"):
+        engine_process._load_beside(config, tmp_path)
+    policy = os.SCHED_IDLE if cpus > 1 else os.SCHED_OTHER
+    assert loading == [(policy, engine_process.LOWEST_PRIORITY)]
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "only the thread that loads yields"
 
 
 VARIED_QUERIES = """
