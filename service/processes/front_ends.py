@@ -82,7 +82,11 @@ class FrontEnds:
             row=row,
         )
         files = [config.listener, config.status, config.counters]
-        return await Child.start(FRONT_END, config, files if admin is None else [*files, admin])
+        files = files if admin is None else [*files, admin]
+        front_end = await Child.start(FRONT_END, config, files)
+        if self._serving != config.serving:  # meanwhile, when no keeper had this child yet
+            front_end.tell(self._serving)
+        return front_end
 
     async def _watch(self, row: int, front_end: Child, ready: Report) -> str:
         """Takes the reports of a front end until it ends, or hangs and is killed."""

@@ -4,14 +4,15 @@ import asyncio
 import os
 import socket
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from service.observability.service_status import STATUS_BYTES, ServiceStatus
 from service.processes import front_ends
-from service.processes.child import Report
+from service.processes.child import Child, EngineAddress, FrontEndConfig, Report, Serving
 from service.processes.front_ends import FrontEnds
 from service.settings import ServeSettings
 
@@ -37,6 +38,39 @@ class Process:
     def kill(self) -> None:
         self.signals.append("KILL")
         self.gone.set()
+
+
+class Starting(Process):
+    """Stands in for a `Child` that is told what changes while it starts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[BaseModel] = []
+
+    def tell(self, message: BaseModel) -> None:
+        self.told.append(message)
+
+
+async def test_a_change_during_the_start_of_a_front_end_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The keeper does not know the new process yet, and cannot tell it."""
+    settings = ServeSettings(artifacts=tmp_path, store="")
+    old, new = (Serving(engine=EngineAddress(path=version)) for version in ("old", "new"))
+    child = Starting()
+
+    async def start(module: str, config: FrontEndConfig, files: Sequence[int]) -> Starting:
+        assert config.serving == old
+        kept.tell(new)
+        return child
+
+    monkeypatch.setattr(Child, "start", start)
+    with tempfile.TemporaryFile() as status, socket.socket() as listener:
+        os.truncate(status.fileno(), STATUS_BYTES)
+        kept = FrontEnds(settings, [listener], [], status.fileno(), 0)
+        kept.tell(old)
+        await kept._start(0)
+    assert child.told == [new]
 
 
 @pytest.fixture
