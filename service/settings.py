@@ -54,8 +54,7 @@ class ServeSettings(BaseModel, frozen=True):
         1,
         ge=1,
         le=256,
-        description="CPU threads of a batch's network and of Faiss's exact search; more only if "
-        "cores are to spare",
+        description="CPU threads of a batch's network; more only if cores are to spare",
     )
     explorer: bool = Field(
         False, description="serve /explorer, a page that shows histories, interests and offers"

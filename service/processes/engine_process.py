@@ -23,6 +23,7 @@ from pathlib import Path
 
 import faiss
 import torch
+from threadpoolctl import threadpool_limits
 
 from index.kernels.code_cache import log_compiled
 from model.artifact.id_table import has_ids, write_ids
@@ -337,6 +338,9 @@ def _load_beside(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting
     """Loads as `load` does; in a thread that yields to an engine that answers meanwhile."""
     if not config.beside_another:
         return load(config, folder)
+    # The threads of matrix products begin here: begun by the other thread they would have its
+    # priority for ever, and each product would wait for them.
+    threadpool_limits(config.settings.threads, user_api="blas")
     with ThreadPoolExecutor(1, initializer=_lower_priority) as thread:
         return thread.submit(load, config, folder).result()
 

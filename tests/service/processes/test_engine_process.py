@@ -1,5 +1,6 @@
 """The loop of the engine, over real sockets and with a stand-in for the Recaller."""
 
+import json
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from service.processes.engine_process import (
     EngineLoop,
     load,
 )
+from service.processes.engine_starter import can_fork
 from service.processes.messages import (
     FrameReader,
     Greeting,
@@ -378,9 +380,51 @@ def test_loading_beside_another_engine_yields_to_it(
     )
     with pytest.raises(ValueError, match="stop"):
         engine_process._load_beside(config, tmp_path)
-    policy = os.SCHED_IDLE if cpus > 1 else os.SCHED_OTHER
+    usual = os.sched_getscheduler(0)
+    policy = os.SCHED_IDLE if cpus > 1 else usual
     assert loading == [(policy, engine_process.LOWEST_PRIORITY)]
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "only the thread that loads yields"
+    assert os.getpriority(os.PRIO_PROCESS, 0) == 0, "only the thread that loads yields"
+
+
+LOADING_BESIDE = """
+import os, sys, threading, time
+from pathlib import Path
+import numpy as np
+import scipy.linalg.blas
+from threadpoolctl import threadpool_limits
+from service.processes import engine_process
+from service.processes.child import EngineConfig
+from service.settings import ServeSettings
+
+def load(config, folder):
+    loading.append(str(threading.get_native_id()))
+    threadpool_limits(2, user_api="blas")  # as the network does
+    scipy.linalg.blas.sgemm(1.0, np.ones((500, 500), np.float32), np.ones((500, 500), np.float32))
+
+loading, engine_process.load = [], load
+settings = ServeSettings(artifacts=Path(), store="", threads=2)
+config = EngineConfig(
+    settings=settings, artifacts=Path(), listener=0, status=0, beside_another=True
+)
+if child := os.fork():  # as the preloader forks engines, which leaves all threads behind
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+engine_process._load_beside(config, Path())
+while loading[0] in (threads := os.listdir("/proc/self/task")):
+    time.sleep(0.001)
+print([os.getpriority(os.PRIO_PROCESS, int(one)) for one in threads], flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(
+    not can_fork("cpu") or os.cpu_count() == 1, reason="engines are not forked, or load as others"
+)
+def test_threads_of_products_do_not_yield_for_ever() -> None:
+    """They outlive the thread that loads, and every batch waits for them."""
+    script = [sys.executable, "-W", "ignore", "-c", LOADING_BESIDE]
+    priorities = json.loads(subprocess.check_output(script))
+    assert len(priorities) > 1
+    assert set(priorities) == {os.getpriority(os.PRIO_PROCESS, 0)}
 
 
 VARIED_QUERIES = """
