@@ -156,12 +156,13 @@ class Routes:
     def _following_page(self, request: Request, given: RecallRequest, cursor: str) -> Response:
         """Answers with the page that a cursor begins, which is an exposure of its own."""
         page = self._pages.following(cursor)
+        answer = page_response(request, given, page, self._live.bundle_of)
         if page.arms:
             arms = [Assignment(experiment, arm, Arm()) for experiment, arm in page.arms]
             request_id: str = request.scope["state"]["request_id"]
             about = page.user, request_id, page.version, bool(page.degraded_reason)
             self._experiment_log.expose(arms, *about, _teams(arms, page.json))
-        return json_response(page_response(request, given, page, self._live.bundle_of))
+        return json_response(answer)
 
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
@@ -263,13 +264,14 @@ class Routes:
         version was given up meanwhile has no part in the answer.
         """
         arms = [one for one in arms if one.settings.version in (None, answer.version)]
+        response = recall_response(request, body, answer, self._pages, arms, teams)
         is_shown = not answer.found.explanation
         if arms and is_shown and body.user_id is not None:
             request_id: str = request.scope["state"]["request_id"]
             degraded = bool(answer.degraded_reason)
             about = body.user_id, request_id, answer.version, degraded
             self._experiment_log.expose(arms, *about, _teams(arms, answer.found.json))
-        return recall_response(request, body, answer, self._pages, arms, teams)
+        return response
 
     def _check_ready(self) -> ServedBundle:
         """Returns the served bundle. Raises NotReady if this process cannot answer recalls.

@@ -127,12 +127,15 @@ async def test_pages_go_on_with_both_versions(client: httpx.AsyncClient, tmp_pat
     assert answer.status_code == 422
     assert "its version is not served any more" in answer.text
     worker.arms[versions(client)["new"]] = gone
+    again = await recall(client, cursor=second["cursor"], with_metadata=True)
     store: HistoryStore = client.store  # type: ignore[attr-defined]
     async with asyncio.timeout(60):
-        while await store._client.xlen("exposures") < 3:
+        while await store._client.xlen("exposures") < 4:
             await asyncio.sleep(0.01)
     await export_log(store, tmp_path / "log")
     shown = pl.read_parquet(tmp_path / "log" / "exposures" / "*.parquet")
+    answered = [one["request_id"] for one in (first, second, third, again)]
+    assert sorted(shown["request_id"]) == sorted(answered)  # none that was refused
     assert shown["arm"].unique().to_list() == ["interleaved"]
     assert shown["teams"].str.contains('"new":').all()
 
