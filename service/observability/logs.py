@@ -1,7 +1,7 @@
 """Logs: one JSON object a line, on standard error.
 
-A reader of logs that hangs must not hang the service: a line for which a full pipe has no room is
-lost, and the number of lost lines is told as soon as there is room again.
+A reader of logs that hangs must not hang the service: a line for which a full pipe or disk has no
+room is lost, and the number of lost lines is told as soon as there is room again.
 """
 
 import io
@@ -37,15 +37,16 @@ class ImpatientHandler(logging.StreamHandler):  # type: ignore[type-arg]
             self.handleError(record)
             return
         if self.lost and _has_room(file):
-            told = {"msg": f"{self.lost} lines were lost: the reader of the log was too slow"}
+            told = {"msg": f"{self.lost} lines were lost: the log had no room for them"}
             warning = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING"}
-            line = f"{self.format(logging.makeLogRecord(warning | told))}\n{line}"
-            self.lost = 0
-        if not self._write(file, f"{line}\n".encode(errors="backslashreplace")):
+            if self._write(file, self.format(logging.makeLogRecord(warning | told))):
+                self.lost = 0
+        if not self._write(file, line):
             self.lost += 1
 
-    def _write(self, file: int, data: bytes) -> bool:
-        """Returns whether all of the data was written."""
+    def _write(self, file: int, line: str) -> bool:
+        """Returns whether the whole line was written."""
+        data = f"{line}\n".encode(errors="backslashreplace")
         data = b"\n" + data if self._broken else data
         written = 0
         try:

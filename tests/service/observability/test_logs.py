@@ -5,8 +5,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
 
 from service.observability.logs import ImpatientHandler
+
+FULL = Path("/dev/full")
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def test_what_a_full_pipe_has_no_room_for_is_lost_and_told() -> None:
         whole = [line for line in lines if line == "INFO " + "x" * 1000]
         assert len(whole) == 1000 - lost
         assert lines[-2:] == [
-            f"WARNING {lost} lines were lost: the reader of the log was too slow",
+            f"WARNING {lost} lines were lost: the log had no room for them",
             "INFO after",
         ]
         assert handler.lost == 0
@@ -73,6 +78,15 @@ def test_nobody_needs_to_read() -> None:
         os.close(read)
         logger.info("alone")
         assert handler.lost == 1
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+def test_a_full_disk_does_not_hide_how_many_lines_are_lost() -> None:
+    with FULL.open("w") as stream:
+        handler = ImpatientHandler(stream)
+        for _ in range(3):
+            handler.emit(logging.makeLogRecord({"msg": "hello"}))
+        assert handler.lost == 3
 
 
 def test_a_stream_that_is_no_file_is_written_to() -> None:
