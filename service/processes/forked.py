@@ -8,6 +8,7 @@ import asyncio
 import os
 import signal
 import socket
+from contextlib import suppress
 from typing import Self
 
 UNKNOWN_STATUS = 255
@@ -43,11 +44,15 @@ class ForkedProcess:
 
     def terminate(self) -> None:
         """Sends SIGTERM."""
-        signal.pidfd_send_signal(self._file, signal.SIGTERM)
+        self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         """Sends SIGKILL."""
-        signal.pidfd_send_signal(self._file, signal.SIGKILL)
+        self._send(signal.SIGKILL)
+
+    def _send(self, name: signal.Signals) -> None:
+        with suppress(ProcessLookupError):  # it has ended, and its parent was another process
+            signal.pidfd_send_signal(self._file, name)
 
     def _note_end(self) -> None:
         self._loop.remove_reader(self._file)

@@ -1,12 +1,14 @@
 """Engines are forked from a process that has their libraries, or start by themselves."""
 
+import asyncio
 import os
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -15,6 +17,7 @@ from service.observability.service_status import STATUS_BYTES
 from service.processes import engine_starter
 from service.processes.child import Child, EngineConfig, TakeOver
 from service.processes.engine_starter import EngineStarter, can_fork
+from service.processes.forked import UNKNOWN_STATUS, ForkedProcess
 from service.settings import ServeSettings
 
 pytestmark = [
@@ -80,6 +83,21 @@ async def test_a_signal_is_told_from_a_status(starter: EngineStarter, tmp_path: 
     engine = await start(starter, tmp_path, standby=True)
     engine.tell(TakeOver())
     assert await engine.ended() == 3
+
+
+async def test_a_process_of_another_parent_may_have_ended_already() -> None:
+    with subprocess.Popen(
+        ["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout
+        process = ForkedProcess(int(parent.stdout.readline()), *unused())
+        process.kill()
+    process.terminate()
+    assert await process.wait() == UNKNOWN_STATUS
+
+
+def unused() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return cast(tuple[asyncio.StreamReader, asyncio.StreamWriter], (None, None))
 
 
 @pytest.mark.parametrize("harm", [signal.SIGKILL, signal.SIGSTOP])
