@@ -54,7 +54,7 @@ class ServiceStatus:
 
     @property
     def load_seconds(self) -> float:
-        """Seconds that the last engine needed from its start until it could answer."""
+        """Seconds that the slowest start of an engine took until it could answer."""
         return self._engine[LOAD_SECONDS]
 
     @property
@@ -93,7 +93,7 @@ class ServiceStatus:
         return self._front_ends[row]
 
     def set_load_seconds(self, seconds: float) -> None:
-        """Notes how long the start of an engine took."""
+        """Notes how long the slowest start of an engine took."""
         self._engine[LOAD_SECONDS] = seconds
 
     def clear_engine(self) -> None:

@@ -23,7 +23,11 @@ LOOKS = 8
 SUSPICIOUS_LOOKS = 3
 """Looks without a heartbeat after which another engine loads, to be ready if this one hangs."""
 STANDBY_PAUSE_SECONDS = 10.0
-"""Time after the start of an engine before another is put on standby."""
+"""Time after the start of an engine before another is put on standby; and time after one that
+loaded in a hurry was not needed, before another does."""
+LATE_SECONDS, LATE_LOADS = 10.0, 2
+"""Bound on the wait for an engine that loads in a hurry: seconds, and multiples of the time of a
+load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class EngineKeeper:
         self._started = 0.0
         self._standby: Standby | None = None
         self._standby_started = 0.0
+        self._false_alarm = float("-inf")  # time of the last one
         self.has_standby = False
         """Whether another engine of this version is kept on standby."""
         self.bundle = bundle
@@ -100,13 +105,14 @@ class EngineKeeper:
             self._status.count_restart()
         self._started = time.monotonic()
         if self._standby and self._standby.hurried:
-            await asyncio.wait([self._standby.loading])
+            seconds = LATE_SECONDS + LATE_LOADS * self._status.load_seconds
+            await asyncio.wait([self._standby.loading], timeout=seconds)
         standby, self._standby = self._standby, None
         if standby and standby.has_loaded:
             standby.engine.tell(TakeOver())
             return standby.engine
         if standby:
-            standby.engine.kill()  # it loads with a low priority, so that a new one is faster
+            standby.engine.kill()  # it loads with a low priority or not at all: a new one is faster
         return await self._launch()
 
     async def _launch(self, standby: bool = False, hurried: bool = False) -> Child:
@@ -141,13 +147,22 @@ class EngineKeeper:
         """Keeps the engine on standby that there is to be, after looks without a heartbeat.
 
         The beginning of a hang is time in which another engine can load. If there was none, that
-        one is ended again.
+        one is ended again, and for some time no other one disturbs an engine that is only slow. An
+        engine that is told to end does not beat either, and needs none.
         """
+        if self.keeper.is_draining:
+            return
+        now = time.monotonic()
         standby = self._standby if self._standby and not self._standby.engine.has_ended else None
         if standby and standby.hurried and not looks and not self.has_standby:
             standby.engine.kill()
-            self._standby = None
-        elif not standby and looks == SUSPICIOUS_LOOKS and not _memory_problem(self.bundle):
+            self._standby, self._false_alarm = None, now
+        elif (
+            not standby
+            and looks == SUSPICIOUS_LOOKS
+            and now - self._false_alarm > STANDBY_PAUSE_SECONDS
+            and not _memory_problem(self.bundle)
+        ):
             log.warning("the engine seems to hang: another one loads, to take over if it does")
             await self._put_on_standby(hurried=True)
         elif not standby and self.has_standby:
@@ -161,7 +176,9 @@ class EngineKeeper:
         """
         assert report.bundle
         self.bundle = report.bundle  # an engine that replaces it serves the same version
-        self._status.set_load_seconds(time.monotonic() - self._started)
+        # One that was on standby answers at once, which says nothing of the load of the next one.
+        seconds = time.monotonic() - self._started
+        self._status.set_load_seconds(max(seconds, self._status.load_seconds))
         patience_seconds = self._settings.engine_patience_ms / 1000
         looks, seen = 0, 0.0
         while looks < LOOKS:

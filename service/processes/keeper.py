@@ -65,6 +65,11 @@ class Keeper:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._last.wait(), pause)
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the child is ending, and no other one is to be started."""
+        return self._last.is_set()
+
     def drain(self) -> None:
         """Asks the child to finish its work and end; it is not replaced any more."""
         self._last.set()

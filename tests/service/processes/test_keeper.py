@@ -3,6 +3,7 @@
 import asyncio
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -21,14 +22,17 @@ pytestmark = pytest.mark.anyio
 class Process:
     """Stands in for a `Child`."""
 
-    def __init__(self, failure: str = "") -> None:
+    def __init__(self, failure: str = "", hangs: bool = False) -> None:
         self._failure = failure
+        self._hangs = hangs
         self._gone = asyncio.Event()
         self.signals: list[str] = []
         self.told: list[object] = []
         self.config: EngineConfig | None = None
 
     async def report(self) -> Report:
+        if self._hangs:
+            await self._gone.wait()
         if self._failure:
             raise ChildProcessError(self._failure)
         return Report(bundle=Path("bundle"))
@@ -61,9 +65,10 @@ class Starter:
 
     def __init__(self) -> None:
         self.started: list[Process] = []
+        self.hangs = False  # whether processes never load
 
     async def start(self, config: EngineConfig) -> Process:
-        self.started.append(Process())
+        self.started.append(Process(hangs=self.hangs))
         self.started[-1].config = config
         return self.started[-1]
 
@@ -204,3 +209,50 @@ async def test_without_memory_for_two_the_next_engine_loads_after_the_end_of_the
     monkeypatch.setattr(engine_keeper, "memory_problem", lambda bundle: "too little")
     await engine._prepare_for(SUSPICIOUS_LOOKS)
     assert not started(engine)
+
+
+async def test_an_engine_that_ends_needs_no_successor(engine: EngineKeeper) -> None:
+    """It does not beat any more, and may take its time."""
+    engine.keeper.drain()
+    await engine._prepare_for(SUSPICIOUS_LOOKS)
+    assert not started(engine)
+
+
+async def test_an_engine_that_is_only_slow_is_not_disturbed_again_and_again(
+    engine: EngineKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        await engine._prepare_for(SUSPICIOUS_LOOKS)
+        await engine._prepare_for(0)
+    assert len(started(engine)) == 1
+    monkeypatch.setattr(engine_keeper, "STANDBY_PAUSE_SECONDS", 0)
+    await engine._prepare_for(SUSPICIOUS_LOOKS)
+    assert len(started(engine)) == 2
+
+
+async def test_a_successor_that_never_loads_is_given_up(
+    engine: EngineKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_keeper, "LATE_SECONDS", 0.01)
+    engine._starter.hangs = True  # type: ignore[attr-defined]
+    await engine._prepare_for(SUSPICIOUS_LOOKS)
+    async with asyncio.timeout(30):
+        successor = await engine._start()
+    late, another = started(engine)
+    assert late.signals == ["KILL"]
+    assert successor is another  # type: ignore[comparison-overlap]
+    assert another.config
+    assert not another.config.standby
+
+
+async def test_an_engine_that_took_over_does_not_shorten_the_time_of_a_load(
+    engine: EngineKeeper,
+) -> None:
+    """`/healthz` waits for this time longer before it says that no engine will come."""
+    engine._started = time.monotonic() - 60
+    for _ in range(2):
+        process = Process()
+        process.kill()
+        await engine._watch(process, Report(bundle=Path("bundle")))  # type: ignore[arg-type]
+        assert 60 <= engine._status.load_seconds < 90
+        await engine._start()
