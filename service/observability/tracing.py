@@ -6,6 +6,7 @@ measured anyway: a service without tracing pays one comparison a request. The sp
 follow each other, although network and search alternate, once for each interest.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 NANOSECONDS = 1_000_000_000
-SHUTDOWN_MS = 3000
+CLOSE_SECONDS = 3.0
+"""Longest wait for a collector at the end of a process."""
 PROPAGATED = (b"traceparent", b"tracestate")
 SERVICE_NAME = "recgpt"
 
@@ -84,9 +86,10 @@ class Tracer:
         return trace_id
 
     def close(self) -> None:
-        """Exports the spans that wait, within seconds."""
-        self._provider.force_flush(SHUTDOWN_MS)
-        self._provider.shutdown()
+        """Exports the spans that wait, unless the collector takes too long."""
+        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
 
 
 def open_tracer() -> Tracer:
@@ -105,7 +108,7 @@ def open_tracer() -> Tracer:
         ) from error
     named_by_variables = OTELResourceDetector().detect()
     resource = Resource.create({"service.name": SERVICE_NAME}).merge(named_by_variables)
-    provider = TracerProvider(resource=resource)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return Tracer(provider)
 

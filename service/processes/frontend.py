@@ -140,9 +140,11 @@ def main() -> None:
     app.on_failure = fail  # the supervisor starts another front end
     server = http_server(settings, app, partial(status.beat_front_end, config.row))
     freeze_loaded()
-    server.run(sockets=sockets)
-    if app.observed.tracer:
-        app.observed.tracer.close()
+    try:
+        server.run(sockets=sockets)  # after a signal it ends by SystemExit
+    finally:
+        if app.observed.tracer:
+            app.observed.tracer.close()
     if failures:
         supervision.fail(failures[0])
 

@@ -1,15 +1,22 @@
 """Requests become spans: their times, their parents, and what is missing without the extra."""
 
 import sys
+import threading
 from collections.abc import Sequence
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
+from service.observability import tracing
 from service.observability.tracing import TracedRequest, Tracer, open_tracer
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -32,6 +39,35 @@ def spans_of(
     spans = exporter.get_finished_spans()
     assert {trace_id} - {None} == {f"{s.context.trace_id:032x}" for s in spans if s.context}
     return spans
+
+
+class Hanging(SpanExporter):
+    """Exports to a collector that never answers."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.over.wait()
+        return SpanExportResult.FAILURE
+
+
+def test_a_collector_that_hangs_does_not_keep_the_process_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracing, "CLOSE_SECONDS", 0.01)
+    exporter = Hanging()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    tracer = Tracer(provider)
+    tracer.trace(TracedRequest("POST", "/recall", 200, "r1", (), 2.0, {}))
+    closing = threading.Thread(target=tracer.close)
+    closing.start()
+    closing.join(30)
+    ended = not closing.is_alive()
+    exporter.over.set()
+    closing.join()
+    assert ended
 
 
 def seconds(span: ReadableSpan) -> float:
