@@ -35,7 +35,7 @@ class FeedbackReader(NamedTuple):
         codes = {name.encode(): code for code, name in enumerate(manifest.actions)}
         codes[b""] = codes.get(CLICK, UNKNOWN)
         wanted, avoided = (
-            codes.get((name or "").encode(), UNKNOWN)
+            UNKNOWN if name is None else codes.get(name.encode(), UNKNOWN)
             for name in (manifest.recall.outcome, manifest.recall.avoid)
         )
         reads_outcomes = manifest.model.feedback == "outcome"

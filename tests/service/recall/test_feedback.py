@@ -191,6 +191,22 @@ def test_a_click_has_no_type_in_a_stored_history(
     assert one(recaller, plain) != one(recaller, replace(plain, actions=[]))
 
 
+def test_a_bundle_that_wants_no_outcome_is_not_asked_for_clicks(
+    tmp_path: Path, world: Dataset, export: Callable[..., tuple[GPT, Recaller]]
+) -> None:
+    model, _ = export()
+    dataset = replace(world, action_names=("click", "like"))
+    recall = RECALL.model_copy(update={"outcome": None})
+    export_bundle(tmp_path, dataset, model, recall, {})
+    recaller = Recaller.load(tmp_path, "cpu")
+    for _, histories, users_B in case_batches(dataset, splits(dataset).test, 16):
+        (served,) = service_recall(recaller, dataset)(histories, users_B, (20,))
+        (trained,) = DenseRecall(model, recall)(histories, users_B, (20,))
+        assert served.tolist() == trained.tolist()
+        (clicks,) = DenseRecall(model, recall, wanted=0)(histories, users_B, (20,))
+        assert served.tolist() != clicks.tolist()
+
+
 def test_an_explanation_reads_the_same_feedback(
     world: Dataset, export: Callable[..., tuple[GPT, Recaller]]
 ) -> None:
