@@ -69,19 +69,20 @@ def evaluate(
 def evaluate_outcomes(
     recalls: Mapping[str, Recall], dataset: Dataset, split: Split, outcome: str | None
 ) -> Figures:
-    """Returns the figures of each recall, by its name.
+    """Returns the figures of each recall, by its name; none where there is no case.
 
     With an outcome they are of the cases whose next item got that action; those of the other cases
-    stand beside them, as "NAME, not OUTCOME", if there are any.
+    stand beside them, as "NAME, not OUTCOME".
     """
-    if outcome is None:
-        return {name: evaluate(recall, dataset, split) for name, recall in recalls.items()}
-    parts = by_outcome(dataset, split, outcome)
+    parts = {"": split}
+    if outcome is not None:
+        pair = by_outcome(dataset, split, outcome)
+        parts = dict(zip(("", f", not {outcome}"), pair, strict=True))
     return {
         name + suffix: evaluate(recall, dataset, part)
-        for part, suffix in zip(parts, ("", f", not {outcome}"), strict=True)
+        for suffix, part in parts.items()
         for name, recall in recalls.items()
-        if len(part.users) or not suffix
+        if len(part.users)
     }
 
 

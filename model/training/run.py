@@ -228,7 +228,7 @@ def _some_cases(split: Split, config: TrainConfig) -> Split:
     if len(split.users) == 0:
         raise ValueError(
             f"the {config.protocol.split} protocol leaves no user to validate on: histories are "
-            "too short"
+            "too short, or no next item got the wanted outcome"
         )
     if len(split.users) <= config.validation_users:
         return split

@@ -196,6 +196,29 @@ def test_a_bundle_has_the_figures_of_the_wanted_outcome(
         assert f"to four decimals: {equal}" in printed
 
 
+def test_there_are_no_figures_of_an_outcome_that_no_test_case_has(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A share of no case is no number, and a bundle with such a figure could not be read."""
+    folder = tmp_path / "data"
+    shutil.copytree(data, folder)
+    dataset = Dataset.load(folder)
+    actions, last = np.array(dataset.actions), np.asarray(dataset.offsets[1:]) - 1
+    actions[last] = dataset.action_code("dislike")
+    np.save(folder / "actions.npy", actions)
+    settings = config(folder, tmp_path / "run", "outcome", "like").model_dump()
+    settings["pretrain"] |= {"epochs": 0}
+    figures = train(TrainConfig.model_validate(settings))
+    assert set(figures) == {
+        f"{name}, not like" for name in ("popularity", "pre-trained, one interest", "recgpt")
+    }
+    main(["report", str(tmp_path / "run")])
+    artifacts = str(tmp_path / "artifacts")
+    main(["export", "--run-dir", str(tmp_path / "run"), "--artifacts", artifacts])
+    main(["evaluate", "--artifacts", artifacts, "--data", str(folder)])
+    assert "four decimals: popularity, not like, recgpt, not like" in capsys.readouterr().out
+
+
 def test_another_wanted_outcome_costs_what_the_wanted_one_brings(
     runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
