@@ -94,10 +94,9 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         )
 
     progress: dict[str, Progress] = {}
+    by_action, whole = config.model.feedback == "outcome", config.model.user_mean
     if config.stages != "tune":
         judge = validator(ONE_INTEREST, config.pretrain.choose_by)
-        by_action = config.model.feedback == "outcome"
-        whole = config.model.user_mean
         first = pretraining(config.pretrain, training, judge, by_outcome=by_action, whole=whole)
         progress["pretrain"] = fit(model, training, first, config.out, config.seed, config.resume)
     load_weights(config.out / "pretrain" / "best.safetensors", model)
@@ -106,7 +105,7 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         if config.tune.cross_fit:
             offers_of = _train_halves(config, training, device, validator)
         judge = validator(config.recall, config.tune.choose_by)
-        second = prompt_tuning(config.tune, training, judge, offers_of, config.model.user_mean)
+        second = prompt_tuning(config.tune, training, judge, offers_of, by_action, whole)
         if config.model.adapter_rank and config.tune.form != "plain":
             train_adapters_only(model)
         progress["tune"] = fit(model, training, second, config.out, config.seed, config.resume)

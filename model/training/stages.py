@@ -61,16 +61,19 @@ def prompt_tuning(
     dataset: Dataset,
     validate: Callable[[GPT], Metrics],
     offers_of: Offerer = own_offers,
+    by_outcome: bool = False,
     whole: bool = False,
 ) -> Stage:
     """Returns the stage that predicts the user's next items after offers.
 
-    Raises ValueError if sets of targets need times that the data set lacks.
+    `by_outcome` and `whole` are those of `pretraining`. Raises ValueError if sets of targets need
+    times that the data set lacks.
     """
     last_only = config.sampling == "prefixes"
     sets = None
     if config.form in ("append", "plain"):
-        sets = _set_targets(dataset, config.targets, last_only or config.form == "append")
+        at_last = last_only or config.form == "append"
+        sets = _set_targets(dataset, config.targets, at_last, by_outcome)
 
     def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
         longest = model.config.max_history
@@ -107,7 +110,7 @@ def train_adapters_only(model: GPT) -> None:
 
 
 def _set_targets(
-    dataset: Dataset, targets: EventSet, last_only: bool, by_outcome: bool = False
+    dataset: Dataset, targets: EventSet, last_only: bool, by_outcome: bool
 ) -> SetTargets | None:
     if targets == "next":
         return None

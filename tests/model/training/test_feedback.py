@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from model.network.gpt import GPT
 from model.reports.comparison import compare_runs, format_comparison
 from model.reports.inputs import measure_inputs
 from model.training.batches import SetTargets, by_length, prefixes, read_samples
+from model.training.checkpoints import Progress
 from model.training.config import TrainConfig
+from model.training.loop import Stage, fit
 from model.training.run import read_figures, train
 
 ITEMS = 101
@@ -217,6 +220,30 @@ def test_there_are_no_figures_of_an_outcome_that_no_test_case_has(
     main(["export", "--run-dir", str(tmp_path / "run"), "--artifacts", artifacts])
     main(["evaluate", "--artifacts", artifacts, "--data", str(folder)])
     assert "four decimals: popularity, not like, recgpt, not like" in capsys.readouterr().out
+
+
+def test_plain_tuning_has_the_targets_of_pre_training(
+    world: Dataset, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It continues pre-training: all items of a set got the outcome that the network is told."""
+    stages: dict[str, Stage] = {}
+
+    def recorded(model: GPT, dataset: Dataset, stage: Stage, *others: Any) -> Progress:
+        stages[stage.name] = stage
+        return fit(model, dataset, stage, *others)
+
+    monkeypatch.setattr("model.training.run.fit", recorded)
+    settings = config(data, tmp_path / "run", "outcome", "like").model_dump()
+    settings["pretrain"] |= {"epochs": 0, "targets": "4"}
+    settings["tune"] |= {"epochs": 0, "targets": "4", "form": "plain"}
+    train(TrainConfig.model_validate(settings | {"stages": "both"}))
+    samples = prefixes(world, max_history=5)
+    first, second = (
+        next(stages[name].read(samples, [np.arange(100)])) for name in ("pretrain", "tune")
+    )
+    assert first.sets_BQS is not None
+    assert second.sets_BQS is not None
+    assert first.sets_BQS.tolist() == second.sets_BQS.tolist()
 
 
 def test_another_wanted_outcome_costs_what_the_wanted_one_brings(
