@@ -171,6 +171,15 @@ class TrainConfig(BaseModel, frozen=True):
         return self
 
     @model_validator(mode="after")
+    def _interests_share_a_list(self) -> Self:
+        if self.fit_merge and self.model.network != "gpt":
+            raise ValueError(
+                f"the {self.model.network} network recalls one interest, which shares its list "
+                "with no other: leave out fit_merge"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tuning_fits_the_network(self) -> Self:
         tune = self.tune
         if tune.offers >= self.model.max_interests and tune.form == "append":

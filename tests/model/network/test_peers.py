@@ -78,6 +78,12 @@ def test_a_peer_is_a_configuration_of_the_trainer(recipe: str, tmp_path: Path) -
         assert network.config.user_rank == 0
 
 
+@pytest.mark.parametrize("model", CONFIGS.values(), ids=CONFIGS)
+def test_a_peer_has_no_interests_that_share_a_list(model: GPTConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"recalls one interest.*leave out fit_merge"):
+        TrainConfig(data=tmp_path, out=tmp_path / "run", model=model, fit_merge=True)
+
+
 def test_a_peer_is_not_tuned(dataset: Dataset, tmp_path: Path) -> None:
     model = CONFIGS["gru"]
     config = TrainConfig(data=tmp_path, out=tmp_path / "run", model=model, stages="both")
