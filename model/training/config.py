@@ -197,6 +197,7 @@ class TrainConfig(BaseModel, frozen=True):
                 "prompts do not know whole histories yet: with model.user_mean say stages = "
                 "pretrain, or tune.form = plain"
             )
-        if tune.cross_fit and tune.form != "append":
-            raise ValueError(f"tune.cross_fit needs the form append, not {tune.form}")
+        for option in ("cross_fit", "assign"):
+            if getattr(tune, option) and tune.form != "append":
+                raise ValueError(f"tune.{option} needs the form append, not {tune.form}")
         return self

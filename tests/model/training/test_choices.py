@@ -187,6 +187,13 @@ def test_pre_training_gives_offers_the_segment_of_the_history(tmp_path: Path) ->
     assert history.any()
 
 
+@pytest.mark.parametrize("option", ["cross_fit", "assign"])
+def test_an_option_of_the_append_form_needs_it(tmp_path: Path, option: str) -> None:
+    tune = TuneConfig.model_validate({option: True, "form": "tail"})
+    with pytest.raises(ValueError, match=f"tune.{option} needs the form append"):
+        TrainConfig(data=tmp_path, out=tmp_path / "run", tune=tune)
+
+
 @pytest.mark.parametrize("assign", [False, True])
 def test_adapters_tune_later_interests_and_leave_the_first(assign: bool, tmp_path: Path) -> None:
     """Tuning by the append form with cross-fitted offers, from two networks of half the users."""
