@@ -138,7 +138,11 @@ class EngineKeeper:
                 await self.drop_standby()
 
     async def _put_on_standby(self, hurried: bool = False) -> None:
-        engine = await self._launch(standby=True, hurried=hurried)
+        try:
+            engine = await self._launch(standby=True, hurried=hurried)
+        except OSError as error:  # the system has no room for a process, and one answers anyway
+            log.warning("no engine is put on standby: %s", error)
+            return
         loading = asyncio.create_task(engine.report())
         loading.add_done_callback(_forget_failure)
         self._standby = Standby(engine, loading, hurried)

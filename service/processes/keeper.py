@@ -41,16 +41,19 @@ class Keeper:
         """Set when the first child is ready."""
 
     async def keep(self) -> None:
-        """Returns after `drain`. Raises ChildProcessError if the first child cannot start."""
+        """Returns after `drain`. Raises OSError if the first child cannot start.
+
+        That is ChildProcessError if the child says why.
+        """
         failures = 0
         while not self._last.is_set():
             started = time.monotonic()
-            self._child = await self._start()
-            if self._last.is_set():  # meanwhile
-                self._child.terminate()
             try:
+                self._child = await self._start()
+                if self._last.is_set():  # meanwhile
+                    self._child.terminate()
                 report = await self._child.report()
-            except ChildProcessError as error:
+            except OSError as error:  # it failed, or the system has no room for a process
                 if not self.ready.is_set() and not self._last.is_set():
                     raise
                 reason = str(error)

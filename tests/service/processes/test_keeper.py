@@ -76,15 +76,19 @@ class Starter:
 class Kept:
     """A keeper whose children the test hands out."""
 
-    def __init__(self, *children: Process) -> None:
+    def __init__(self, *children: Process | OSError) -> None:
+        """An error is raised in place of a child."""
         self.started: list[Process] = []
         self._children = list(children)
         self.keeper = Keeper("a child", self._start, self._watch)  # type: ignore[arg-type]
         self.running = asyncio.create_task(self.keeper.keep())
 
     async def _start(self) -> Process:
-        self.started.append(self._children.pop(0))
-        return self.started[-1]
+        child = self._children.pop(0)
+        if isinstance(child, OSError):
+            raise child
+        self.started.append(child)
+        return child
 
     async def _watch(self, child: Process, report: Report) -> str:
         return f"it ended with status {await child.ended()}"
@@ -122,6 +126,29 @@ async def test_a_later_start_that_fails_is_tried_again() -> None:
     assert not kept.running.done()
     kept.keeper.drain()
     await kept.running
+
+
+async def test_a_system_without_room_for_a_process_is_asked_again() -> None:
+    kept = Kept(first := Process(), OSError("too many processes"), Process())
+    await kept.until_started(1)
+    first.kill()
+    await kept.until_started(2)
+    assert not kept.running.done()
+    kept.keeper.drain()
+    await kept.running
+
+
+async def test_without_room_for_a_process_there_is_no_standby(
+    engine: EngineKeeper, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(config: EngineConfig) -> None:
+        raise OSError("too many processes")
+
+    monkeypatch.setattr(engine._starter, "start", refuse)
+    await engine._prepare_for(SUSPICIOUS_LOOKS)
+    engine.has_standby = True
+    await engine._prepare_for(0)
+    assert caplog.text.count("no engine is put on standby: too many processes") == 2
 
 
 async def test_a_start_that_fails_while_all_drain_is_no_failure() -> None:
