@@ -175,8 +175,7 @@ class Child:
 
     async def report(self) -> Report:
         """Waits until the child is ready. Raises ChildProcessError if it fails or ends instead."""
-        assert self._process.stdout
-        if line := await self._process.stdout.readline():
+        if line := await self._next_line():
             report = Report.model_validate_json(line)
         else:
             status = await self._process.wait()
@@ -188,9 +187,16 @@ class Child:
 
     async def next_report(self) -> Report | None:
         """Waits for a report of a child that is ready; returns None once the child has ended."""
-        assert self._process.stdout
-        line = await self._process.stdout.readline()
+        line = await self._next_line()
         return Report.model_validate_json(line) if line else None
+
+    async def _next_line(self) -> bytes:
+        """Waits for a line of output; returns nothing once the child has ended."""
+        assert self._process.stdout
+        try:
+            return await self._process.stdout.readline()
+        except ConnectionError:  # a socket, and the child was killed with messages unread
+            return b""
 
     def tell(self, message: BaseModel) -> None:
         """Sends a message to a child, unless it has ended."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import select
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
@@ -94,6 +96,18 @@ async def test_a_process_of_another_parent_may_have_ended_already() -> None:
         process.kill()
     process.terminate()
     assert await process.wait() == UNKNOWN_STATUS
+
+
+async def test_a_process_that_is_killed_before_it_reads_has_failed() -> None:
+    ours, theirs = socket.socketpair()
+    sleeping = subprocess.Popen(["sleep", "60"])
+    with theirs:
+        child = Child.begin("a module", await ForkedProcess.at(sleeping.pid, ours), TakeOver())
+        assert select.select([theirs], [], [], 30)[0]
+    child.kill()
+    with pytest.raises(ChildProcessError, match="a module ended with status -9"):
+        await child.report()
+    sleeping.wait()
 
 
 def unused() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
