@@ -90,6 +90,11 @@ def by_outcome(dataset: Dataset, split: Split, action: str) -> tuple[Split, Spli
     )
 
 
+def with_outcome(dataset: Dataset, split: Split, action: str | None) -> Split:
+    """Returns the cases whose first target got this action; all if none is wanted."""
+    return split if action is None else by_outcome(dataset, split, action)[0]
+
+
 def distinct(rows_nS: NDArray[np.int64]) -> NDArray[np.int64]:
     """Returns the rows of each set with -1 in place of those that stand before in the set."""
     if rows_nS.shape[1] == 1:

@@ -3,17 +3,15 @@
 Shapes: B batch (the users looked through), K candidates.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from model.data.dataset import Dataset, IntArray
-from model.evaluation.metrics import ranks
+from model.evaluation.metrics import case_batches, histories_of, ranks
 from model.evaluation.protocols import Split
 from model.evaluation.reference import DenseRecall
 from model.network.config import RecallConfig
-from model.network.gpt import GPT
 from model.network.rollout import quotas
 
 LISTED = 20  # candidates a user
@@ -33,7 +31,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Part:
-    """The items that one interest recalled; `first` is the rank in the list of the first one."""
+    """A part of a list; `first` is the rank in the list of its first item."""
 
     first: int
     entries: list[Item]
@@ -49,24 +47,24 @@ class Example:
     target: Item
     rank: int  # of the target in the list, from 1; 0: missed
     interest: int | None  # that recalled the target, from 0
-    recalled: list[Part]  # one per interest
+    recalled: list[Part]  # one per interest, or the merged list
 
 
 def choose_examples(
-    dataset: Dataset, split: Split, model: GPT, recall: RecallConfig, seed: int
+    dataset: Dataset, split: Split, recall: DenseRecall, seed: int
 ) -> list[Example]:
     """Returns two hits of the first interest, two of later ones and two misses, if there are any.
 
-    They are the first of each kind among `LOOKED_THROUGH` users that the seed draws.
+    They are the first of each kind among `LOOKED_THROUGH` users that the seed draws. A list that is
+    merged by probability is shown as one part.
     """
     drawn = np.random.default_rng(seed).permutation(len(split.users))[:LOOKED_THROUGH]
-    users_B, targets_B, lengths_B = (a[drawn] for a in (split.users, split.targets, split.lengths))
-    histories = [
-        dataset.history(int(user))[:length] for user, length in zip(users_B, lengths_B, strict=True)
-    ]
-    rows_BK = _recall(DenseRecall(model, recall), histories, users_B)
+    cases = split.at(drawn)
+    users_B, targets_B = cases.users, cases.targets
+    histories = histories_of(dataset, users_B, cases.lengths)
+    rows_BK = _recall(recall, dataset, cases)
     ranks_B = ranks(rows_BK, targets_B)
-    ends = np.cumsum(quotas(LISTED, recall.interests, recall.first_share))
+    ends = np.cumsum(_sizes(recall.config))
     found_by_B = np.where(ranks_B > 0, np.searchsorted(ends, ranks_B - 1, side="right"), -1)
     kinds = (found_by_B == 0, found_by_B > 0, found_by_B < 0)
     chosen = [int(at) for kind in kinds for at in np.flatnonzero(kind)[:OF_EACH_KIND]]
@@ -90,10 +88,19 @@ def choose_examples(
     ]
 
 
-def _recall(recall: DenseRecall, histories: Sequence[IntArray], users_B: IntArray) -> IntArray:
-    """Returns the lists of all users, computed a few hundred at a time: B K."""
-    parts = [slice(start, start + 256) for start in range(0, len(histories), 256)]
-    lists = [recall(histories[part], users_B[part], (LISTED,))[0] for part in parts]
+def _sizes(recall: RecallConfig) -> tuple[int, ...]:
+    """Returns the sizes of the parts of a list."""
+    if recall.merge == "probability":
+        return (LISTED,)
+    return quotas(LISTED, recall.interests, recall.first_share)
+
+
+def _recall(recall: DenseRecall, dataset: Dataset, cases: Split) -> IntArray:
+    """Returns the lists of all cases, computed a few hundred at a time: B K."""
+    lists = [
+        recall(histories, users_B, (LISTED,))[0]
+        for _, histories, users_B in case_batches(dataset, cases, batch=256)
+    ]
     return np.concatenate(lists) if lists else np.zeros((0, LISTED), dtype=np.int64)
 
 

@@ -15,12 +15,11 @@ import numpy as np
 
 from model.data.dataset import Dataset, IntArray
 from model.evaluation.metrics import case_batches, set_recalls
-from model.evaluation.protocols import Split, splits, target_sets
-from model.evaluation.reference import at_positions, interest_lists, merge_by_quotas
-from model.network.gpt import GPT
+from model.evaluation.protocols import Split, splits, target_sets, with_outcome
+from model.evaluation.reference import DenseRecall, at_positions, merge_by_quotas
 from model.network.rollout import quotas
 from model.reports.diversity import diversities, genre_vectors
-from model.training.run import load_run
+from model.training.run import load_run, reference_recall
 
 KS = (20, 50, 100, 200)
 MERGED_AT_ONCE = 256  # users
@@ -47,9 +46,13 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
     for stage in _stages(run):
         config, dataset, model = load_run(run, stage)
         reachable = min(interests, model.config.max_interests)
+        recall = reference_recall(
+            config, dataset, model, config.recall.model_copy(update={"interests": reachable})
+        )
         parts = splits(dataset, config.protocol)
-        for name, split in (("validation", parts.validation), ("test", parts.test)):
-            lists_NMK = top_lists(model, dataset, split, reachable)
+        for name, part in (("validation", parts.validation), ("test", parts.test)):
+            split = with_outcome(dataset, part, config.recall.outcome)
+            lists_NMK = top_lists(recall, dataset, split)
             figures[name][stage] = {
                 "lists": _lists(lists_NMK, target_sets(dataset, split), dataset, genres_column),
                 "overlap": _overlap(lists_NMK),
@@ -65,15 +68,12 @@ def compare_interests(run: Path, interests: int, genres_column: str = "genres") 
     }
 
 
-def top_lists(
-    model: GPT, dataset: Dataset, split: Split, interests: int, batch: int = 256
-) -> IntArray:
+def top_lists(recall: DenseRecall, dataset: Dataset, split: Split, batch: int = 256) -> IntArray:
     """Returns each interest's own best items outside the history, N M K; -1 stands for no item."""
     k = min(max(KS), dataset.catalogue)
-    lists_NMK = np.empty((len(split.users), interests, k), dtype=np.int32)
+    lists_NMK = np.empty((len(split.users), recall.config.interests, k), dtype=np.int32)
     for part, histories, users_B in case_batches(dataset, split, batch):
-        found = interest_lists(model, histories, users_B, interests, k)
-        lists_NMK[part] = found.rows_BMK
+        lists_NMK[part] = recall.lists(histories, users_B, k).rows_BMK
     return lists_NMK
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from model.data.dataset import Dataset, IntArray, held_out_users, popularity
 from model.evaluation.metrics import RANKED_AT, Recall, case_batches, gains, ranking_figures, ranks
-from model.evaluation.protocols import Split, splits
-from model.evaluation.reference import DenseRecall, popular_recall
-from model.training.run import load_run
+from model.evaluation.protocols import Split, splits, with_outcome
+from model.evaluation.reference import popular_recall
+from model.training.run import load_run, reference_recall
 
 LENGTHS = (1, 2, 3, 5)
 """Numbers of newest items to which the histories of new users are cut, besides whole ones."""
@@ -46,9 +46,11 @@ def compare_new_users(held_out: Path, full: Path) -> dict[str, Any]:
     users = held_out_users(dataset, cold.hold_out_users, cold.seed)
     if set(view.user_ids) != set(dataset.user_ids) - {dataset.user_ids[u] for u in users}:
         raise ValueError(f"{held_out} and {full} were not trained on the same data")
-    split = splits(dataset, warm.protocol).test.of_users(users)
+    test = splits(dataset, warm.protocol).test.of_users(users)
+    split = with_outcome(dataset, test, warm.recall.outcome)
     training = splits(view, cold.protocol).training()
-    new, own = DenseRecall(cold_model, cold.recall), DenseRecall(warm_model, warm.recall)
+    new = reference_recall(cold, view, cold_model)
+    own = reference_recall(warm, dataset, warm_model)
     ranks_by = {
         "popularity": _ranks(popular_recall(popularity(training)), dataset, split),
         "new: history only": _ranks(new, dataset, split, known=False),

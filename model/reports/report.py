@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from safetensors import safe_open
 
 from model.data.dataset import Dataset
-from model.evaluation.protocols import splits
+from model.evaluation.protocols import splits, with_outcome
 from model.network.gpt import GPT
 from model.reports.charts import Chart, Line, chart
 from model.reports.examples import LISTED, Example, choose_examples
@@ -23,9 +23,9 @@ from model.reports.tables import Table, read_figures_table, read_tables
 from model.training.checkpoints import Progress
 from model.training.config import TrainConfig
 from model.training.loop import RATE
-from model.training.run import load_run
+from model.training.run import ONE_INTEREST, load_run, reference_recall
 
-OWN_FILES = ("config.json", "metrics.json")
+OWN_FILES = ("config.json", "metrics.json", "recall.json")
 STAGES = {"pretrain": "Pre-training", "tune": "Prompt-tuning"}
 HEADLINES = ("HR@10", "NDCG@10", "recall@100")
 
@@ -57,7 +57,9 @@ def write_report(run: Path, out: Path) -> None:
     stages = {name: _read_progress(run / name / "last.safetensors") for name in STAGES}
     progress = {name: found for name, found in stages.items() if found}
     figures = read_figures_table(run / "metrics.json")
-    dataset, model, examples = _recalled(run, config) if progress else (None, None, [])
+    dataset, model, examples = None, None, list[Example]()
+    if progress:
+        config, dataset, model, examples = _recalled(run)
     write_page(
         Path(__file__).with_name("report.html"),
         out,
@@ -108,11 +110,18 @@ def _read_progress(checkpoint: Path) -> Progress | None:
         raise ValueError(f"{checkpoint} is damaged: {error}; delete it and train again") from error
 
 
-def _recalled(run: Path, config: TrainConfig) -> tuple[Dataset, GPT, list[Example]]:
-    """Returns data set, network and examples, by the run's best weights so far."""
-    _, dataset, model = load_run(run)
-    test = splits(dataset, config.protocol).test
-    return dataset, model, choose_examples(dataset, test, model, config.recall, config.seed)
+def _recalled(run: Path) -> tuple[TrainConfig, Dataset, GPT, list[Example]]:
+    """Returns configuration, data set, network and examples, by the run's best weights so far.
+
+    A peer recalls one interest, whatever its configuration says.
+    """
+    config, dataset, model = load_run(run)
+    if config.peer or config.model.network != "gpt":
+        one = ONE_INTEREST.model_copy(update={"outcome": config.recall.outcome})
+        config = config.model_copy(update={"recall": one})
+    test = with_outcome(dataset, splits(dataset, config.protocol).test, config.recall.outcome)
+    recall = reference_recall(config, dataset, model)
+    return config, dataset, model, choose_examples(dataset, test, recall, config.seed)
 
 
 def _state(config: TrainConfig, progress: dict[str, Progress], tested: bool) -> str:

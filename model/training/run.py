@@ -26,10 +26,10 @@ from model.evaluation.metrics import Figures, Recall, evaluate, evaluate_outcome
 from model.evaluation.protocols import (
     Split,
     Splits,
-    by_outcome,
     cold_share,
     popularity_before,
     splits,
+    with_outcome,
 )
 from model.evaluation.reference import DenseRecall, popular_recall
 from model.files import new_file, write_json
@@ -83,9 +83,7 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         start_from(config.warm_start, model, dataset)
     model.to(device)
     parts = splits(dataset, config.protocol)
-    split = parts.validation
-    if config.recall.outcome is not None:
-        split, _ = by_outcome(dataset, split, config.recall.outcome)
+    split = with_outcome(dataset, parts.validation, config.recall.outcome)
     training, cases = parts.training(), _some_cases(split, config)
 
     def validator(recall: RecallConfig, metric: str) -> Callable[[GPT], Metrics]:

@@ -20,7 +20,7 @@ from model.data.dataset import Dataset
 from model.evaluation.bootstrap import paired_difference
 from model.evaluation.config import ProtocolConfig
 from model.evaluation.metrics import CaseFigures, measure_cases
-from model.evaluation.protocols import Split, by_outcome, splits
+from model.evaluation.protocols import Split, splits, with_outcome
 from service.offline import service_recall
 from service.recall.recaller import Recaller
 from service.refresh.config import GateConfig
@@ -74,7 +74,7 @@ def check_data(
     parts = splits(dataset, protocol)
     outcome = served.manifest.recall.outcome
     cases, _ = _cases(bounds, dataset, parts.test, outcome, recalled)
-    validation = _with_outcome(dataset, parts.validation, outcome)
+    validation = with_outcome(dataset, parts.validation, outcome)
     targets = parts.test.targets
     unknown = 1 - float(known_V[targets].mean()) if len(targets) else 1.0
     malformed = counts["malformed"] / counts["rows"]
@@ -136,7 +136,7 @@ def _cases(
     bounds: GateConfig, dataset: Dataset, split: Split, outcome: str | None, recalled: Path
 ) -> tuple[Split, bool]:
     """Returns the cases to measure, and whether they are organic ones only."""
-    split = _with_outcome(dataset, split, outcome)
+    split = with_outcome(dataset, split, outcome)
     organic, only = split, True
     if recalled.exists():
         organic = _not_recalled(dataset, split, recalled)
@@ -146,11 +146,6 @@ def _cases(
         return organic, only
     chosen = np.random.default_rng(0).choice(len(organic.users), bounds.max_cases, replace=False)
     return organic.at(np.sort(chosen)), only
-
-
-def _with_outcome(dataset: Dataset, split: Split, outcome: str | None) -> Split:
-    """Returns the cases whose first target got the outcome; all if none is wanted."""
-    return by_outcome(dataset, split, outcome)[0] if outcome else split
 
 
 def _not_recalled(dataset: Dataset, split: Split, recalled: Path) -> Split:

@@ -12,6 +12,7 @@ from model.evaluation.reference import DenseRecall
 from model.network.config import GPTConfig, RecallConfig
 from model.network.gpt import history_tokens
 from model.network.peers import new_network
+from model.reports.report import write_report
 from model.training.config import TrainConfig
 from model.training.run import ONE_INTEREST, load_run, train
 from service.offline import export_bundle
@@ -70,6 +71,8 @@ def test_a_peer_is_a_configuration_of_the_trainer(recipe: str, tmp_path: Path) -
     assert isinstance(config, TrainConfig)
     figures = train(config)
     assert set(figures) == {"popularity", PEERS[recipe]}
+    write_report(tmp_path / "run", tmp_path / "page.html")
+    assert "<h4>Recalled</h4>" in (tmp_path / "page.html").read_text()
     _, _, network = load_run(tmp_path / "run")
     if recipe in ("gru4rec", "two-tower"):
         with pytest.raises(ValueError, match="cannot be served"):

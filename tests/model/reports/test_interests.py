@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import acted
 import pytest
 import tiny
 
@@ -24,13 +25,33 @@ def test_merged_lists_are_the_reference_recalls(
 ) -> None:
     """One rollout of four interests serves lists of fewer, whatever the split."""
     split = splits(dataset).test
-    lists = top_lists(model, dataset, split, interests=4, batch=7)
+    lists = top_lists(DenseRecall(model, RecallConfig(interests=4)), dataset, split, batch=7)
     merged = at_positions(lists, merge_by_quotas(lists, quotas(20, interests, share)), -1)
     recall = DenseRecall(model, RecallConfig(interests=interests, first_share=share))
     histories = [
         dataset.history(int(u))[:n] for u, n in zip(split.users, split.lengths, strict=True)
     ]
     assert merged.tolist() == recall(histories, split.users, (20,))[0].tolist()
+
+
+def test_the_comparison_asks_for_the_outcome_of_the_run(tmp_path: Path) -> None:
+    """It measures the cases that got it, with the run's guidance and the feedback in histories."""
+    acted.world(tmp_path)
+    recall = acted.GUIDED.model_copy(update={"interests": 1})
+    config = TrainConfig(
+        data=tmp_path / "data",
+        out=tmp_path / "run",
+        device="cpu",
+        model=tiny.CONFIG.model_copy(update={"feedback": "outcome", "user_rank": 0}),
+        recall=recall,
+        pretrain=PretrainConfig(epochs=2, batch_size=16, learning_rate=1e-2),
+    )
+    train(config)
+    found = compare_interests(tmp_path / "run", interests=1)["splits"]["test"]["pretrain"]["lists"]
+    trained = read_figures(tmp_path / "run")["recgpt"]
+    measured = {entry["k"]: entry["recall"] for entry in found}
+    for k in (20, 50):
+        assert measured[k] == pytest.approx(trained[f"recall@{k}"])
 
 
 def test_the_comparison_agrees_with_the_run(tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ def test_examples_are_what_the_model_recalls(data: Path) -> None:
     dataset = Dataset.load(data)
     model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)  # hits and misses
     split = splits(dataset).test
-    examples = choose_examples(dataset, split, model, tiny.RECALL, seed=3)
     recall = DenseRecall(model, tiny.RECALL)
+    examples = choose_examples(dataset, split, recall, seed=3)
     titles = dataset.items["title"].to_list()
     assert {bool(example.rank) for example in examples} == {True, False}
     for example in examples:
@@ -164,7 +164,8 @@ def test_examples_are_what_the_model_recalls(data: Path) -> None:
 
 def test_ids_stand_in_for_titles_that_are_missing(dataset: Dataset) -> None:
     model = tiny.gpt(catalogue=dataset.catalogue, users=dataset.users)
-    (example, *_) = choose_examples(dataset, splits(dataset).test, model, tiny.RECALL, seed=1)
+    recall = DenseRecall(model, tiny.RECALL)
+    (example, *_) = choose_examples(dataset, splits(dataset).test, recall, seed=1)
     assert example.target.title in dataset.item_ids
     assert example.target.about == ""
 

@@ -68,6 +68,11 @@ def test_a_merge_by_probability_gets_weights_that_the_bundle_serves(
     assert found.recall.model_copy(update={"weights": ()}) == asked
     figures = evaluate(DenseRecall(model, found.recall), dataset, splits(dataset).test)
     assert read_figures(run)["recgpt"] == pytest.approx(figures)
+    main(["report", str(run)])
+    page = (run / "report.html").read_text()
+    assert str(found.recall.weights) in page
+    assert "<h4>Recalled</h4>" in page  # one list that all interests share
+    assert "Interest 2" not in page
     artifacts = str(tmp_path / "artifacts")
     main(["export", "--run-dir", str(run), "--artifacts", artifacts])
     main(["evaluate", "--artifacts", artifacts, "--data", str(tmp_path / "data")])
