@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from index.build import QUERIES, Requested, build_index, build_index_like
 from model.artifact.additions import Additions, extended_bundle, find_new_items
@@ -27,6 +28,7 @@ from model.evaluation.protocols import LEAVE_ONE_OUT
 from model.evaluation.reference import feedback_of, older_items, pad
 from model.network.config import RecallConfig
 from model.network.gpt import GPT, evaluating
+from model.network.rollout import rollout
 from service.history.events import CLICK, HistoryEvent
 from service.history.store import HistoryStore
 from service.recall.recaller import Recaller
@@ -57,8 +59,7 @@ def export_bundle(
     code = package_version("recgpt")
     writing = new_bundle(artifacts, dataset, model, recall, figures, code, protocol)
     with writing as (folder, version):
-        wanted = -1 if recall.outcome is None else dataset.action_code(recall.outcome)
-        interests_BD = sample_interests(dataset, model, QUERIES, wanted)
+        interests_BD = sample_interests(dataset, model, recall, QUERIES)
         build_index(read_item_vectors(folder), folder, index, index_recall, interests_BD)
     publish(artifacts, version)
     return artifacts / version
@@ -80,12 +81,12 @@ def add_items(config: AddConfig) -> tuple[Path, Additions]:
 
 
 def sample_interests(
-    dataset: Dataset, model: GPT, count: int, wanted: int = -1
+    dataset: Dataset, model: GPT, recall: RecallConfig, count: int
 ) -> NDArray[np.float32] | None:
     """Returns the first interests B D of up to `count` users with a history, always the same ones.
 
-    A network that reads outcomes is asked for the action `wanted`. Returns None if no user has a
-    history.
+    They are those of such a recall, for its outcome and with its guidance. Returns None if no user
+    has a history.
     """
     users = np.flatnonzero(np.diff(dataset.offsets))
     users_B = np.sort(np.random.default_rng(0).permutation(users)[:count])
@@ -94,17 +95,28 @@ def sample_interests(
     device = model.items.weight.device
     histories = histories_of(dataset, users_B, np.diff(dataset.offsets)[users_B])
     history_BL, lengths_B = pad(histories, model.config.max_history)
-    feedback = feedback_of(histories, model.config.max_history, wanted).to(device)
-    with evaluating(model), torch.inference_mode():
-        interest_BD, _ = model.prefill(
+    codes = (
+        -1 if name is None else dataset.action_code(name) for name in (recall.outcome, recall.avoid)
+    )
+    with evaluating(model):
+        found = rollout(
+            model,
             torch.from_numpy(history_BL).to(device),
             torch.from_numpy(lengths_B).to(device),
             torch.from_numpy(users_B).to(device),
-            feedback,
+            1,
+            _no_search,
+            feedback_of(histories, model.config.max_history, *codes).to(device),
             older_items(histories, model.config.max_history).to(device),
+            recall.guidance,
         )
-    found: NDArray[np.float32] = interest_BD.cpu().numpy()
-    return found
+    first_BD: NDArray[np.float32] = found.interests_BMD[:, 0].cpu().numpy()
+    return first_BD
+
+
+def _no_search(interest_BD: Tensor) -> tuple[Tensor, Tensor]:
+    """Finds nothing: only interests are asked for."""
+    return interest_BD[:, :1], torch.zeros_like(interest_BD[:, :1], dtype=torch.int64)
 
 
 async def load_histories(

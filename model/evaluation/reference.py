@@ -56,11 +56,7 @@ def interest_lists(
     feedback = None
     if model.config.feedback != "none":
         longest = model.config.max_history
-        feedback = feedback_of(histories, longest, wanted)
-        if guidance:
-            _, avoided_BL, _ = feedback_of(histories, longest, avoided)
-            feedback = feedback._replace(avoided_BL=avoided_BL)
-        feedback = feedback.to(device)
+        feedback = feedback_of(histories, longest, wanted, avoided).to(device)
     depth = max(k, interests)  # an offer may be the last of as many items as interests
     with torch.no_grad():
         table_VD = model.item_vectors()
@@ -82,17 +78,22 @@ def interest_lists(
     return InterestLists(*found_on_host)
 
 
-def feedback_of(histories: Sequence[IntArray], max_history: int, wanted: int) -> Feedback:
+def feedback_of(
+    histories: Sequence[IntArray], max_history: int, wanted: int, avoided: int = -1
+) -> Feedback:
     """Returns the feedback in the newest items of histories; no action is known of a plain list.
 
-    The outcome at an item is the action that the item after it got, and `wanted` at the last.
+    The outcome at an item is the action that the item after it got; at the last it is `wanted`, or
+    `avoided` for the interests that guided ones move away from.
     """
     told = histories.actions if isinstance(histories, Histories) else None
     unknown = [np.full(len(history), -1) for history in histories]
     actions_BL, lengths_B = pad(unknown if told is None else told, max_history)
     outcomes_BL = np.roll(actions_BL, -1, axis=1)
-    outcomes_BL[np.arange(len(lengths_B)), lengths_B - 1] = wanted
-    return Feedback(torch.from_numpy(actions_BL), torch.from_numpy(outcomes_BL))
+    avoided_BL = outcomes_BL.copy()
+    last = np.arange(len(lengths_B)), lengths_B - 1
+    outcomes_BL[last], avoided_BL[last] = wanted, avoided
+    return Feedback(*map(torch.from_numpy, (actions_BL, outcomes_BL, avoided_BL)))
 
 
 def older_items(histories: Sequence[IntArray], max_history: int) -> OlderItems:

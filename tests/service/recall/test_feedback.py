@@ -5,13 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import acted
+import numpy as np
 import pytest
 import torch
 from acted import GUIDED, RECALL
 
+from index.formats import QUERIES_FILE
 from model.artifact.bundle import load_artifact
 from model.data.dataset import Dataset
-from model.evaluation.metrics import case_batches
+from model.evaluation.metrics import case_batches, histories_of
 from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT
@@ -65,6 +67,19 @@ def test_a_guided_recall_equals_the_trainers_reference(
         assert [found.tolist() for found in served] == [found.tolist() for found in trained]
         plain = replace(reference, config=RECALL)(histories, users_B, (20,))[0]
         assert served[1].tolist() != plain.tolist()
+
+
+def test_an_index_is_measured_with_guided_interests(
+    world: Dataset, export: Callable[..., tuple[GPT, Recaller]]
+) -> None:
+    model, recaller = export("outcome", "exact", GUIDED)
+    codes = {name: world.action_code(name) for name in ("like", "dislike")}
+    reference = DenseRecall(model, GUIDED, codes["like"], avoided=codes["dislike"])
+    users = np.arange(world.users)
+    histories = histories_of(world, users, np.diff(world.offsets))
+    expected = reference.lists(histories, users, 1).interests_BMD[:, 0]
+    found = np.load(recaller.bundle / QUERIES_FILE)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_guidance_leaves_a_query_alone_that_asks_for_what_is_avoided(
