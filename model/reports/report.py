@@ -28,6 +28,12 @@ from model.training.run import ONE_INTEREST, load_run, reference_recall
 OWN_FILES = ("config.json", "metrics.json", "recall.json")
 STAGES = {"pretrain": "Pre-training", "tune": "Prompt-tuning"}
 HEADLINES = ("HR@10", "NDCG@10", "recall@100")
+CASES = {
+    "leave-one-out": "Leave one out: the last item of every user",
+    "next-set": "Next set: the last items of every user",
+    "temporal": "One cut in time: what users met after it",
+}
+"""The cases that the test figures are of, by the split of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ def write_report(run: Path, out: Path) -> None:
         Path(__file__).with_name("report.html"),
         out,
         name=run.resolve().name,
+        cases=CASES[config.protocol.split],
         dataset=dataset or Dataset.load(config.data),
         config=config,
         parameters=sum(p.numel() for p in model.parameters()) if model else None,

@@ -81,7 +81,8 @@ class ItemRoutes:
         An item that is hidden already stays so.
         """
         bundle = self._bundle_with(item_id)
-        if len(self._watcher.state.hidden) >= MAX_HIDDEN:
+        hidden = self._watcher.state.hidden
+        if item_id not in hidden and len(hidden) >= MAX_HIDDEN:
             raise StoreConflict(
                 f"{MAX_HIDDEN:,} items are hidden, and no more can be: take such items out of the "
                 "bundle, or filter by an attribute"

@@ -113,6 +113,7 @@ def test_the_page_shows_figures_curves_examples_and_configuration(page: str, run
             assert f"{value:.4f}" in parsed.text
     assert "finished" in parsed.text
     assert "not finished" not in parsed.text
+    assert "Leave one out: the last item of every user" in parsed.text
     for title in (
         "Pre-training",
         "Prompt-tuning",

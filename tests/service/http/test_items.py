@@ -240,6 +240,7 @@ async def test_the_number_of_hidden_items_is_bounded(
     refused = await client.put("/items/i4/hidden")
     assert refused.status_code == 409
     assert "1 items are hidden, and no more can be" in refused.json()["detail"]
+    assert (await client.put("/items/i3/hidden")).status_code == 200, "it stays hidden"
 
 
 async def test_values_that_a_job_wrote_wrong_are_ignored_and_shown(
