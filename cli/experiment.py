@@ -211,7 +211,7 @@ class ExperimentReportCommand(Command):
         )
         names = (self.primary, *self.secondary, *self.guardrails)
         totals = user_totals(
-            read_exposures(self.exposures, self.name),
+            read_exposures(self.exposures, self.name, experiment.users),
             read_events(self.events),
             [Metric.parse(name) for name in names],
             within=timedelta(hours=self.within_hours),
@@ -234,6 +234,11 @@ class ExperimentReportCommand(Command):
         )
         from service.experiments.totals import read_events, read_exposures
 
+        if self.sequential or self.guardrails:
+            raise ValueError(
+                "an interleaved experiment is looked at once, and has no guardrails: omit "
+                "--sequential and --guardrails"
+            )
         (control, one), (treatment, two) = experiment.arms.items()
         report = analyse_interleaving(
             self.name,
@@ -244,6 +249,7 @@ class ExperimentReportCommand(Command):
             self.alpha,
             timedelta(hours=self.within_hours),
             (one.version, two.version) if one.version and two.version else None,
+            self.days,
         )
         write_interleaving_page(report, self.out)
         write_json(self.out.with_suffix(".json"), report)

@@ -5,8 +5,9 @@ better beyond chance; does a guardrail break. The statistics are tea-tasting's: 
 with a user's own figures before the experiment, the delta method for ratios.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from statistics import NormalDist
 
 import numpy as np
@@ -16,6 +17,7 @@ from tea_tasting.experiment import ExperimentResult
 from tea_tasting.metrics.mean import MeanResult
 
 from service.experiments.metric import Metric
+from service.experiments.plan import early_look
 from service.experiments.sequence import half_width
 from service.experiments.totals import Totals
 
@@ -125,13 +127,8 @@ def _problem(question: Question, totals: Totals, p_value: float) -> str:
         )
     if question.days is None or question.sequential:
         return ""
-    end = totals.since + timedelta(days=question.days)
-    if totals.until >= end - timedelta(hours=1):
-        return ""
-    return (
-        f"the experiment runs until {end.astimezone(UTC):%Y-%m-%d %H:%M} UTC: a look before the "
-        "planned end would find differences by chance (or plan for looks: --sequential)"
-    )
+    words = early_look(totals.since, totals.until, question.days)
+    return f"{words} (or plan for looks: --sequential)" if words else ""
 
 
 def _arm(
@@ -191,11 +188,11 @@ def _adjusted(results: ExperimentResult, names: Sequence[str]) -> dict[str, floa
 
 
 def _share_of_plan(question: Question, totals: Totals) -> float:
-    """Returns the part of the planned experiment that has passed, up to 1."""
+    """Returns the part of the planned experiment that has passed; above 1 after its end."""
     if not question.days:
         return 1.0
     passed = (totals.until - totals.since) / timedelta(days=question.days)
-    return min(max(passed, 1e-3), 1.0)
+    return max(passed, 1e-3)
 
 
 def _comparison(
@@ -212,7 +209,7 @@ def _comparison(
         quantile = NormalDist().inv_cdf((1 + level) / 2)
         error = (result.effect_size_ci_upper - result.effect_size_ci_lower) / (2 * quantile)
         # The error at the planned end follows from the number of users, not from what they did.
-        width = half_width(error, error * share**0.5, 1 - level)
+        width = half_width(error, error * share**0.5, 1 - level) if error > 0 else 0.0
         lower = (result.effect_size - width) / result.control
         upper = (result.effect_size + width) / result.control
         p_value = None
@@ -238,6 +235,8 @@ def _verdict(
     """Returns one sentence."""
     if problem:
         return f"No verdict: {problem}."
+    if math.isnan(primary.lower):
+        return f"No verdict: {control} has no {primary.metric}, to which {arm} could be compared."
     figures = f"{primary.relative:+.1%}, interval {primary.lower:+.1%} to {primary.upper:+.1%}"
     broken = [one.metric for one in guardrails if one.lower > 0]
     unproven = [one.metric for one in guardrails if one.lower <= 0 and one.upper > question.margin]

@@ -36,14 +36,17 @@ class Assigner:
     def assign(self, user: str) -> list[Assignment]:
         """Returns the arms of a user, at most one for each layer, in the order of the file.
 
-        In an interleaved experiment the arm is `interleaved`, which sets nothing.
+        In an interleaved experiment the arm is `interleaved`, which sets nothing. A user with a
+        fixed arm is in no other experiment of its layer.
         """
         found = []
+        fixed = {one.layer for _, one, _ in self._experiments if user in one.users}
         for name, experiment, weights in self._experiments:
             arm = experiment.users.get(user)
             if arm is None:
                 begin, end = experiment.slice
-                if not begin <= _place("layer", experiment.layer, user) < end:
+                place = _place("layer", experiment.layer, user)
+                if experiment.layer in fixed or not begin <= place < end:
                     continue
                 if experiment.interleave:
                     found.append(Assignment(name, INTERLEAVED, Arm()))

@@ -34,6 +34,8 @@ from pydantic import (
     model_validator,
 )
 
+from service.experiments.team_draft import INTERLEAVED
+
 MAX_EXPERIMENTS = 100
 MAX_ARMS = 20
 MAX_VERSIONS = 4
@@ -87,6 +89,8 @@ class Experiment(Checked):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if INTERLEAVED in self.arms:
+            raise ValueError(f"arms: {INTERLEAVED} names drafts of two arms: rename this arm")
         begin, end = self.slice
         if begin >= end:
             raise ValueError(f"slice = [{begin}, {end}] holds no user: the second must be larger")
@@ -159,8 +163,16 @@ class Experiments(RootModel[Annotated[dict[Name, Experiment], Field(max_length=M
     @model_validator(mode="after")
     def _disjoint_in_layers(self) -> Self:
         layers = defaultdict(list)
+        fixed: dict[tuple[str, str], str] = {}
         for name, experiment in self.root.items():
             layers[experiment.layer].append((*experiment.slice, name))
+            for user in experiment.users:
+                other = fixed.setdefault((experiment.layer, user), name)
+                if other != name:
+                    raise ValueError(
+                        f"{other} and {name} fix arms of the same user in the layer "
+                        f"{experiment.layer}: leave them in one of the two"
+                    )
         for layer, slices in layers.items():
             slices.sort()
             for (_, end, name), (begin, _, following) in pairwise(slices):

@@ -13,6 +13,9 @@ from pydantic import BaseModel
 from scipy.stats import binomtest
 
 from model.reports.page import write_page
+from service.experiments.metric import SPECIAL, Metric
+from service.experiments.plan import early_look
+from service.experiments.totals import is_in_time
 
 
 class InterleavingReport(BaseModel, frozen=True):
@@ -50,18 +53,24 @@ def analyse_interleaving(
     alpha: float = 0.05,
     within: timedelta = timedelta(days=1),
     versions: tuple[str, str] | None = None,
+    days: float | None = None,
 ) -> InterleavingReport:
-    """Counts the votes of an experiment's users, and tests them.
+    """Counts the votes of an experiment's users, and tests them at the planned end, after `days`.
 
     `exposures` have a column `teams`: the JSON of the items of each arm, by its name. Raises
-    ValueError if they lack it.
+    ValueError if they lack it, if there are none, or if `event` is no type of events.
     """
+    metric = Metric.parse(event)
+    if metric.name != metric.type or metric.type in SPECIAL:
+        raise ValueError(f"{event}: an interleaved experiment counts events: name their type")
+    if not exposures.height:
+        raise ValueError(f"no user of {experiment} was shown a draft of both arms")
     for name, frame in (("teams", exposures), ("item_id", events)):
         if name not in frame.columns:
             raise ValueError(f"an interleaved experiment needs the column {name}, which is missing")
     credits = _credits(arms, exposures, events.filter(pl.col("type") == event), within)
-    votes = tuple(int((credits[one] > credits[other]).sum()) for one, other in (arms, arms[::-1]))
-    counts = tuple(int(credits[arm].sum()) for arm in arms)
+    control, treatment = credits["control"], credits["treatment"]
+    votes = int((control > treatment).sum()), int((treatment > control).sum())
     total = sum(votes)
     test = binomtest(votes[1], total) if total else None
     interval = test.proportion_ci(1 - alpha) if test else None
@@ -70,6 +79,7 @@ def analyse_interleaving(
     since, until = exposures["at"].min(), exposures["at"].max()
     assert isinstance(since, datetime)
     assert isinstance(until, datetime)
+    early = early_look(since, until, days) if days else ""
     return InterleavingReport(
         experiment=experiment,
         arms=arms,
@@ -79,12 +89,12 @@ def analyse_interleaving(
         until=until,
         users=exposures["user_id"].n_unique(),
         votes=votes,
-        events=counts,
+        events=(int(control.sum()), int(treatment.sum())),
         share=share,
         lower=float(interval.low) if interval else 0.0,
         upper=float(interval.high) if interval else 1.0,
         p_value=p_value,
-        verdict=_verdict(arms, event, votes, p_value, alpha),
+        verdict=f"No verdict: {early}." if early else _verdict(arms, event, votes, p_value, alpha),
     )
 
 
@@ -96,30 +106,34 @@ def write_interleaving_page(report: InterleavingReport, out: Path) -> None:
 def _credits(
     arms: tuple[str, str], exposures: pl.DataFrame, events: pl.DataFrame, within: timedelta
 ) -> pl.DataFrame:
-    """Returns for each user with an event that counts the number of each arm's: user_id, arms.
+    """Returns for each user with an event that counts how many each arm has.
 
-    An item that is taken twice after one recall counts once.
+    The columns are user_id, control and treatment. An item that is taken twice after one recall
+    counts once.
     """
     form = pl.Struct({arm: pl.List(pl.String) for arm in arms})
-    shown = exposures.with_columns(pl.col("teams").str.json_decode(form)).unnest("teams")
+    teams = pl.col("teams").str.json_decode(form)
     picked = pl.concat(
         [
-            shown.select(
-                "user_id", "request_id", shown_at="at", item_id=pl.col(arm), arm=pl.lit(arm)
+            exposures.select(
+                "user_id",
+                "request_id",
+                shown_at="at",
+                item_id=teams.struct.field(arm),
+                team=pl.lit(team),
             ).explode("item_id")
-            for arm in arms
+            for team, arm in enumerate(arms)
         ]
     )
-    taken = events.join(picked, on=["user_id", "request_id", "item_id"]).filter(
-        pl.col("at").is_between(pl.col("shown_at"), pl.col("shown_at") + within)
+    row = ["user_id", "request_id", "item_id"]
+    once = events.join(picked, on=row).filter(is_in_time(within)).unique(row)
+    return once.group_by("user_id").agg(
+        control=(pl.col("team") == 0).sum(), treatment=(pl.col("team") == 1).sum()
     )
-    once = taken.unique(["user_id", "request_id", "item_id"])
-    counted = [(pl.col("arm") == arm).sum().alias(arm) for arm in arms]
-    return once.group_by("user_id").agg(counted)
 
 
 def _verdict(
-    arms: tuple[str, str], event: str, votes: tuple[int, ...], p_value: float, alpha: float
+    arms: tuple[str, str], event: str, votes: tuple[int, int], p_value: float, alpha: float
 ) -> str:
     """Returns one sentence."""
     control, treatment = arms

@@ -1,5 +1,6 @@
 """The report of an experiment as one self-contained HTML page, without scripts and requests."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,10 +50,12 @@ def forest(comparisons: Sequence[Comparison], guardrails: int = 0) -> Forest:
 
     The last ones may be guardrails, of which more is worse.
     """
-    reach = max(abs(end) for one in comparisons for end in (one.lower, one.upper)) or 1.0
+    ends = [abs(end) for one in comparisons for end in (one.lower, one.upper)]
+    reach = max((end for end in ends if math.isfinite(end)), default=0.0) or 1.0
 
     def x(value: float) -> float:
-        return LABELS + (WIDTH - LABELS - MARGIN) * (value / reach + 1) / 2
+        share = value / reach if math.isfinite(value) else 0.0  # there is no interval
+        return LABELS + (WIDTH - LABELS - MARGIN) * (share + 1) / 2
 
     bars = [
         Bar(
@@ -83,6 +86,6 @@ def _tone(bars: Sequence[Bar], guardrails: int) -> str:
 
 
 def _meaning(one: Comparison, more_is_worse: bool) -> str:
-    if one.lower <= 0 <= one.upper:
+    if not (one.lower > 0 or one.upper < 0):
         return "unclear"
     return "worse" if (one.lower > 0) == more_is_worse else "better"

@@ -1,6 +1,7 @@
 """The size of an experiment: how many users and days it takes to find a difference."""
 
 import math
+from datetime import UTC, datetime, timedelta
 from statistics import NormalDist
 
 import polars as pl
@@ -58,6 +59,17 @@ def plan(
         alpha=alpha,
         arms=arms,
         users=arms * math.ceil(in_an_arm),
+    )
+
+
+def early_look(since: datetime, until: datetime, days: float) -> str:
+    """Returns why an experiment of this length has no verdict yet; empty if it has ended."""
+    end = since + timedelta(days=days)
+    if until >= end - timedelta(hours=1):
+        return ""
+    return (
+        f"the experiment runs until {end.astimezone(UTC):%Y-%m-%d %H:%M} UTC: a look before the "
+        "planned end would find differences by chance"
     )
 
 

@@ -4,7 +4,7 @@ Exposures and events meet by `request_id`: an event counts if it names a recall 
 user who did nothing counts with zeros, and so does a user whose events came too late.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,6 +30,10 @@ EVENT_COLUMNS: dict[str, Kind] = {
 }
 
 
+CLOCKS = timedelta(minutes=1)
+"""Time by which an event may come before its recall: clocks differ, and some send whole seconds."""
+
+
 @dataclass(frozen=True)
 class Totals:
     """The totals of an experiment's users."""
@@ -45,9 +49,13 @@ class Totals:
     """The versions that answered each arm; empty if the exposures do not say."""
 
 
-def read_exposures(path: Path, experiment: str) -> pl.DataFrame:
-    """Reads the exposures of an experiment. Raises ValueError if there are none, or no column."""
-    found = _read(path, EXPOSURE_COLUMNS).filter(pl.col("experiment") == experiment).collect()
+def read_exposures(path: Path, experiment: str, fixed: Collection[str] = ()) -> pl.DataFrame:
+    """Reads the exposures of an experiment, but for those of users with a fixed arm.
+
+    Raises ValueError if there are none, or no column.
+    """
+    kept = (pl.col("experiment") == experiment) & ~pl.col("user_id").is_in(list(fixed))
+    found = _read(path, EXPOSURE_COLUMNS).filter(kept).collect()
     if not found.height:
         raise ValueError(f"{path} has no exposure of the experiment {experiment}")
     return found
@@ -71,9 +79,10 @@ def user_totals(
 ) -> Totals:
     """Returns the totals of all users.
 
-    An event counts if it came `within` this time after the recall that it names. The totals of the
-    time `before` the first exposure of all hold any events: they are no outcome, but tell how
-    active a user is (CUPED).
+    An event counts if it came `within` this time after the recall that it names. A recall counts
+    once, though copies of a request that is sent twice, and the results of a batch, have the same
+    id. The totals of the time `before` the first exposure of all hold any events: they are no
+    outcome, but tell how active a user is (CUPED).
     """
     arms = exposures.group_by("user_id").agg(pl.col("arm").first(), seen=pl.col("arm").n_unique())
     users = arms.filter(pl.col("seen") == 1).select("user_id", "arm")
@@ -81,13 +90,16 @@ def user_totals(
     since, until = exposures["at"].min(), exposures["at"].max()
     assert isinstance(since, datetime)
     assert isinstance(until, datetime)
-    shown = [pl.len().cast(pl.Float64).alias(EXPOSURES)]
+    once, shown = (
+        [pl.col("at").min().alias("shown_at")],
+        [pl.len().cast(pl.Float64).alias(EXPOSURES)],
+    )
     if DEGRADED in exposed.columns:
-        shown.append(pl.col(DEGRADED).cast(pl.Float64).sum().alias(DEGRADED))
-    totals = users.join(exposed.group_by("user_id").agg(shown), on="user_id")
-    outcomes = events.join(
-        exposed.select("request_id", "user_id", shown_at="at"), on=["request_id", "user_id"]
-    ).filter(pl.col("at").is_between(pl.col("shown_at"), pl.col("shown_at") + within))
+        once.append(pl.col(DEGRADED).max())
+        shown.append(pl.col(DEGRADED).cast(pl.Float64).sum())
+    recalls = exposed.group_by("request_id", "user_id").agg(once)
+    totals = users.join(recalls.group_by("user_id").agg(shown), on="user_id")
+    outcomes = events.join(recalls, on=["request_id", "user_id"]).filter(is_in_time(within))
     earlier = events.filter(pl.col("at").is_between(since - before, since, closed="left"))
     for metric in metrics:
         if metric.type in SPECIAL:
@@ -98,6 +110,12 @@ def user_totals(
                 totals = totals.with_columns(pl.col(column).fill_null(0.0))
     mixed = arms.height - users.height
     return Totals(totals.sort("user_id"), mixed, since, until, _versions(exposures))
+
+
+def is_in_time(within: timedelta) -> pl.Expr:
+    """Returns whether an event, at `at`, counts for what was shown at `shown_at`."""
+    shown = pl.col("shown_at")
+    return pl.col("at").is_between(shown - CLOCKS, shown + within)
 
 
 def _versions(exposures: pl.DataFrame) -> dict[str, list[str]]:

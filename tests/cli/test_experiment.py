@@ -64,6 +64,21 @@ def test_what_cannot_be_compared_is_told(
     assert problem in capsys.readouterr().err
 
 
+def test_options_that_drafts_do_not_have_are_refused(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(files["experiments"]).write_text("[e]\ninterleave = true\n[e.arms.a]\n[e.arms.b]\n")
+    out = ["--out", str(tmp_path / "report.html")]
+    for more, problem in (
+        (["--sequential", "--days", "3"], "omit --sequential and --guardrails"),
+        (["--guardrails", "degraded/exposure"], "omit --sequential and --guardrails"),
+        ([], "no user of e was shown a draft of both arms"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words(files, *out, *more))
+        assert problem in capsys.readouterr().err
+
+
 def test_a_file_without_a_column_is_refused(
     files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

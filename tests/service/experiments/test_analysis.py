@@ -14,7 +14,7 @@ from service.experiments.metric import Metric
 from service.experiments.page import forest, write_experiment_page
 from service.experiments.plan import figures_of, plan
 from service.experiments.sequence import half_width
-from service.experiments.totals import user_totals
+from service.experiments.totals import read_exposures, user_totals
 
 EVEN = {"a": 1.0, "b": 1.0}
 METRICS = ("click", "click/exposure", "degraded/exposure", "click.value")
@@ -30,7 +30,8 @@ def report(exposures: pl.DataFrame, events: pl.DataFrame, **about: object) -> Ex
         }
         | about
     )
-    return analyse(question, user_totals(exposures, events, [*map(Metric.parse, METRICS)]))
+    metrics = [Metric.parse(name) for name in (*METRICS, *question.guardrails)]
+    return analyse(question, user_totals(exposures, events, metrics))
 
 
 def test_a_planted_difference_is_found_and_shipped() -> None:
@@ -154,6 +155,52 @@ def test_an_event_counts_only_for_the_recall_that_it_names_and_in_time() -> None
     assert users["click"].sum() == 1
 
 
+def test_a_recall_counts_once_however_often_it_is_exposed() -> None:
+    """A request that is sent twice has one id, and so have the results of a batch."""
+    exposures, events = simulated(2000)
+    metrics = [*map(Metric.parse, METRICS)]
+    once = user_totals(exposures, events, metrics).users
+    later = exposures.with_columns(at=pl.col("at") + timedelta(milliseconds=3))
+    assert user_totals(pl.concat([exposures, later]), events, metrics).users.equals(once)
+
+
+def test_a_clock_that_is_a_little_late_loses_no_event() -> None:
+    exposures, events = simulated(2000)
+    clicks = events.filter(pl.col("request_id").is_not_null())  # a minute after their recalls
+    early = clicks.with_columns(at=pl.col("at") - timedelta(seconds=80))
+    users = user_totals(exposures, early, [Metric.parse("click")]).users
+    assert users["click"].sum() == clicks.height > 0
+
+
+def test_a_control_without_the_metric_gives_no_verdict() -> None:
+    exposures, events = simulated(500)
+    during = events.filter(pl.col("request_id").is_not_null())
+    treated = exposures.filter(arm="b")["user_id"].implode()
+    for kept in (during.filter(pl.col("user_id").is_in(treated)), events.clear()):
+        for planned in ({}, {"days": 14.0, "sequential": True}):
+            found = report(exposures, kept, **planned)
+            assert found.arms[0].verdict.startswith("No verdict: a has no click")
+            drawn = forest([found.arms[0].primary])
+            assert (drawn.tone, drawn.bars[0].left) == ("unclear", drawn.zero)
+
+
+def test_a_metric_that_never_varies_has_a_sequence_too() -> None:
+    exposures, events = simulated(500)
+    once = exposures.unique("user_id", keep="first", maintain_order=True)
+    about: dict[str, object] = {"days": 14.0, "sequential": True, "guardrails": ("exposure",)}
+    (guardrail,) = report(once, events, **about).arms[0].guardrails
+    assert (guardrail.lower, guardrail.upper) == (0, 0)
+
+
+def test_users_with_a_fixed_arm_are_no_part_of_the_comparison(tmp_path: Path) -> None:
+    exposures, _ = simulated(100)
+    exposures.write_parquet(tmp_path / "exposures.parquet")
+    users = exposures["user_id"].unique().sort().to_list()
+    found = read_exposures(tmp_path / "exposures.parquet", "e", {users[0]: "a"})
+    assert found["user_id"].unique().sort().to_list() == users[1:]
+    assert read_exposures(tmp_path / "exposures.parquet", "e").height == exposures.height
+
+
 def test_cuped_narrows_the_interval() -> None:
     exposures, events = simulated(6000)
     with_past = report(exposures, events).arms[0].primary
@@ -197,6 +244,15 @@ def test_a_sequence_covers_the_truth_at_all_looks_together() -> None:
     assert naive > 0.2
     # At the planned end it is three fifths wider than an interval for one look.
     assert 1.96 * errors[-1] < sequence[-1] < 1.6 * 1.96 * errors[-1]
+
+
+def test_a_sequence_holds_after_the_planned_end_too() -> None:
+    """Later looks are as wide as the sequence that was planned, and not planned anew."""
+    exposures, events = simulated(8000)
+    (at_end,) = report(exposures, events, days=14.0, sequential=True).arms
+    (late,) = report(exposures, events, days=1.0, sequential=True).arms
+    widths = [one.primary.upper - one.primary.lower for one in (late, at_end)]
+    assert widths[0] > 1.05 * widths[1]
 
 
 def test_the_sequence_is_narrowest_at_the_planned_end() -> None:

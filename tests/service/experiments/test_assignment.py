@@ -90,9 +90,26 @@ def test_a_user_may_have_a_fixed_arm_outside_of_the_slice() -> None:
     assert [one.arm for one in found.assign("qa")] == ["four"]
 
 
+def test_a_user_with_a_fixed_arm_is_in_no_other_experiment_of_the_layer() -> None:
+    two = {"a": {}, "b": {}}
+    found = assigner(
+        one={"slice": [0.0, 0.5], "users": dict.fromkeys(USERS[:50], "a"), "arms": two},
+        other={"slice": [0.5, 1.0], "arms": two},
+        elsewhere={"layer": "elsewhere", "arms": two},
+    )
+    for user in USERS[:50]:
+        assert [one.experiment for one in found.assign(user)] == ["one", "elsewhere"]
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
+        ("[e.arms.interleaved]\n[e.arms.b]\n", "interleaved names drafts of two arms"),
+        (
+            "[e]\nslice=[0.0, 0.5]\nusers = { qa = 'a' }\n[e.arms.a]\n[e.arms.b]\n"
+            "[f]\nslice=[0.5, 1.0]\nusers = { qa = 'a' }\n[f.arms.a]\n[f.arms.b]\n",
+            "e and f fix arms of the same user in the layer default",
+        ),
         ("[e.arms.a]\n", "e.arms: Dictionary should have at least 2 items"),
         ("[e.arms.a]\n[e.arms.b]\nheft = 2\n", "e.arms.b.heft: Extra inputs"),
         ("[e.arms.a]\n[e.arms.b]\nweight = 0\n", "e.arms.b.weight: Input should be greater than 0"),

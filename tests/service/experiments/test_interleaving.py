@@ -89,6 +89,33 @@ def test_each_user_has_one_vote() -> None:
     assert found.verdict.startswith("Users prefer b in click (20 users to 1, p = ")
 
 
+def test_arms_may_have_the_name_of_any_column() -> None:
+    exposures, events = logs({f"u{number}": (0, 1) for number in range(20)})
+    named = exposures.with_columns(
+        pl.col("teams").str.replace('"a"', '"at"').str.replace('"b"', '"user_id"')
+    )
+    found = analyse_interleaving("e", ("at", "user_id"), named, events)
+    assert (found.votes, found.events) == ((0, 20), (0, 20))
+
+
+def test_before_the_planned_end_there_is_no_verdict() -> None:
+    votes = logs({f"u{number}": (0, 1) for number in range(20)})
+    early = analyse_interleaving("e", ("a", "b"), *votes, days=7)
+    assert early.verdict.startswith("No verdict: the experiment runs until 2026-03-08 00:00 UTC")
+
+
+@pytest.mark.parametrize("event", ["click/exposure", "watch.value", "exposure"])
+def test_only_events_can_be_counted(event: str) -> None:
+    with pytest.raises(ValueError, match="counts events: name their type"):
+        analyse_interleaving("e", ("a", "b"), *logs({"u": (0, 1)}), event)
+
+
+def test_without_a_draft_there_is_nothing_to_count() -> None:
+    exposures, events = logs({"u": (0, 1)})
+    with pytest.raises(ValueError, match="no user of e was shown a draft"):
+        report(exposures.clear(), events)
+
+
 def test_even_votes_are_no_preference_and_a_worse_arm_is_not_kept() -> None:
     even = {f"u{number}": ((1, 0) if number % 2 else (0, 1)) for number in range(20)}
     assert "prefer neither b nor a beyond chance" in report(*logs(even)).verdict
