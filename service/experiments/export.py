@@ -4,10 +4,16 @@
     OUT/events/…
 
 A part appears complete or not at all, and its name says which entries it holds. The next export
-goes on behind the last one, so that it can run every hour, and again after a crash.
+goes on behind the last one, so that it can run every hour, and again after a crash. Exports into
+the same folder wait for each other. Entries that the stream has dropped before they were exported
+are lost, and the log says so.
 """
 
+import asyncio
+import fcntl
+import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +21,11 @@ from typing import Any
 import polars as pl
 
 from model.files import new_file
-from service.experiments.log import EVENTS, EXPOSURES
+from service.experiments.log import EVENTS, EXPOSURES, MAX_ENTRIES
 from service.history.health import Health
 from service.history.store import HistoryStore, StoreUnavailable
+
+log = logging.getLogger(__name__)
 
 CHUNK = 5000
 """Entries of one round trip."""
@@ -53,7 +61,8 @@ async def export_log(store: HistoryStore, out: Path) -> dict[str, int]:
 
     Raises StoreUnavailable if the store fails; what is written stays.
     """
-    return {stream: await _export(store, out / stream, stream) for stream in COLUMNS}
+    async with _locked(out):
+        return {stream: await _export(store, out / stream, stream) for stream in COLUMNS}
 
 
 def parts(folder: Path) -> list[Path]:
@@ -64,6 +73,8 @@ def parts(folder: Path) -> list[Path]:
 async def _export(store: HistoryStore, folder: Path, stream: str) -> int:
     done = parts(folder)
     position = _last_id(done[-1]) if done else "0-0"
+    if done:
+        await _tell_of_a_gap(store, stream, position)
     waiting: list[tuple[str, dict[str, Any]]] = []
     written = 0
     async for chunk in _entries(store, stream, position):
@@ -72,6 +83,21 @@ async def _export(store: HistoryStore, folder: Path, stream: str) -> int:
             written += _write(folder, stream, waiting)
             waiting = []
     return written + (_write(folder, stream, waiting) if waiting else 0)
+
+
+async def _tell_of_a_gap(store: HistoryStore, stream: str, position: str) -> None:
+    """Logs if the stream does not reach back to the last entry that was exported."""
+    command = ("xrange", (stream,), {"count": 1})
+    (first,) = await store.run([command], Health(f"reading {stream}"))
+    if not first or isinstance(first, Exception):
+        return
+    begin = first[0][0].decode()
+    if _number(begin) > _number(position):
+        log.warning(
+            "%s: entries between %s and %s may be missing: the stream, which keeps %s, has dropped "
+            "them. Export more often",
+            *(stream, position, begin, f"{MAX_ENTRIES:,}"),
+        )
 
 
 async def _entries(
@@ -92,6 +118,15 @@ async def _entries(
         ]
         yield entries
         position = entries[-1][0]
+
+
+@asynccontextmanager
+async def _locked(out: Path) -> AsyncIterator[None]:
+    """Waits until no other export writes to the folder, and keeps others out."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("ab") as lock:
+        await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+        yield
 
 
 def _write(folder: Path, stream: str, entries: list[tuple[str, dict[str, Any]]]) -> int:

@@ -1,5 +1,6 @@
 """The log of experiments in a real Redis and in the embedded store, and its export."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -57,6 +58,38 @@ async def test_an_export_goes_on_behind_the_last_part(store: HistoryStore, tmp_p
     assert await export_log(store, out) == {"exposures": 1, "events": 0}
     assert exported(out, EXPOSURES, "request_id") == ["r1", "r2", "r3"]
     assert exported(out, EXPOSURES, "degraded") == [False] * 3
+
+
+async def test_exports_at_the_same_time_write_each_entry_once(
+    store: HistoryStore, tmp_path: Path
+) -> None:
+    log, out = ExperimentLog(store, Losses()), tmp_path / "out"
+    requests = [f"r{number}" for number in range(50)]
+    expose(log, *requests)
+    await log.flush()
+    counts = await asyncio.gather(*(export_log(store, out) for _ in range(3)))
+    assert sorted(one["exposures"] for one in counts) == [0, 0, 50]
+    assert exported(out, EXPOSURES, "request_id") == requests
+
+
+async def test_entries_that_were_dropped_before_an_export_are_told(
+    store: HistoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log, out = ExperimentLog(store, Losses()), tmp_path / "out"
+    expose(log, "r1", "r2")
+    await log.flush()
+    await export_log(store, out)
+    expose(log, "r3")
+    await log.flush()
+    await store._client.xtrim(EXPOSURES, maxlen=2, approximate=False)
+    await export_log(store, out)
+    assert "missing" not in caplog.text  # nothing is: r2 was exported
+    expose(log, "r4", "r5", "r6")
+    await log.flush()
+    await store._client.xtrim(EXPOSURES, maxlen=2, approximate=False)
+    await export_log(store, out)
+    assert exported(out, EXPOSURES, "request_id") == ["r1", "r2", "r3", "r5", "r6"]
+    assert "exposures: entries between" in caplog.text
 
 
 async def test_a_part_that_a_crash_cut_short_is_written_again(
