@@ -20,31 +20,46 @@ from service.waiting import Answer
 NO_TEAMS: Mapping[str, ServedBundle] = {}
 
 
-def recall_response(
-    request: Request,
+def first_page(
     body: RecallRequest,
     answer: Answer,
     pages: Pages,
     arms: Sequence[Assignment] = (),
     teams: Mapping[str, ServedBundle] = NO_TEAMS,
+) -> Page | None:
+    """Returns the first page of an answer; None if the request does not ask for pages.
+
+    Raises Invalid if its cursor would be too long.
+    """
+    if body.page_size is None:
+        return None
+    named = [(one.experiment, one.arm) for one in arms]
+    user = (body.user_id or "") if named else ""
+    about = answer.version, answer.degraded_reason, user, named, tuple(_versions(teams).items())
+    return pages.first(answer.found, body.page_size, *about)
+
+
+def recall_response(
+    request: Request,
+    body: RecallRequest,
+    answer: Answer,
+    page: Page | None,
+    arms: Sequence[Assignment] = (),
+    teams: Mapping[str, ServedBundle] = NO_TEAMS,
 ) -> bytes:
     """Returns a `RecallResponse` in JSON.
 
-    `teams` are the bundles of each team in a draft of two versions.
+    `page` is the first one of the answer, if it has pages, and `teams` are the bundles of each team
+    in a draft of two versions.
     """
     found, reason, bundle = answer.found, answer.degraded_reason, answer.bundle
     assert bundle
-    versions = {team: one.version for team, one in teams.items()}
     more = _effect(found.filter) if found.filter else b""
     if arms:
-        more += _arms(arms, versions)
+        more += _arms(arms, _versions(teams))
     if found.variety:
         more += _variety(found.variety)
-    if body.page_size is not None:
-        named = [(one.experiment, one.arm) for one in arms]
-        user = (body.user_id or "") if named else ""
-        about = bundle.version, reason, user, named, tuple(versions.items())
-        page = pages.first(found, body.page_size, *about)
+    if page:
         found = replace(found, json=page.json, rows=page.rows)
         more += _cursor(page)
     items = found.json
@@ -106,6 +121,11 @@ def _response(
         unknown_items,
         more,
     )
+
+
+def _versions(teams: Mapping[str, ServedBundle]) -> dict[str, str]:
+    """Returns the version of each team."""
+    return {team: bundle.version for team, bundle in teams.items()}
 
 
 def _cursor(page: Page) -> bytes:

@@ -79,7 +79,7 @@ class LiveExperiments:
         self._scenarios = scenarios
         self._attributes = attributes
         self._answers = answers
-        self._on_fallback = on_fallback
+        self.on_fallback = on_fallback
         without: tuple[Experiments, Assigner, Fields] = NONE, Assigner(NONE), {}
         self.file = WatchedFile(file, self._read, without, self._context)
 
@@ -95,6 +95,10 @@ class LiveExperiments:
         assigned = [one for one in assigner.assign(body.user_id) if one.arm != INTERLEAVED]
         found = [one for one in assigned if self._is_served(one, fields)]
         return self._with_fields(body, found), found
+
+    def without_arms(self, body: RecallRequest) -> RecallRequest:
+        """Returns the request with the fields of its scenario, as if there were no experiment."""
+        return self._scenarios.applied_to(body)
 
     def as_arm(self, body: RecallRequest, name: str) -> tuple[RecallRequest, list[Assignment]]:
         """Returns the request as a user of the arm `EXPERIMENT/ARM` makes it, and that arm.
@@ -173,7 +177,7 @@ class LiveExperiments:
     def _is_served(self, arm: Assignment, fields: Fields) -> bool:
         if not self._problem(arm, fields):
             return True
-        self._on_fallback()
+        self.on_fallback()
         return False
 
     def _problem(self, arm: Assignment, fields: Fields) -> str:

@@ -1,14 +1,37 @@
 """Queries of the recall room from the bodies of requests."""
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from service.errors import FieldError, Invalid
+from service.experiments.assignment import Assignment
 from service.http.filters import checked_form
+from service.http.live_versions import LiveVersion
 from service.http.schemas import AfterDays, PastItem, RecallRequest, Seed
 from service.http.variety import checked_rules
 from service.recall.served_bundle import ServedBundle
 from service.recall.types import UNTOLD, Query
+
+
+class Asked(NamedTuple):
+    """A recall that is asked for, with the fields of the user's arms and of its scenario."""
+
+    body: RecallRequest
+    arms: list[Assignment]
+    version: LiveVersion
+    query: Query
+    is_stored: bool
+    """Whether the history is in the store."""
+
+
+def checked(
+    body: RecallRequest, arms: list[Assignment], version: LiveVersion, where: str = ""
+) -> Asked:
+    """Returns a recall that this version can answer. Raises Invalid if a field does not fit it."""
+    bundle = version.bundle
+    if (body.interests or 0) > bundle.max_interests:
+        raise Invalid(f"interests: this bundle generates at most {bundle.max_interests}")
+    return Asked(body, arms, version, *query_of(body, bundle, where))
 
 
 def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tuple[Query, bool]:

@@ -26,7 +26,7 @@ from service.experiments.config import Arm
 from service.experiments.log import ExperimentLog
 from service.experiments.team_draft import INTERLEAVED
 from service.history.store import HistoryStore, StoreUnavailable
-from service.http.answers import NO_TEAMS, page_response, recall_response
+from service.http.answers import NO_TEAMS, first_page, page_response, recall_response
 from service.http.bodies import json_response, read_body
 from service.http.drafts import Draft, teams_of
 from service.http.engine import Engine
@@ -34,7 +34,7 @@ from service.http.experiments import LiveExperiments
 from service.http.live_versions import LiveVersions, recall_all
 from service.http.pages import Pages
 from service.http.problems import problem_response, service_error_response
-from service.http.queries import query_of
+from service.http.queries import Asked, checked
 from service.http.schemas import TOO_MANY_ITEMS, BatchRequest, Ready, RecallRequest
 from service.observability.metrics import Metrics
 from service.recall.served_bundle import ServedBundle
@@ -51,9 +51,6 @@ DEADLINE_HEADER = b"x-deadline-ms"
 MAX_DEADLINE_MS = 60_000
 PROBE_SECONDS = 0.05
 """Time for which metrics, and a probe that is not strict, wait for the store."""
-
-NOTHING_ASKED: Mapping[str, str] = {}
-"""The query string of a recall without one."""
 
 T = TypeVar("T")
 
@@ -115,34 +112,64 @@ class Routes:
         given = await read_body(request, RecallRequest, self._body_limit)
         if given.cursor is not None:
             return self._following_page(request, given, given.cursor)
-        if not explain and (draft := self._experiments.draft_for(given)):
-            return await self._drafted(request, draft)
-        asked = request.query_params if explain else NOTHING_ASKED
-        if arm := asked.get("arm"):
-            body, arms = self._experiments.as_arm(given, arm)
-        else:
-            body, arms = self._experiments.applied_to(given)
-        version = asked.get("version")
-        bundle, batcher = self._live.named(version) if version else self._live.of(arms)
-        _check_interests(body, bundle)
-        query, is_stored = query_of(body, bundle)
         if explain:
-            query = replace(query, explain=True)
-        recall = batcher.recall(query, is_stored, _patience(request), _client(request))
+            asked = self._asked_by_name(given, request.query_params)
+            query = replace(asked.query, explain=True)
+        else:
+            draft = self._experiments.draft_for(given)
+            if draft and (sides := self._sides(draft)):
+                return await self._drafted(request, draft, sides)
+            asked = self._asked(given)
+            query = asked.query
+        recall = asked.version.batcher.recall(
+            query, asked.is_stored, _patience(request), _client(request)
+        )
         answer = await _while_connected(request, recall)
         request.scope["state"]["stages"] = answer.seconds
         timing = ", ".join([f"{name};dur={s * 1000:.3f}" for name, s in answer.seconds.items()])
-        result = self._response(request, body, answer, arms)
+        result = self._response(request, asked.body, answer, asked.arms)
         return json_response(result, {"server-timing": timing})
 
-    async def _drafted(self, request: Request, draft: Draft) -> Response:
+    def _asked(self, given: RecallRequest, where: str = "") -> Asked:
+        """Returns a recall with the fields of the user's arms.
+
+        If one of these does not fit the version that answers, the user is answered as if there were
+        no experiment: the request is not at fault. Raises Invalid if it is.
+        """
+        body, arms = self._experiments.applied_to(given)
+        try:
+            return checked(body, arms, self._live.of(arms), where)
+        except Invalid:
+            if not arms:
+                raise
+        asked = checked(self._experiments.without_arms(given), [], self._live.of(()), where)
+        self._experiments.on_fallback()
+        return asked
+
+    def _asked_by_name(self, given: RecallRequest, names: Mapping[str, str]) -> Asked:
+        """Returns a recall as the user of an arm makes it, or for a version, if they are named."""
+        arm, version = names.get("arm"), names.get("version")
+        if not arm and not version:
+            return self._asked(given)
+        named = self._experiments.as_arm(given, arm) if arm else None
+        body, arms = named or self._experiments.applied_to(given)
+        return checked(body, arms, self._live.named(version) if version else self._live.of(arms))
+
+    def _sides(self, draft: Draft) -> list[Asked] | None:
+        """Returns the recalls of a draft; None if a field does not fit the version of its arm."""
+        arms = [list(draft.arms_of(side)) for side in draft.sides]
+        try:
+            return [
+                checked(side.request, own, self._live.of(own))
+                for side, own in zip(draft.sides, arms, strict=True)
+            ]
+        except Invalid:
+            self._experiments.on_fallback()
+            return None
+
+    async def _drafted(self, request: Request, draft: Draft, sides: Sequence[Asked]) -> Response:
         """Answers a user of an interleaved experiment."""
-        chosen = [self._live.of(draft.arms_of(side)) for side in draft.sides]
-        queries = []
-        for side, version in zip(draft.sides, chosen, strict=True):
-            _check_interests(side.request, version.bundle)
-            queries.append(query_of(side.request, version.bundle))
-        recalls = recall_all(queries, chosen, _patience(request), _client(request))
+        recalls = self._all(request, sides)
         answers = await _while_connected(request, recalls)
         request.scope["state"]["stages"] = answers[0].seconds
         body = draft.sides[0].request
@@ -167,22 +194,21 @@ class Routes:
     async def recall_batch(self, request: Request) -> Response:
         """Answers up to 256 recalls at once, in the order of the requests."""
         body = await read_body(request, BatchRequest, self._body_limit)
-        applied = [self._experiments.applied_to(one) for one in body.requests]
-        requests = [one for one, _ in applied]
-        if BatchRequest.is_too_large(requests):  # by the k of a scenario
+        asked = [self._asked(one, f"requests.{at}.") for at, one in enumerate(body.requests)]
+        if BatchRequest.is_too_large([one.body for one in asked]):  # by the k of a scenario
             raise Invalid(TOO_MANY_ITEMS)
-        chosen = [self._live.of(arms) for _, arms in applied]
-        queries = []
-        for number, (one, version) in enumerate(zip(requests, chosen, strict=True)):
-            _check_interests(one, version.bundle)
-            queries.append(query_of(one, version.bundle, f"requests.{number}."))
-        recalls = recall_all(queries, chosen, _patience(request), _client(request))
-        answers = await _while_connected(request, recalls)
+        answers = await _while_connected(request, self._all(request, asked))
         results = [
-            self._response(request, one, answer, arms)
-            for (one, arms), answer in zip(applied, answers, strict=True)
+            self._response(request, one.body, answer, one.arms)
+            for one, answer in zip(asked, answers, strict=True)
         ]
         return json_response(b'{"results":[%b]}' % b",".join(results))
+
+    def _all(self, request: Request, asked: Sequence[Asked]) -> Coroutine[Any, Any, list[Answer]]:
+        """Returns how to get the answers to several recalls of a request."""
+        queries = [(one.query, one.is_stored) for one in asked]
+        chosen = [one.version for one in asked]
+        return recall_all(queries, chosen, _patience(request), _client(request))
 
     async def healthz(self) -> Response:
         """Answers 200 while the service works; restart it if it answers anything else.
@@ -264,13 +290,15 @@ class Routes:
         version was given up meanwhile has no part in the answer.
         """
         arms = [one for one in arms if one.settings.version in (None, answer.version)]
-        response = recall_response(request, body, answer, self._pages, arms, teams)
+        page = first_page(body, answer, self._pages, arms, teams)
+        response = recall_response(request, body, answer, page, arms, teams)
         is_shown = not answer.found.explanation
         if arms and is_shown and body.user_id is not None:
             request_id: str = request.scope["state"]["request_id"]
             degraded = bool(answer.degraded_reason)
             about = body.user_id, request_id, answer.version, degraded
-            self._experiment_log.expose(arms, *about, _teams(arms, answer.found.json))
+            shown = page.json if page else answer.found.json
+            self._experiment_log.expose(arms, *about, _teams(arms, shown))
         return response
 
     def _check_ready(self) -> ServedBundle:
@@ -310,12 +338,6 @@ class Routes:
 def _teams(arms: Sequence[Assignment], candidates: bytes) -> str:
     """Returns the teams of an interleaved answer, as they are logged."""
     return teams_of(candidates) if any(one.arm == INTERLEAVED for one in arms) else ""
-
-
-def _check_interests(body: RecallRequest, bundle: ServedBundle) -> None:
-    """Raises Invalid if the bundle cannot generate as many interests."""
-    if (body.interests or 0) > bundle.max_interests:
-        raise Invalid(f"interests: this bundle generates at most {bundle.max_interests}")
 
 
 def _client(request: Request) -> str:

@@ -124,7 +124,7 @@ async def test_the_report_credits_the_team_of_each_event(
     log = tmp_path / "log"
     await export_log(store, log)
     teams = pl.read_parquet(log / "exposures" / "*.parquet")["teams"][0]
-    assert {arm: len(items) for arm, items in json.loads(teams).items()} == {"one": 6, "three": 6}
+    assert {arm: len(items) for arm, items in json.loads(teams).items()} == {"one": 3, "three": 3}
     words = ["experiment", "report", "--experiments", str(file), "--name", "mix"]
     words += ["--exposures", str(log / "exposures"), "--events", str(log / "events")]
     await asyncio.to_thread(main, [*words, "--out", str(tmp_path / "report.html")])

@@ -252,6 +252,32 @@ async def test_a_version_is_told_while_it_is_not_loaded(
     assert (await client.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize("interleave", ["", "interleave = true\n"])
+async def test_an_arm_whose_fields_do_not_fit_the_bundle_refuses_nobody(
+    client: httpx.AsyncClient, tmp_path: Path, interleave: str, bundle: ServedBundle
+) -> None:
+    """No user is to blame that a bundle generates fewer interests than an arm asks for."""
+    arms = "[wide.arms.usual]\n[wide.arms.many]\nrecall = { interests = 8 }\n"
+    client.worker.bundle = bundle._replace(max_interests=7)  # type: ignore[attr-defined]
+    written(tmp_path, f"[wide]\n{interleave}{arms}")
+    async with asyncio.timeout(30):
+        while "wide" not in (await client.get("/experiments")).text:
+            await asyncio.sleep(0.01)
+    users = [f"u{number}" for number in range(8)]
+    found = [await recall(client, user_id=user, history=["i1"], k=5) for user in users]
+    batch = {"requests": [{"user_id": user, "history": ["i1"], "k": 5} for user in users]}
+    answer = await client.post("/recall/batch", json=batch)
+    for results in (found, answer.raise_for_status().json()["results"]):
+        arms_of = [one["experiments"][0]["arm"] for one in results if "experiments" in one]
+        assert set(arms_of) <= {"usual"}
+        assert len(arms_of) < len(users)
+        assert all(len(ids(one)) == 5 for one in results)
+    text = (await client.get("/metrics")).text
+    assert sample(text, "recgpt_arm_fallbacks_total") >= 2
+    wrong = await client.post("/recall", json={"user_id": "u1", "interests": 8})
+    assert wrong.status_code == 422  # that is the request's own
+
+
 async def test_an_arm_can_be_a_scenario(client: httpx.AsyncClient, tmp_path: Path) -> None:
     written(tmp_path, FILE.replace("{ k = 3 }", '{ scenario = "home" }'))
     async with asyncio.timeout(30):
