@@ -46,6 +46,9 @@ class MlflowAlias:
         self._model, self._alias = model, alias
         self._client: Any = self._asked(MlflowClient)
 
+    def __str__(self) -> str:
+        return f"the alias {self._alias} of the model {self._model}"
+
     def version(self) -> str | None:
         """Returns the bundle's version that the alias names; None if it names none.
 
@@ -92,7 +95,7 @@ class MlflowAlias:
             raise self._problem(error) from error
 
     def _problem(self, error: Exception) -> ValueError:
-        return ValueError(f"the registry of the alias {self._alias} can't be used: {error}")
+        return ValueError(f"the registry of {self} can't be used: {error}")
 
 
 def publisher(config: RegistryConfig) -> Callable[[Path, str], None]:
@@ -115,11 +118,16 @@ def publisher(config: RegistryConfig) -> Callable[[Path, str], None]:
 def follow(artifacts: Path, alias: MlflowAlias) -> str | None:
     """Makes the version that an alias names the served one, unless it is; returns it if so.
 
-    Raises ValueError if the registry cannot be asked, or the store has no such version or a damaged
-    one; the served version stays then.
+    Raises ValueError if the registry cannot be asked, if the alias names no version, or if the
+    store has no such version or a damaged one; the served version stays then.
     """
     wanted = alias.version()
-    if wanted is None or wanted == served_version(artifacts):
+    if wanted is None:
+        raise ValueError(
+            f"{alias} names no version with the tag {TAG}: publish one with --registry mlflow, or "
+            "name another alias or model"
+        )
+    if wanted == served_version(artifacts):
         return None
     return roll_back(artifacts, wanted)
 

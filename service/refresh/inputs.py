@@ -19,6 +19,7 @@ import polars as pl
 
 from model.artifact.bundle import Artifact
 from model.artifact.manifest import Manifest
+from model.artifact.registry import RegistryConfig
 from model.data.clean import Columns, clean_logs
 from model.data.logs import log_files
 from model.data.times import whole_seconds
@@ -33,7 +34,8 @@ ROW = ["user_id", "item_id", "timestamp"]
 
 def options_of(config: RefreshConfig) -> str:
     """Returns the options that a round may not change while it is under way, as text."""
-    names = set(RefreshConfig.model_fields) - {"artifacts", "work", "device"}
+    free = {"artifacts", "work", "device", *RegistryConfig.model_fields}
+    names = set(RefreshConfig.model_fields) - free
     return config.model_dump_json(include=names)
 
 

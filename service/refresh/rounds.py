@@ -17,7 +17,7 @@ import asyncio
 import fcntl
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,12 @@ from pydantic import BaseModel
 
 from model.artifact.bundle import Artifact, load_artifact
 from model.artifact.registry import publisher
-from model.artifact.versions import find_bundle, publish_bundle, served_version
+from model.artifact.versions import (
+    check_publishable,
+    find_bundle,
+    publish_bundle,
+    served_version,
+)
 from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
 from model.data.prepare import prepare
@@ -98,6 +103,7 @@ def refresh(config: RefreshConfig) -> Outcome:
         raise ValueError("nothing says where events come from: name --log, --store or --events")
     if config.store and config.events:
         raise ValueError("--events is an export, and --store is exported first: name one of them")
+    point = publisher(config)  # first: a training would be wasted if it cannot be had
     config.work.mkdir(parents=True, exist_ok=True)
     with _locked(config.work):
         for half in config.work.glob(".round.*.part"):  # of a call that was killed
@@ -110,7 +116,7 @@ def refresh(config: RefreshConfig) -> Outcome:
             if last and last.digest == digest:
                 return _again(last)
             about = _begin(config, stream, digest)
-        return _finish(config, about)
+        return _finish(config, about, point)
 
 
 def _begin(config: RefreshConfig, stream: Path | None, digest: str) -> Round:
@@ -146,9 +152,14 @@ def _unfinished(config: RefreshConfig, last: Outcome | None) -> Round | None:
     return None
 
 
-def _finish(config: RefreshConfig, about: Round) -> Outcome:
-    """Runs the steps of a round that are not done yet, and records its outcome."""
+def _finish(config: RefreshConfig, about: Round, point: Callable[[Path, str], None]) -> Outcome:
+    """Runs the steps of a round that are not done yet, and records its outcome.
+
+    `point` makes a version the served one. Raises ValueError if another version has been published
+    meanwhile, which the new one was not compared with.
+    """
     folder = config.work / "round"
+    check_publishable(config.artifacts)
     served = load_artifact(config.artifacts / about.base)
     dataset = _dataset(config, folder, served)
     protocol = ProtocolConfig(split="temporal", test_days=config.test_days)
@@ -160,8 +171,8 @@ def _finish(config: RefreshConfig, about: Round) -> Outcome:
         version = bundle.name
         measured = measure(config.gate, dataset, protocol, served, bundle, recalled)
         checks += check_quality(config.gate, measured)
-    if version and not failed(checks) and served_version(config.artifacts) != version:
-        publish_bundle(config.artifacts, folder / "bundles" / version, publisher(config))
+    if version and not failed(checks):
+        _publish(config, about, folder / "bundles" / version, point)
     outcome = Outcome(
         result="refused" if failed(checks) else "published",
         sentence=_sentence(about, version, checks),
@@ -175,6 +186,20 @@ def _finish(config: RefreshConfig, about: Round) -> Outcome:
     )
     _record(config.work, outcome)
     return outcome
+
+
+def _publish(
+    config: RefreshConfig, about: Round, bundle: Path, point: Callable[[Path, str], None]
+) -> None:
+    """Makes the new version the served one, unless a call that was killed has done so."""
+    now = served_version(config.artifacts)
+    if now == about.base:
+        publish_bundle(config.artifacts, bundle, point)
+    elif now != bundle.name:
+        raise ValueError(
+            f"{now} has been published since this round began from {about.base}, and stays the "
+            "served version: call refresh again, which begins from it"
+        )
 
 
 def _dataset(config: RefreshConfig, folder: Path, served: Artifact) -> Dataset:

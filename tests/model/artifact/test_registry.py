@@ -52,7 +52,8 @@ def test_the_alias_moves_with_every_publication(alias: MlflowAlias, store: Path)
 
 def test_a_store_follows_the_alias(alias: MlflowAlias, store: Path) -> None:
     served, other = names(store)
-    assert follow(store, alias) is None  # the alias is not there yet
+    with pytest.raises(ValueError, match="the alias current of the model recgpt names no version"):
+        follow(store, alias)
     alias.move(other)
     assert follow(store, alias) == other == served_version(store)
     assert follow(store, alias) is None

@@ -3,6 +3,8 @@
 import fcntl
 import json
 import re
+import shutil
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from refreshing import DAYS, START, Site, write_part
 
 from cli.main import main
 from model.artifact.bundle import load_artifact
-from model.artifact.versions import find_bundle, read_journal, served_version
+from model.artifact.versions import find_bundle, publish, read_journal, served_version
 from model.data.dataset import Dataset
 from model.evaluation.metrics import CaseFigures
 from model.evaluation.protocols import Split
@@ -116,6 +118,65 @@ def test_a_round_with_other_options_begins_anew(
             refresh(site.config(tmp_path / "work"))
     outcome = refresh(site.config(tmp_path / "work", seed=2, full=True))
     assert outcome.result == "published", outcome.sentence
+
+
+def test_a_version_that_was_published_meanwhile_stays(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new version was not compared with it; the next call is, and does so."""
+    config = site.config(tmp_path / "work")
+    base, measured = load_artifact(find_bundle(site.artifacts)), rounds.measure
+    other = site.artifacts / "other"
+
+    def while_another_is_published(*about: Any) -> Any:
+        shutil.copytree(base.folder, other)
+        manifest = json.loads((other / "manifest.json").read_text())
+        (other / "manifest.json").write_text(json.dumps(manifest | {"version": "other"}))
+        publish(site.artifacts, "other")
+        return measured(*about)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "measure", while_another_is_published)
+        with pytest.raises(ValueError, match="other has been published since this round began"):
+            refresh(config)
+    assert served_version(site.artifacts) == "other"
+    outcome = refresh(config)
+    assert (outcome.result, outcome.base) == ("published", "other"), outcome.sentence
+
+
+def test_without_the_registry_no_training_begins(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    monkeypatch.setattr(rounds, "train", _must_not_be_called)
+    with pytest.raises(ValueError, match="--registry needs MLflow"):
+        refresh(site.config(tmp_path / "work", registry="mlflow"))
+
+
+def test_a_round_is_finished_without_the_registry(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no input of the training, so another one, or none, begins nothing anew."""
+
+    def unreachable(*_: object) -> None:
+        raise ValueError("the registry can't be used")
+
+    work = tmp_path / "work"
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "publisher", lambda config: unreachable)
+        with pytest.raises(ValueError, match="the registry can't be used"):
+            refresh(site.config(work, registry="mlflow"))
+    monkeypatch.setattr(rounds, "train", _must_not_be_called)
+    assert refresh(site.config(work)).result == "published"
+
+
+def test_a_single_bundle_is_refused_before_the_training(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "train", _must_not_be_called)
+    bundle = find_bundle(site.artifacts)
+    with pytest.raises(ValueError, match="is one bundle: name the folder of the bundles"):
+        refresh(site.config(tmp_path / "work", artifacts=bundle))
 
 
 def test_two_refreshes_do_not_run_at_once(site: Site, tmp_path: Path) -> None:
