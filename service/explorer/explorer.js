@@ -20,7 +20,7 @@ function newPane(name, settings = {}) {
   return {
     name, title: `Setting ${name}`, style: `setting-${name.toLowerCase()}`,
     k: 20, interests: "", filter: "", scenario: "", seeds: "", arm: "", version: "", other: "", ...settings,
-    answer: null, error: "", busy: false, copied: false, curl: "", overlap: "",
+    answer: null, error: "", busy: false, isStarting: false, copied: false, curl: "", overlap: "",
     history: [], interestLists: [], merged: [], stages: [], listNote: "", interestsNote: "", timeNote: "",
   };
 }
@@ -62,6 +62,7 @@ Alpine.data("explorer", () => ({
   eventType: EVENT_TYPES[0],
   eventTypes: EVENT_TYPES,
   eventError: "",
+  retry: 0, // the timer of the next try while the service starts
   ...qualityTab(),
   ...mapTab(),
   ...versionsTab(),
@@ -140,7 +141,12 @@ Alpine.data("explorer", () => ({
   /** Asks for the answers of all panes. What is new against the answers before is marked if asked. */
   async recall(markNew = false) {
     this.writeAddress();
+    clearTimeout(this.retry);
     await Promise.all(this.panes.map((pane) => this.fill(pane, markNew)));
+    if (this.panes.some((pane) => pane.isStarting)) {
+      clearTimeout(this.retry);
+      this.retry = setTimeout(() => this.recall(), RETRY_MS); // one for all panes
+    }
     this.markOverlap();
     const [first] = this.panes;
     if (first.answer) {
@@ -153,6 +159,7 @@ Alpine.data("explorer", () => ({
 
   async fill(pane, markNew) {
     pane.busy = true;
+    pane.isStarting = false;
     try {
       const body = bodyOf(pane, this.user, this.edited);
       const { json, headers } = await ask("POST", recallPath(pane), body, this.headers());
@@ -160,8 +167,8 @@ Alpine.data("explorer", () => ({
       Object.assign(pane, viewOf(json, stagesOf(headers), before), { error: "", copied: false, curl: curlOf(pane, body, Boolean(this.key)) });
     } catch (error) {
       this.noteRefusal(error);
-      if (error.status === STARTING) setTimeout(() => this.recall(), RETRY_MS);
       pane.answer = null;
+      pane.isStarting = error.status === STARTING;
       pane.error = error.message;
     }
     pane.busy = false;

@@ -104,7 +104,7 @@ async def _measure(
 ) -> IndexQualityResponse:
     about = await make(Trial(first, hits, lists=None))
     depths = trial_depths(about)
-    measured = min(count, about.sample)
+    measured = max(0, min(count, about.sample - first))
     found: list[list[tuple[float, float]]] = []  # recall and seconds: for each interest, by depth
     for interest in range(first, first + measured):
         exact_F = await _exact_hits(make, interest, hits, about.items)

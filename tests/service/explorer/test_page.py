@@ -108,6 +108,22 @@ def test_wrong_settings_are_explained(page: Browser) -> None:
     assert "422" in page.errors()[0]
 
 
+def test_a_service_that_starts_is_asked_by_one_timer(page: Browser) -> None:
+    """One for each pane would double with every try."""
+    page.click(".buttons [type=button]")
+    page.wait(lambda: len(page.texts(".pane .merged")) == 2)
+    page.run(
+        "window.later = []; const timer = window.setTimeout;"
+        "window.setTimeout = (act, ms) => ms === 2000 ? window.later.push(act) : timer(act, ms);"
+        "window.fetch = async () => new Response('{}', {status: 503})"
+    )
+    page.click(".ask [type=submit]")
+    page.wait(lambda: all(text.startswith("503") for text in page.texts(".pane .error")))
+    page.wait(lambda: page.run("return window.later.length"))
+    page.run("return window.later[0]()")
+    assert page.run("return window.later.length") == 2
+
+
 def test_a_user_without_a_history(page: Browser, running: Service) -> None:
     show(page, running, "user=nobody&k=5")
     assert "popular items only: no history" in page.texts(".pane h3")[1]

@@ -134,6 +134,17 @@ async def test_the_quality_of_an_exact_index(client: httpx.AsyncClient) -> None:
     assert depth["ms"] > 0
 
 
+async def test_no_interest_of_the_sample_is_measured_twice(client: httpx.AsyncClient) -> None:
+    async def measured(first: int) -> tuple[int, int]:
+        answer = await client.post(f"/explorer/index?first={first}&count=4")
+        found = answer.raise_for_status().json()
+        return found["measured"], found["sample"]
+
+    _, sample = await measured(0)
+    assert (await measured(sample - 1))[0] == 1
+    assert (await measured(sample))[0] == 0
+
+
 async def test_a_measurement_is_bounded(client: httpx.AsyncClient) -> None:
     for where in ("first=-1", "count=0", "count=9", "hits=0", "hits=501", "hits=many"):
         answer = await client.post(f"/explorer/index?{where}")
