@@ -219,6 +219,16 @@ async def test_a_hedged_recall_fails_only_if_both_copies_do() -> None:
             await client.recall(user_id="u")
 
 
+def test_all_tries_of_a_request_have_one_id() -> None:
+    """So that an experiment counts one recall, however often it was asked."""
+    script = Script(httpx.Response(503), httpx.Response(200, json=ANSWER))
+    with client_of(script) as client:
+        client.recall(user_id="u")
+        client.recall(user_id="u")
+    first, again, other = [request.headers["x-request-id"] for request in script.requests]
+    assert first == again != other
+
+
 def test_events_are_not_hedged_and_hedging_is_off_by_default() -> None:
     script = Script(ok({"accepted": 1, "stored": 1}))
     with client_of(script, HEDGED) as client:

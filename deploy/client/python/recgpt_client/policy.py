@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
@@ -57,6 +58,7 @@ class Attempts:
         self._timeout = policy.timeout if timeout is None else timeout
         self._end = time.monotonic() + self._timeout
         self._left = policy.attempts if request.can_repeat else 1
+        self._id = uuid4().hex  # of all tries: experiments count what is asked twice once
 
     def remaining(self) -> float:
         """Returns the seconds that are left. Raises DeadlineExceeded if there are none."""
@@ -67,7 +69,9 @@ class Attempts:
 
     def headers(self) -> dict[str, str]:
         """Returns the headers of the next try: the service is told how long it may take."""
-        headers = {"content-type": "application/json"} if self._request.body is not None else {}
+        headers = {"x-request-id": self._id}
+        if self._request.body is not None:
+            headers["content-type"] = "application/json"
         if self._request.takes_deadline:
             milliseconds = int(self.remaining() * 1000)
             headers["x-deadline-ms"] = str(min(max(milliseconds, 1), MAX_DEADLINE_MS))
