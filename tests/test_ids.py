@@ -140,7 +140,7 @@ async def check_service(recaller: Recaller, dataset: Dataset, url: str, folder: 
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         seen = {
             user: [dataset.item_ids[(number + at) % dataset.catalogue] for at in range(2)]

@@ -2,8 +2,9 @@
 
 import hmac
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -47,7 +48,8 @@ class LocalAdmin:
 
     It stands where there are neither keys nor a port for administration: without it, everybody who
     may ask for a recall could read and delete histories. A request is local if it comes over the
-    loopback address and names nobody else for whom a proxy has passed it on.
+    loopback address, names nobody else for whom a proxy has passed it on, and is to localhost or to
+    an address: a page in a browser here may be of a foreign name that now leads to this machine.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -58,22 +60,38 @@ class LocalAdmin:
         app = self._app
         if named_scope(_method(scope), scope["path"]) is KeyScope.ADMIN and not _is_local(scope):
             detail = (
-                "operations of the scope admin are answered on the service's own machine only: "
-                "set RECGPT_API_KEYS, or give them a port by --admin-port"
+                "operations of the scope admin are answered on the service's own machine only, at "
+                "localhost: set RECGPT_API_KEYS, or give them a port by --admin-port"
             )
             app = problem_response(403, detail, scope["state"]["request_id"])
         await app(scope, receive, send)
 
 
 def _is_local(request: Scope) -> bool:
-    if not request["client"] or any(name in FORWARDED for name, _ in request["headers"]):
+    headers: list[tuple[bytes, bytes]] = request["headers"]
+    if not request["client"] or any(name in FORWARDED for name, _ in headers):
         return False
+    if not all(_is_address_or_localhost(value) for name, value in headers if name == b"host"):
+        return False
+    address = _address(request["client"][0])
+    inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return address is not None and (inner or address).is_loopback
+
+
+def _is_address_or_localhost(host: bytes) -> bool:
+    """Returns whether a host, perhaps with a port, is none whose owner can have it lead here."""
     try:
-        address = ip_address(request["client"][0])
+        name = urlsplit(b"//" + host).hostname or b""
     except ValueError:
         return False
-    inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return (inner or address).is_loopback
+    return name == b"localhost" or _address(name.decode("latin-1")) is not None
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
 
 
 def _scope_needed(request: Scope) -> KeyScope:

@@ -48,7 +48,7 @@ async def app(recaller: Recaller, bundle: ServedBundle, tmp_path: Path) -> Async
 @pytest.fixture
 async def guarded(app: RecallApp) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 
@@ -203,8 +203,8 @@ async def test_operations_of_the_scope_admin_can_have_a_port_of_their_own(
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test:8000") as everybody,
-        httpx.AsyncClient(transport=transport, base_url="http://test:8001") as operator,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as everybody,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost:8001") as operator,
     ):
         for method, path in (
             ("GET", "/users/ann/history"),
@@ -236,7 +236,7 @@ async def test_without_keys_operations_of_the_scope_admin_are_local(
     asked = {"user_id": "ann", "history": ["i1"]}
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test:8000") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client,
     ):
         for method, path in (
             ("GET", "/users/ann/history"),
@@ -252,6 +252,12 @@ async def test_without_keys_operations_of_the_scope_admin_are_local(
             answer = await client.request(method, path, json=body, headers=passed_on)
             assert answer.status_code == 403  # it comes from elsewhere, through a proxy
             assert "RECGPT_API_KEYS, or give them a port" in answer.json()["detail"]
+            for host in ("recall.example:8000", "localhost.example", "[", ""):
+                answer = await client.request(method, path, json=body, headers={"host": host})
+                assert answer.status_code == 403, host  # a browser was led here
+            for host in ("127.0.0.1:8000", "[::1]:8000", "localhost"):
+                answer = await client.request(method, path, json=body, headers={"host": host})
+                assert answer.status_code == (200 if is_local else 403), host
         assert (await client.post("/recall", json=asked)).status_code == 200
         assert (await client.get("/versions")).status_code == 200
         assert (await client.get("/healthz")).status_code == 200

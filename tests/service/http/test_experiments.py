@@ -63,7 +63,7 @@ async def client(
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         client.store = store  # type: ignore[attr-defined]
         client.worker = worker  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ async def test_events_are_logged_without_experiments_if_asked(
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         event = {"user_id": "ann", "item_id": "i1"}
         (await client.post("/events", json={"events": [event]})).raise_for_status()

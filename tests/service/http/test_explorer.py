@@ -30,7 +30,7 @@ async def client(recaller: Recaller, bundle: ServedBundle, tmp_path: Path):  # t
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         client.worker = worker  # type: ignore[attr-defined]
         yield client
@@ -198,7 +198,7 @@ async def test_there_is_no_explorer_unless_it_is_switched_on(
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         assert (await client.get("/explorer")).status_code == 404
         assert (await client.post("/explorer/recall", json={})).status_code == 404
