@@ -26,7 +26,8 @@ from service.history.store import Command, HistoryStore, StoreUnavailable
 
 EXPOSURES, EVENTS = "exposures", "events"
 MAX_ENTRIES = 1_000_000
-"""Entries that a stream keeps, about: some hundred megabytes."""
+"""Entries that a stream keeps, about: some hundred megabytes, or gigabytes if most are exposures of
+interleaved lists with hundreds of items, which are 2 to 3 kB each."""
 MAX_WAITING = 10_000
 """Exposures that wait to be written; further ones are dropped."""
 FLUSH_SECONDS = 0.2

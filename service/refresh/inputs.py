@@ -33,10 +33,13 @@ ROW = ["user_id", "item_id", "timestamp"]
 
 
 def options_of(config: RefreshConfig) -> str:
-    """Returns the options that a round may not change while it is under way, as text."""
+    """Returns a hash of the options that a round may not change while it is under way.
+
+    The address of the store, which is one of them, may hold a password.
+    """
     free = {"artifacts", "work", "device", *RegistryConfig.model_fields}
     names = set(RefreshConfig.model_fields) - free
-    return config.model_dump_json(include=names)
+    return hashlib.sha256(config.model_dump_json(include=names).encode()).hexdigest()
 
 
 def needs_actions(manifest: Manifest) -> bool:

@@ -90,6 +90,7 @@ class Round(BaseModel, frozen=True):
     digest: str
     base: str
     options: str
+    """A hash of them."""
     counts: dict[str, int]
 
 

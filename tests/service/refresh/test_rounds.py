@@ -22,8 +22,9 @@ from model.data.dataset import Dataset
 from model.evaluation.metrics import CaseFigures
 from model.evaluation.protocols import Split
 from service.refresh import gate, rounds
-from service.refresh.config import GateConfig
+from service.refresh.config import GateConfig, RefreshConfig
 from service.refresh.gate import DEPTH, failed
+from service.refresh.inputs import options_of
 from service.refresh.rounds import RefreshLocked, refresh
 
 
@@ -107,6 +108,14 @@ def test_a_killed_round_goes_on(
     assert not half.exists()
     assert served_version(site.artifacts) == outcome.version
     assert len(read_journal(site.artifacts)) == 2
+
+
+def test_the_options_of_a_round_are_told_apart_and_not_told(tmp_path: Path) -> None:
+    store = "redis://user:secret@127.0.0.1/0"
+    config = RefreshConfig(artifacts=tmp_path, work=tmp_path, store=store)
+    assert "secret" not in options_of(config)
+    assert options_of(config) == options_of(config.model_copy(update={"device": "cpu"}))
+    assert options_of(config) != options_of(config.model_copy(update={"store": f"{store}?x=1"}))
 
 
 def test_a_round_with_other_options_begins_anew(
