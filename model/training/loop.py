@@ -5,6 +5,7 @@ and resumed from its last checkpoint ends with the same weights as one that was 
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -123,7 +124,13 @@ class _Fit:
             if self._config.decay:
                 left = 1 - (epoch - 1 + steps / len(batches)) / self._config.epochs
                 self._optimizer.set_rate(self._config.learning_rate * left)
-            total += self._step(samples_read, negatives, distributed.has_share(batches[steps - 1]))
+            loss = self._step(samples_read, negatives, distributed.has_share(batches[steps - 1]))
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"{self._stage.name}: the loss is {loss:g} in epoch {epoch}, so the training "
+                    f"has diverged: lower the learning rate ({self._config.learning_rate:g})"
+                )
+            total += loss
             if steps % 20 == 0:
                 bar.set_postfix(loss=f"{total / steps:.4f}")
         seconds = time.perf_counter() - started

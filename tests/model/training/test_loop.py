@@ -174,6 +174,12 @@ def test_a_stage_never_ends_worse_than_it_began(data: Path, tmp_path: Path) -> N
     assert all(torch.equal(kept[name], start[name]) for name in start)
 
 
+def test_a_training_that_diverges_is_ended(data: Path, tmp_path: Path) -> None:
+    diverging = PretrainConfig(epochs=2, learning_rate=1e38, batch_size=16)
+    with pytest.raises(ValueError, match="has diverged: lower the learning rate"):
+        train(config(data, tmp_path / "run", pretrain=diverging, stages="pretrain"))
+
+
 def test_refuses_to_mix_runs(whole_run: Path, data: Path) -> None:
     with pytest.raises(ValueError, match="say --resume, or choose another --out"):
         train(config(data, whole_run))
