@@ -154,7 +154,7 @@ bench-scale: setup ## benchmark a synthetic catalogue of 1 M items: exact search
 bench-store: setup ## benchmark the embedded store: 1,000 durable events/s at 1 M users (ARGS="--users 20000 --rate 200")
 	$(BIN)/python -m loadtest.serving.bench_store $(ARGS)
 
-bench-swaps: setup ## 100 changes of version under load at half of the peak: 15 minutes (ARGS="--swaps 5 --seconds 10")
+bench-swaps: setup ## 100 changes of version under load at half of the peak: 10 minutes (ARGS="--swaps 5 --seconds 10")
 	$(BIN)/python -m loadtest.reliability.swaps --out docs/results $(ARGS)
 
 bench-train: setup $(PEER)/.installed ## benchmark training beside RecBole, same network, on Beauty: 15 minutes (ARGS="--peer-epochs 1")

@@ -5,7 +5,7 @@
 
 An open loop sends recalls at half of the peak while two versions are published in turn; each swap
 begins when the engine of the last one has ended. Every answer must be one that the version which it
-names gives. A hundred swaps take about 15 minutes on two idle cores; load generator and service
+names gives. A hundred swaps take about ten minutes on two idle cores; load generator and service
 share the machine. Exits with 1 if a bar is missed.
 """
 
