@@ -247,7 +247,7 @@ def _search(
 
 @inner
 def likely_slack(slack: Integer, width: Integer) -> Integer:
-    """Returns the slack that hardly any item needs.
+    """Returns a slack that the errors of hardly any item exceed.
 
     The slack is twice the bound of an error, which is the product of the lengths of two vectors. It
     is reached if they point the same way; in random directions their inner product has a standard

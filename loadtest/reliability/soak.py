@@ -34,6 +34,7 @@ from loadtest.results import put_between_marks, say
 from loadtest.serving.generator import Load, closed_loop, open_loop, post
 from loadtest.serving.load_figures import posts
 from loadtest.serving.servers import ENGINE, FRONT_END, redis_server
+from model.files import write_json
 
 SHARE = 0.7  # of the peak
 PEAK_S, CLIENTS = 12.0, 64
@@ -69,8 +70,7 @@ def main() -> None:
     text = table(about, "Soak", found)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
-    report = json.dumps(about | figures, indent=2) + "\n"
-    (options.out / "soak.json").write_text(report, encoding="utf-8")
+    write_json(options.out / "soak.json", about | figures)
     put_between_marks(options.out / "reliability.md", "soak", text)
     sys.exit(not all(bar.holds for bar in found))
 

@@ -33,6 +33,7 @@ from loadtest.serving.generator import Load, closed_loop, open_loop
 from loadtest.serving.load_figures import posts
 from loadtest.serving.servers import ENGINE, process_tree, wait_until
 from model.artifact.versions import publish
+from model.files import write_json
 
 QUESTIONS, HISTORY, K, INTERESTS = 50, 20, 10, 4
 CLIENTS = 64  # that are enough for the peak
@@ -224,8 +225,7 @@ def main() -> None:
     text = table(about, "Changes of version", found)
     print(text)
     options.out.mkdir(parents=True, exist_ok=True)
-    report = json.dumps(about | figures, indent=2) + "\n"
-    (options.out / "swaps.json").write_text(report, encoding="utf-8")
+    write_json(options.out / "swaps.json", about | figures)
     put_between_marks(options.out / "reliability.md", "swaps", text)
     sys.exit(not all(bar.holds for bar in found))
 

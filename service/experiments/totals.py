@@ -90,10 +90,8 @@ def user_totals(
     since, until = exposures["at"].min(), exposures["at"].max()
     assert isinstance(since, datetime)
     assert isinstance(until, datetime)
-    once, shown = (
-        [pl.col("at").min().alias("shown_at")],
-        [pl.len().cast(pl.Float64).alias(EXPOSURES)],
-    )
+    once = [pl.col("at").min().alias("shown_at")]
+    shown = [pl.len().cast(pl.Float64).alias(EXPOSURES)]
     if DEGRADED in exposed.columns:
         once.append(pl.col(DEGRADED).max())
         shown.append(pl.col(DEGRADED).cast(pl.Float64).sum())

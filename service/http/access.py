@@ -48,8 +48,9 @@ class LocalAdmin:
 
     It stands where there are neither keys nor a port for administration: without it, everybody who
     may ask for a recall could read and delete histories. A request is local if it comes over the
-    loopback address, names nobody else for whom a proxy has passed it on, and is to localhost or to
-    an address: a page in a browser here may be of a foreign name that now leads to this machine.
+    loopback address, names nobody else for whom a proxy has passed it on, and has localhost or an
+    address as its host. The last rule is against DNS rebinding: the owner of any other name can let
+    it lead to this machine, and a page of that name in a browser here would be answered.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -79,7 +80,7 @@ def _is_local(request: Scope) -> bool:
 
 
 def _is_address_or_localhost(host: bytes) -> bool:
-    """Returns whether a host, perhaps with a port, is none whose owner can have it lead here."""
+    """Returns whether a host, with or without a port, is localhost or an address."""
     try:
         name = urlsplit(b"//" + host).hostname or b""
     except ValueError:

@@ -118,21 +118,17 @@ async def test_the_first_start_must_succeed() -> None:
         await kept.running
 
 
-async def test_a_later_start_that_fails_is_tried_again() -> None:
-    kept = Kept(first := Process(), Process(failure="disk full"), Process())
+@pytest.mark.parametrize(
+    ("failing", "started"),
+    [(Process(failure="disk full"), 3), (OSError("too many processes"), 2)],
+)
+async def test_a_later_start_that_fails_is_tried_again(
+    failing: Process | OSError, started: int
+) -> None:
+    kept = Kept(first := Process(), failing, Process())
     await kept.until_started(1)
     first.kill()
-    await kept.until_started(3)
-    assert not kept.running.done()
-    kept.keeper.drain()
-    await kept.running
-
-
-async def test_a_system_without_room_for_a_process_is_asked_again() -> None:
-    kept = Kept(first := Process(), OSError("too many processes"), Process())
-    await kept.until_started(1)
-    first.kill()
-    await kept.until_started(2)
+    await kept.until_started(started)
     assert not kept.running.done()
     kept.keeper.drain()
     await kept.running
