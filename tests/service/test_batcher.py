@@ -312,6 +312,28 @@ async def test_who_waits_too_long_is_told_and_not_computed() -> None:
     assert worker.batches == [["u0"]]
 
 
+@pytest.mark.parametrize(("patience", "seconds"), [(None, 600), (300.0, 300)])
+async def test_a_recall_expires_at_its_deadline(
+    patience: float | None, seconds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the clock of the loop, which goes forward when the test says so."""
+    loop, offsets = asyncio.get_running_loop(), [0.0]
+    now = loop.time
+    monkeypatch.setattr(loop, "time", lambda: now() + offsets[-1])
+    far, settings = Far(ahead=3), ServeSettings(artifacts=Path("."), store="", deadline_ms=600_000)
+    running = Batcher(far, Store(), Metrics(), settings)  # type: ignore[arg-type]
+    running.start()
+    recall = asyncio.create_task(running.recall(Query("ann", []), patience=patience))
+    await until(lambda: far.asked)
+    for share, expired in ((0.8, False), (1.2, True)):
+        offsets.append(share * seconds)
+        for _ in range(9):
+            await asyncio.sleep(0)  # a turn of the loop
+        assert recall.done() == expired
+    assert isinstance(recall.exception(), DeadlinePassed)
+    await running.drain()
+
+
 async def test_a_recall_may_bring_its_own_deadline() -> None:
     worker = Computing()
     async with batcher(worker, Store(), max_batch=1) as (running, _):

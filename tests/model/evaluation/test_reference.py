@@ -90,7 +90,9 @@ def test_weights_must_be_one_for_each_interest(weights: tuple[float, ...]) -> No
 
 def test_the_padding_of_a_short_history_is_not_seen_as_row_0() -> None:
     recall = DenseRecall(tiny.gpt(), RecallConfig(interests=1))
-    (rows_BK,) = recall([np.array([5]), np.array([7, 8, 9])], np.array([-1, -1]), [37])
-    (longer_BK,) = recall([np.array([5]), np.array([7, 8, 9])], np.array([-1, -1]), [39])
+    histories, unknown_B = [np.array(rows) for rows in ([5], [7, 8, 9], [6])], np.full(3, -1)
+    (rows_BK,) = recall(histories, unknown_B, [37])
+    (longer_BK,) = recall(histories, unknown_B, [39])
     assert set(longer_BK[0]) == set(range(40)) - {5}
     assert set(rows_BK[1]) == set(range(40)) - {7, 8, 9}
+    assert set(longer_BK[2]) == set(range(40)) - {6}  # nor as an item of another history

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 USERS = [f"u{i}" for i in range(60)]
 MINE = [[f"item of {user}"] for user in USERS]
 PATIENT = 5000
+LIMIT = 3
 
 
 async def fill(store: HistoryStore) -> None:
@@ -79,7 +80,7 @@ async def spread(nodes: list[RedisServer]) -> AsyncIterator[HistoryStore]:
         if node.command("ROLE").startswith("master"):
             node.flush()
     places = ",".join(f"127.0.0.1:{node.port}" for node in nodes)
-    store = HistoryStore.open(f"redis+cluster://{places}", timeout_ms=PATIENT)
+    store = HistoryStore.open(f"redis+cluster://{places}", LIMIT, timeout_ms=PATIENT)
     await fill(store)
     yield store
     await store.close()
@@ -109,8 +110,15 @@ async def test_a_plain_client_does_not_take_moved_for_an_empty_history(
     await plain.close()
 
 
+async def test_a_read_of_a_cluster_is_bounded(spread: HistoryStore) -> None:
+    await spread._client.rpush("h:u7", "c", "b", "a")  # another program keeps more
+    assert await items_of(spread, ["u7"]) == [["b", "c", "item of u7"]]
+
+
 async def test_keys_that_move_are_followed(spread: HistoryStore, nodes: list[RedisServer]) -> None:
-    assert await items_of(spread, USERS) == MINE
+    await spread._client.rpush("h:u7", "c", "b", "a")  # more than a read returns
+    expected = [*MINE[:7], ["b", "c", "item of u7"], *MINE[8:]]
+    assert await items_of(spread, USERS) == expected
     slot = nodes[0].command("CLUSTER", "KEYSLOT", "h:u7")
     masters = {n.command("CLUSTER", "MYID"): n for n in nodes if "master" in n.command("ROLE")}
     (owner,) = [
@@ -122,11 +130,11 @@ async def test_keys_that_move_are_followed(spread: HistoryStore, nodes: list[Red
     keys = masters[owner].command("CLUSTER", "GETKEYSINSLOT", slot, "100").split()
     for key in keys:  # half-way: these keys are answered by ASK
         masters[owner].command("MIGRATE", "127.0.0.1", str(masters[other].port), key, "0", "5000")
-    assert await items_of(spread, USERS) == MINE
+    assert await items_of(spread, USERS) == expected
     for node in masters.values():  # and then by MOVED
         node.command("CLUSTER", "SETSLOT", slot, "NODE", other)
     for _ in range(3):
-        assert await items_of(spread, USERS) == MINE
+        assert await items_of(spread, USERS) == expected
 
 
 async def test_a_node_that_hangs_costs_its_own_users_their_histories(

@@ -47,6 +47,7 @@ async def test_load_keeps_or_overwrites(store: HistoryStore) -> None:
     histories = [("ann", ["b", "c"]), ("bob", ["1", "2", "3", "4", "5"]), ("cy", [])]
     assert await store.load(histories) == 1
     assert await items_of(store, ["ann", "bob", "cy"]) == [["a"], ["2", "3", "4", "5"], []]
+    assert await store._client.lrange("h:bob", 0, -1) == [b"5", b"4", b"3", b"2"]
     assert await store.load(histories, overwrite=True) == 2
     assert await items_of(store, ["ann"]) == [["b", "c"]]
 
