@@ -69,8 +69,9 @@ class Allowed:
 
     @property
     def nbytes(self) -> int:
-        """The memory that it takes at most."""
-        return self._selection.nbytes + self._bits.nbytes + 8 * POPULAR
+        """The memory that it takes at most; `hide` changes it."""
+        copy = 0 if self.visible is self._selection else self.visible.nbytes
+        return self._selection.nbytes + copy + self._bits.nbytes + 8 * POPULAR
 
     def hide(self, selector: Selector, of_hidden: int) -> None:
         """Takes the hidden items out."""
@@ -184,10 +185,12 @@ class ItemFilters:
             allowed = Allowed(evaluated, self._selector.select(evaluated.allowed_V))
             self._kept[form] = allowed
             self._bytes += allowed.nbytes
-            while self._bytes > self._max_bytes and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].nbytes
         else:
             self._kept.move_to_end(form)
         if allowed.of_hidden != self._of_hidden:
+            self._bytes -= allowed.nbytes
             allowed.hide(self._selector, self._of_hidden)
+            self._bytes += allowed.nbytes
+        while self._bytes > self._max_bytes and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return allowed

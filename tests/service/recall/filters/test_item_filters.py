@@ -40,6 +40,8 @@ class Selector:
         self._hidden_V = hidden_V.copy()
 
     def visible(self, selection: Rows) -> Rows:
+        if not self._hidden_V.any():
+            return selection
         return Rows(selection.allowed_V & ~self._hidden_V)
 
 
@@ -105,6 +107,22 @@ def test_many_filters_take_no_more_memory_than_allowed(selector: Selector) -> No
     assert selector.made == made  # those that were used last are kept
     rows(filters, below(46))
     assert selector.made == made + 1
+
+
+def test_the_copies_without_hidden_items_take_memory_too(selector: Selector) -> None:
+    filters = item_filters(selector, room=3)
+    for limit in (1, 2, 3):
+        rows(filters, below(limit))
+    assert len(filters._kept) == 3
+    filters.set_hidden([150])
+    rows(filters, below(3))  # its copy takes the room of the oldest one
+    assert len(filters._kept) == 2
+    assert filters._bytes == sum(kept.nbytes for kept in filters._kept.values())
+    filters.set_hidden([])
+    rows(filters, below(3))
+    rows(filters, below(1))
+    assert len(filters._kept) == 3
+    assert filters._bytes == sum(kept.nbytes for kept in filters._kept.values())
 
 
 def test_a_changed_attribute_renews_the_filters_that_read_it(selector: Selector) -> None:
