@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from service.processes.child import Child, EngineConfig
@@ -58,7 +59,7 @@ class EngineStarter:
 
     async def _fork(self, files: Sequence[int]) -> ForkedProcess | None:
         """Has the preloader fork; returns None if it does not."""
-        if not self._preloader or self._preloader.returncode is not None:
+        if not self._preloader:
             await self._begin()
         ours, theirs = socket.socketpair()
         with theirs:
@@ -69,7 +70,11 @@ class EngineStarter:
         return await ForkedProcess.at(number, ours)
 
     async def _ask(self, files: Sequence[int]) -> int:
-        """Returns the number of the process that the preloader has forked; 0 if there is none."""
+        """Returns the number of the process that the preloader has forked; 0 if there is none.
+
+        A preloader that does not answer is replaced for the next engine. Nobody waits until that
+        one has imported the libraries: an engine that starts by itself is as fast.
+        """
         assert self._channel
         answer = b""
         try:
@@ -82,6 +87,9 @@ class EngineStarter:
             if not answer:  # a late one would be taken for that to the next question
                 await self.end()
         self._imported = bool(answer)
+        if not answer:
+            with suppress(OSError):  # the next start tries again
+                await self._begin()
         return int(answer or 0)
 
     async def _begin(self) -> None:

@@ -130,12 +130,37 @@ async def test_without_the_preloader_an_engine_starts_by_itself(
     engine = await start(starter, tmp_path)
     with has_its_files():
         await engine.report()
+    assert await engine.ended() == 1
     assert "an engine starts by itself" in caplog.text
     assert not first.is_running()
     caplog.clear()
     await (await start(starter, tmp_path)).ended()
     assert "an engine starts by itself" not in caplog.text
     assert preloader(starter).pid != first.pid
+
+
+async def test_an_engine_does_not_wait_for_the_imports_of_another_preloader(
+    starter: EngineStarter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor would wait, too, and would not kill an engine that hangs."""
+    await (await start(starter, tmp_path)).ended()
+    begin = starter._begin
+
+    async def begin_and_stop() -> None:
+        await begin()
+        preloader(starter).send_signal(signal.SIGSTOP)
+
+    monkeypatch.setattr(starter, "_begin", begin_and_stop)
+    monkeypatch.setattr(engine_starter, "FORK_SECONDS", 600)
+    monkeypatch.setattr(engine_starter, "IMPORT_SECONDS", 600)
+    assert starter._preloader
+    starter._preloader.kill()
+    await starter._preloader.wait()
+    async with asyncio.timeout(120):
+        engine = await start(starter, tmp_path)
+    with has_its_files():
+        await engine.report()
+    assert await engine.ended() == 1
 
 
 def test_where_a_gpu_may_be_used_nothing_is_forked(
