@@ -45,6 +45,7 @@ class ExperimentLog:
         self._store = store
         self._on_loss = on_loss
         self._waiting: deque[Entry] = deque()
+        self._flushing: asyncio.Task[None] | None = None
         self._exposing = Health("writing exposures")
         self._logging = Health("writing events of experiments")
 
@@ -87,11 +88,20 @@ class ExperimentLog:
             await self._write(EVENTS, entries[start : start + CHUNK], self._logging)
 
     async def follow(self) -> None:
-        """Writes exposures until it is cancelled."""
+        """Writes exposures until it is cancelled, which ends no write that has begun."""
         while True:
             await asyncio.sleep(FLUSH_SECONDS)
-            with suppress(StoreUnavailable):  # the health has logged it
-                await self.flush()
+            self._flushing = asyncio.create_task(self._try_to_flush())
+            await asyncio.shield(self._flushing)
+
+    async def close(self) -> None:
+        """Writes the exposures that still wait; counts those as lost that the store refuses."""
+        if self._flushing:
+            await asyncio.wait([self._flushing])
+        await self._try_to_flush()
+        if lost := len(self._waiting):
+            self._waiting.clear()
+            self._on_loss(EXPOSURES, lost)
 
     async def flush(self) -> None:
         """Writes the exposures that wait. Raises StoreUnavailable, and drops those it tried."""
@@ -102,6 +112,10 @@ class ExperimentLog:
             except StoreUnavailable:
                 self._on_loss(EXPOSURES, len(chunk))
                 raise
+
+    async def _try_to_flush(self) -> None:
+        with suppress(StoreUnavailable):  # the health has logged it
+            await self.flush()
 
     async def _write(self, stream: str, entries: Sequence[Entry], health: Health) -> None:
         commands: list[Command] = [

@@ -168,8 +168,7 @@ def _lifespan(
             task.cancel()
         await live.drain()
         await watcher.close()
-        with suppress(StoreUnavailable):
-            await exposures.flush()
+        await exposures.close()
         await store.close()
         log.info("drained")
 

@@ -1,8 +1,9 @@
 """The log of experiments in a real Redis and in the embedded store, and its export."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import polars as pl
 import pytest
@@ -14,7 +15,8 @@ from service.experiments.config import Arm
 from service.experiments.export import export_log, parts
 from service.experiments.log import EXPOSURES, MAX_WAITING, ExperimentLog
 from service.history.events import HistoryEvent
-from service.history.store import HistoryStore, StoreUnavailable
+from service.history.health import Health
+from service.history.store import Command, HistoryStore, StoreUnavailable
 
 pytestmark = pytest.mark.anyio
 
@@ -152,4 +154,44 @@ async def test_without_a_store_exposures_are_dropped_and_counted(tmp_path: Path)
     with pytest.raises(StoreUnavailable):
         await log.flush()
     assert losses[EXPOSURES] > 5
+    await store.close()
+
+
+class SlowStore:
+    """A store that takes entries when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+        self.requests: list[str] = []
+
+    async def run(self, commands: Sequence[Command], health: Health) -> list[bytes]:
+        self.asked.set()
+        await self.answers.wait()
+        self.requests += [arguments[1]["request"] for _, arguments, _ in commands]
+        return [b"1-0"] * len(commands)
+
+
+async def test_the_end_loses_no_exposure_that_is_being_written() -> None:
+    store, losses = SlowStore(), Losses()
+    log = ExperimentLog(cast(HistoryStore, store), losses)
+    expose(log, "r1", "r2")
+    following = asyncio.create_task(log.follow())
+    await store.asked.wait()
+    expose(log, "r3")
+    following.cancel()
+    await asyncio.wait([following])
+    ending = asyncio.create_task(log.close())
+    await asyncio.sleep(0)
+    store.answers.set()
+    await ending
+    assert store.requests == ["r1", "r2", "r3"]
+    assert not losses
+
+
+async def test_the_end_counts_exposures_that_the_store_refuses() -> None:
+    store, losses = HistoryStore.open("redis://127.0.0.1:1", timeout_ms=100), Losses()
+    log = ExperimentLog(store, losses)
+    expose(log, *["r"] * MAX_WAITING)
+    await log.close()
+    assert losses == {EXPOSURES: MAX_WAITING}
     await store.close()
