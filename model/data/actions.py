@@ -32,8 +32,6 @@ def action_names(events: pl.LazyFrame) -> list[str]:
             f"--action-column has {len(names):,} different values, such as {names[0]!r}, and may "
             f"have {MAX_ACTIONS}: name a column of types, or say --like-from for ratings"
         )
-    if not names:
-        raise ValueError("--action-column has no value in any row: name another column")
     return names
 
 

@@ -60,5 +60,10 @@ class PrepareConfig(DataConfig, frozen=True):
         description="the actions are ratings: from here on they count as `like`, below as "
         "`dislike`",
     )
+    offer_action: str | None = Field(
+        None,
+        description="the action of impressions, such as `impression`: these rows are no events; "
+        "those that the user did not take are the offers before the user's next event",
+    )
     in_order: bool = Field(False, description="the rows stand in order of time: read no time")
     overwrite: bool = Field(False, description="replace the data set at `out` once done")

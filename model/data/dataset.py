@@ -11,6 +11,11 @@ DIRECTORY/offsets.npy      int64 [U + 1]: the events of user u are events[offset
 DIRECTORY/times.npy        int64 [N]: seconds of each event; missing if "times" is null
 DIRECTORY/actions.npy      int8 [N]: what the user did, a number of "actions", -1: not known;
                            missing if "actions" is null
+DIRECTORY/offers.npy       int32 [O]: item rows that users were shown before an event and did not
+                           take, event after event, the newest first; missing if "offers", which is
+                           their number, is null
+DIRECTORY/offer_offsets.npy  int64 [N + 1]: the offers before event n, at most `MAX_OFFERS`, are
+                           offers[offer_offsets[n]:offer_offsets[n + 1]]
 
 "actions" names what users did, such as like and dislike. Format 1 is read as well: it has no times.
 Where "kinds" is missing, all attributes are text.
@@ -27,6 +32,7 @@ from numpy.typing import NDArray
 
 from model.data import parquet
 from model.kinds import KINDS, Kind
+from model.network.config import MAX_OFFERS
 
 FORMAT = 2
 """Version of the directory's layout."""
@@ -36,6 +42,8 @@ FILES = (
     "offsets.npy",
     "times.npy",
     "actions.npy",
+    "offers.npy",
+    "offer_offsets.npy",
     "items.parquet",
     "users.parquet",
 )
@@ -43,6 +51,38 @@ FILES = (
 
 IntArray = NDArray[np.integer[Any]]
 """Rows, lengths or ranks: integers of any width."""
+
+
+@dataclass(frozen=True)
+class Offers:
+    """Impressions that users did not take: those of N events, at most `MAX_OFFERS` each.
+
+    Shapes: O offers of all events, B chosen events.
+    """
+
+    rows_O: NDArray[np.int32]
+    """Item rows, event after event, the newest offer of each first. Memory-mapped, read-only."""
+    offsets: NDArray[np.int64]
+    """The start of each event's offers, and the end of the last: N + 1."""
+
+    def before(self, events_B: IntArray) -> NDArray[np.int64]:
+        """Returns the offers before events, B `MAX_OFFERS`, the newest first; -1: none.
+
+        Before an event of -1 there is none.
+        """
+        starts_B = self.offsets[events_B]
+        counts_B = np.where(events_B >= 0, self.offsets[events_B + 1] - starts_B, 0)
+        slots_M = np.arange(MAX_OFFERS)
+        real_BM = slots_M < counts_B[:, None]
+        rows_BM = np.full(real_BM.shape, -1, dtype=np.int64)
+        rows_BM[real_BM] = self.rows_O[(starts_B[:, None] + slots_M)[real_BM]]
+        return rows_BM
+
+    def of_events(self, events_B: IntArray) -> "Offers":
+        """Returns the offers of these events only; copies them."""
+        starts_B = self.offsets[events_B]
+        offsets = offsets_of(self.offsets[events_B + 1] - starts_B)
+        return Offers(self.rows_O[_slices(starts_B, offsets)], offsets)
 
 
 @dataclass(frozen=True)
@@ -67,6 +107,8 @@ class Dataset:
     actions: NDArray[np.int8] | None = None
     """The action of every event, a number of `action_names`; -1: not known: N."""
     action_names: tuple[str, ...] = ()
+    offers: Offers | None = None
+    """The offers before every event; None: the log has no impressions."""
     kinds: dict[str, Kind] = field(default_factory=dict)
     """The kind of each attribute; one that is missing here is text."""
 
@@ -91,18 +133,13 @@ class Dataset:
                 problem = f"has {found} rows where dataset.json says {wanted}"
                 raise _unusable(directory / file, problem)
         _check_values(directory, items, users, events, offsets)
-        times = None
-        if about.get("times"):
-            times = _read_array(directory / "times.npy", np.int64)
-            if len(times) != len(events):
-                problem = f"has {len(times)} rows where dataset.json says {len(events)}"
-                raise _unusable(directory / "times.npy", problem)
-        actions = None
-        if about.get("actions"):
-            actions = _read_array(directory / "actions.npy", np.int8)
-            if len(actions) != len(events):
-                problem = f"has {len(actions)} rows where dataset.json says {len(events)}"
-                raise _unusable(directory / "actions.npy", problem)
+        times, actions = (
+            _read_array(directory / f"{name}.npy", dtype, len(events)) if about.get(name) else None
+            for name, dtype in (("times", np.int64), ("actions", np.int8))
+        )
+        offers = None
+        if about["offers"] is not None:
+            offers = _read_offers(directory, about["offers"], len(events), items.height)
         return cls(
             name=about["name"],
             item_ids=items["item_id"].to_list(),
@@ -114,6 +151,7 @@ class Dataset:
             clock=about.get("times") == "clock",
             actions=actions,
             action_names=tuple(about.get("actions") or ()),
+            offers=offers,
             kinds=about.get("kinds", {}),
         )
 
@@ -150,14 +188,33 @@ class Dataset:
         """Returns the same users with their oldest events only; copies the events."""
         return self._histories(np.asarray(self.offsets)[:-1], lengths_U)
 
+    def without_offers(self) -> "Dataset":
+        """Returns the same histories as if the log had no impressions."""
+        return replace(self, offers=None)
+
     def _histories(self, starts_U: IntArray, lengths_U: IntArray) -> "Dataset":
         """As many events from each start on, one history after another."""
-        offsets = np.concatenate(([0], np.cumsum(lengths_U)))
-        from_N = np.repeat(starts_U - offsets[:-1], lengths_U) + np.arange(offsets[-1])
-        times = None if self.times is None else self.times[from_N]
-        actions = None if self.actions is None else self.actions[from_N]
-        events = self.events[from_N]
-        return replace(self, events=events, offsets=offsets, times=times, actions=actions)
+        offsets = offsets_of(lengths_U)
+        from_N = _slices(starts_U, offsets)
+        return replace(
+            self,
+            events=self.events[from_N],
+            offsets=offsets,
+            times=None if self.times is None else self.times[from_N],
+            actions=None if self.actions is None else self.actions[from_N],
+            offers=None if self.offers is None else self.offers.of_events(from_N),
+        )
+
+
+def offsets_of(lengths_B: IntArray) -> NDArray[np.int64]:
+    """Returns the start of each of B slices that follow each other, and the end of the last."""
+    return np.concatenate(([0], np.cumsum(lengths_B, dtype=np.int64)))
+
+
+def _slices(starts_B: IntArray, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the places of slices that begin at `starts_B`; in the result, at `offsets`."""
+    places: NDArray[np.int64] = np.repeat(starts_B - offsets[:-1], np.diff(offsets))
+    return places + np.arange(offsets[-1])
 
 
 def popularity(dataset: Dataset) -> NDArray[np.int64]:
@@ -196,7 +253,11 @@ def _read_description(directory: Path) -> dict[str, Any]:
         raise _unusable(path, f"is damaged ({error})") from error
     if not isinstance(about, dict) or about.get("format") not in (1, FORMAT):
         raise _unusable(path, f"is not of format {FORMAT}, which this version reads")
-    for key, kind in (("name", str), ("users", int), ("items", int), ("events", int)):
+    about.setdefault("offers", None)
+    for key, kind in (
+        *(("name", str), ("users", int), ("items", int), ("events", int)),
+        ("offers", int | None),
+    ):
         if not isinstance(about.get(key), kind):
             raise _unusable(path, f"is damaged ({key!r} is missing or of a wrong type)")
     kinds = about.get("kinds", {})
@@ -218,7 +279,7 @@ def _read_table(path: Path, columns: dict[str, type[pl.DataType]]) -> pl.DataFra
     return table
 
 
-def _read_array(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
+def _read_array(path: Path, dtype: type[np.generic], length: int | None = None) -> NDArray[Any]:
     if not path.is_file():
         raise _unusable(path, "is missing")
     try:
@@ -227,7 +288,20 @@ def _read_array(path: Path, dtype: type[np.generic]) -> NDArray[Any]:
         raise _unusable(path, f"is damaged ({error})") from error
     if array.dtype != dtype or array.ndim != 1:
         raise _unusable(path, f"is {array.dtype} {array.shape}, not a flat {dtype.__name__} array")
+    if length is not None and len(array) != length:
+        raise _unusable(path, f"has {len(array)} rows where dataset.json says {length}")
     return array
+
+
+def _read_offers(directory: Path, count: int, events: int, items: int) -> Offers:
+    rows_O = _read_array(directory / "offers.npy", np.int32, count)
+    offsets = _read_array(directory / "offer_offsets.npy", np.int64, events + 1)
+    counts_N = np.diff(offsets)
+    fits = offsets[0] == 0 and offsets[-1] == count
+    if not fits or ((counts_N < 0) | (counts_N > MAX_OFFERS)).any():
+        raise _unusable(directory / "offer_offsets.npy", "does not fit offers.npy")
+    _check_items(directory / "offers.npy", rows_O, items)
+    return Offers(rows_O, offsets)
 
 
 def _check_values(
@@ -243,5 +317,9 @@ def _check_values(
             raise _unusable(directory / file, "has missing or repeated ids")
     if offsets[0] != 0 or offsets[-1] != len(events) or (np.diff(offsets) < 0).any():
         raise _unusable(directory / "offsets.npy", "does not fit events.npy")
-    if len(events) and (events.min() < 0 or events.max() >= items.height):
-        raise _unusable(directory / "events.npy", "points to items that are not in items.parquet")
+    _check_items(directory / "events.npy", events, items.height)
+
+
+def _check_items(path: Path, rows: NDArray[np.int32], items: int) -> None:
+    if len(rows) and (rows.min() < 0 or rows.max() >= items):
+        raise _unusable(path, "points to items that are not in items.parquet")

@@ -23,11 +23,13 @@ from tqdm import tqdm
 from model.data import parquet
 from model.data.account import Malformed, count_lines, example_lines
 from model.data.actions import action_codes, action_names
+from model.data.arrays import new_array, passes
 from model.data.clean import CleanLog, Columns, clean_logs
 from model.data.column_kinds import describe
 from model.data.config import Format, PrepareConfig
-from model.data.dataset import FILES, FORMAT
+from model.data.dataset import FILES, FORMAT, offsets_of
 from model.data.id_columns import odd_ids
+from model.data.impressions import ImpressionReport, split_impressions, write_offers
 from model.data.k_core import k_core, number_ids
 from model.data.logs import log_files
 from model.data.metadata import (
@@ -43,7 +45,7 @@ from model.files import OF_THE_FILE_SYSTEM, new_folder, write_json
 log = logging.getLogger(__name__)
 
 EVENTS_A_PASS = 4_000_000
-"""Events that the final sort holds in memory at a time, about 100 bytes each."""
+"""Events and impressions that the final sort holds in memory at a time, about 100 bytes each."""
 
 
 class Report(BaseModel, frozen=True):
@@ -63,6 +65,7 @@ class Report(BaseModel, frozen=True):
     times: list[str] | None = None
     """The first and the last time of the usable rows."""
     metadata: MetadataReport | None = None
+    impressions: ImpressionReport | None = None
     hints: list[str] = []
     """Warnings about rows that look odd, in words."""
 
@@ -73,6 +76,7 @@ class Report(BaseModel, frozen=True):
         table += [("users", f"{self.users:,}"), ("items", f"{self.items:,}")]
         spread = f"{self.shortest:,} to {self.longest:,}, mean {self.mean:.1f}"
         table.append(("events a user", spread))
+        table += self.impressions.lines() if self.impressions else []
         if self.times:
             table.append(("times", " to ".join(self.times)))
         examples, hints = example_lines(self.malformed), [*self.hints]
@@ -111,7 +115,10 @@ def prepare(config: PrepareConfig, known_actions: Sequence[str] = ()) -> Report:
         scratch = folder / "scratch"
         scratch.mkdir()
         clean = clean_logs(files, columns, scratch)
-        coded, user_ids, item_ids = number_ids(clean.events, scratch)
+        events, impressions = clean.events, None
+        if config.offer_action is not None:
+            events, impressions = split_impressions(events, config.offer_action, scratch)
+        coded, user_ids, item_ids = number_ids(events, scratch)
         log.info("usable: %s users, %s items", f"{len(user_ids):,}", f"{len(item_ids):,}")
         hints = clean.hints + odd_ids("user", user_ids) + odd_ids("item", item_ids)
         kept, users, items = k_core(coded, config.min_user_events, config.min_item_events)
@@ -121,27 +128,42 @@ def prepare(config: PrepareConfig, known_actions: Sequence[str] = ()) -> Report:
                 f"items of {config.min_item_events} events: lower --min-user-events and "
                 "--min-item-events (0: keep all)"
             )
-        kept.sink_parquet(scratch / "kept.parquet", compression="lz4")
+        user_ids, item_ids = user_ids.gather(users), item_ids.gather(items)
+        kept_path = scratch / "kept.parquet"
+        kept.sink_parquet(kept_path, compression="lz4")
         timed = clean.times is not None or files[0][1] == "gaps"
-        actions = None
-        if config.action_column is not None:
-            kept_events = parquet.scan(scratch / "kept.parquet")
-            actions = list(known_actions) or action_names(kept_events)
-        lengths_U, counts_V = write_events(
-            scratch / "kept.parquet", folder, len(users), len(items), timed, actions
-        )
-        catalogue = pl.DataFrame({"item_id": item_ids.gather(items), "count": counts_V})
+        actions = _actions(config, kept_path, known_actions)
+        lengths_U, counts_V = write_events(kept_path, folder, len(items), timed, actions)
+        shown = None
+        if impressions is not None:
+            ids = user_ids, item_ids
+            shown = write_offers(kept_path, impressions, ids, lengths_U, folder, EVENTS_A_PASS)
+        catalogue = pl.DataFrame({"item_id": item_ids, "count": counts_V})
         about = None
         if metadata is not None:
             catalogue, about = add_metadata(catalogue, metadata, scratch)
         catalogue.write_parquet(folder / "items.parquet")
-        pl.DataFrame({"user_id": user_ids.gather(users)}).write_parquet(folder / "users.parquet")
+        pl.DataFrame({"user_id": user_ids}).write_parquet(folder / "users.parquet")
         shutil.rmtree(scratch)
-        report = _report(clean, hints, lengths_U, counts_V, about)
+        report = _report(clean, hints, lengths_U, counts_V, about, shown)
         times = ("clock" if clean.times else "relative") if timed else None
-        about_events = {"times": times, "actions": actions}
+        about_events = {
+            "times": times,
+            "actions": actions,
+            "offers": shown.offers if shown else None,
+        }
         write_json(folder / "dataset.json", _description(config, report) | about_events)
     return report
+
+
+def _actions(config: PrepareConfig, kept: Path, known: Sequence[str]) -> list[str] | None:
+    """Returns the names of the events' actions; None if none is to be read, or impressions only."""
+    if config.action_column is None:
+        return None
+    names = list(known) or action_names(parquet.scan(kept))
+    if not names and config.offer_action is None:
+        raise ValueError("--action-column has no value in any row: name another column")
+    return names or None
 
 
 def _check(config: PrepareConfig) -> tuple[list[tuple[Path, Format]], MetadataFile | None]:
@@ -151,6 +173,12 @@ def _check(config: PrepareConfig) -> tuple[list[tuple[Path, Format]], MetadataFi
         raise ValueError("--in-order reads no time: leave out --time-column, or --in-order")
     if config.like_from is not None and config.action_column is None:
         raise ValueError("--like-from reads ratings: name their column with --action-column")
+    is_type = config.action_column is not None and config.like_from is None
+    if config.offer_action is not None and not is_type:
+        raise ValueError(
+            "--offer-action is a value of --action-column, which then has types and not ratings: "
+            "name the column, and leave out --like-from"
+        )
     named = (config.user_column, config.item_column, config.time_column, config.action_column)
     if files[0][1] in ("lines", "gaps") and any(named):
         raise ValueError(
@@ -190,6 +218,7 @@ def _report(
     lengths_U: NDArray[np.int64],
     counts_V: NDArray[np.uint32],
     metadata: MetadataReport | None,
+    impressions: ImpressionReport | None,
 ) -> Report:
     return Report(
         rows=clean.account.rows,
@@ -203,6 +232,7 @@ def _report(
         mean=float(lengths_U.mean()),
         times=[clean.times.first, clean.times.last] if clean.times else None,
         metadata=metadata,
+        impressions=impressions,
         hints=hints,
     )
 
@@ -224,7 +254,6 @@ def _description(config: PrepareConfig, report: Report) -> dict[str, Any]:
 def write_events(
     kept: Path,
     folder: Path,
-    users: int,
     items: int,
     timed: bool,
     actions: list[str] | None = None,
@@ -236,38 +265,25 @@ def write_events(
     events = parquet.scan(kept)
     lengths = events.group_by("user").len().collect(engine="streaming").sort("user")
     lengths_U = lengths["len"].to_numpy().astype(np.int64)
-    offsets = np.concatenate(([0], np.cumsum(lengths_U)))
+    offsets = offsets_of(lengths_U)
     np.save(folder / "offsets.npy", offsets)
     counts_V = np.zeros(items, dtype=np.int64)
-    out = _new_array(folder / "events.npy", np.int32, int(offsets[-1]))
+    out = new_array(folder / "events.npy", np.int32, int(offsets[-1]))
     arrays = [(out, pl.col("item"))]
     if timed:
-        times = _new_array(folder / "times.npy", np.int64, len(out))
+        times = new_array(folder / "times.npy", np.int64, len(out))
         arrays.append((times, whole_seconds(events)))
     if actions is not None:
-        codes = _new_array(folder / "actions.npy", np.int8, len(out))
+        codes = new_array(folder / "actions.npy", np.int8, len(out))
         arrays.append((codes, action_codes(actions)))
     with tqdm(total=len(out), desc="order", unit=" events", leave=False, disable=None) as bar:
-        first = 0
-        while first < users:
-            # the users that fit one pass, and at least one
-            last = int(np.searchsorted(offsets, offsets[first] + EVENTS_A_PASS, "right")) - 1
-            last = max(last, first + 1)
+        for first, last in passes(lengths_U, EVENTS_A_PASS):
             part = events.filter(pl.col("user").is_between(first, last, closed="left"))
             ordered = part.collect(engine="streaming").sort("user", "time", "rest", "order")
             for array, values in arrays:
                 array[offsets[first] : offsets[last]] = ordered.select(values).to_series()
             counts_V += np.bincount(out[offsets[first] : offsets[last]], minlength=items)
             bar.update(len(ordered))
-            first = last
     for array, _ in arrays:
         array.flush()
     return lengths_U, counts_V.astype(np.uint32)
-
-
-def _new_array(path: Path, dtype: type[np.generic], length: int) -> np.memmap[Any, Any]:
-    """Returns a flat array in a file, to be filled. Raises OSError if the disk has no room."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(length,))
-    with path.open("r+b") as file:  # a write to a page without room would kill the process
-        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return array

@@ -24,9 +24,12 @@ recalls: a shorter one need not be the start of a longer one."""
 
 
 class Histories(list[IntArray]):
-    """Histories as item rows, with the actions of their events where the data set has them."""
+    """Histories as item rows, and what else the data set has of them."""
 
     actions: list[IntArray] | None = None
+    """The actions of their events."""
+    offers_BM: NDArray[np.int64] | None = None
+    """Items shown after their last events and not taken, the newest first; -1: none."""
 
 
 Figures = dict[str, dict[str, float]]
@@ -150,6 +153,10 @@ def histories_of(
     histories = Histories(np.asarray(dataset.events[cut]) for cut in cuts)
     if dataset.actions is not None:
         histories.actions = [np.asarray(dataset.actions[cut]) for cut in cuts]
+    if dataset.offers is not None:
+        next_B = np.asarray(starts_B + lengths_B)
+        ends_B = np.asarray(dataset.offsets)[np.asarray(users_B) + 1]
+        histories.offers_BM = dataset.offers.before(np.where(next_B < ends_B, next_B, -1))
     return histories
 
 

@@ -47,12 +47,14 @@ def interest_lists(
 
     `wanted` is the action that the next item shall get, for networks that read outcomes; with
     `guidance`, `avoided` is the one that it shall not get.
+    Real offers that the histories come with are made before generated ones.
     One rollout serves lists of every length and of fewer interests: what is offered does not depend
     on how a list is shared, and the first interests of a longer rollout are those of a shorter one.
     """
     device = model.items.weight.device
     history_BL, lengths_B = pad(histories, model.config.max_history)
     seen_BS = torch.from_numpy(_repeated(histories)).to(device)[:, : 0 if repeats else None]
+    real_BM = histories.offers_BM if isinstance(histories, Histories) else None
     feedback = None
     if model.config.feedback != "none":
         longest = model.config.max_history
@@ -71,6 +73,7 @@ def interest_lists(
             feedback,
             older_items(histories, model.config.max_history).to(device),
             guidance,
+            None if real_BM is None else torch.from_numpy(real_BM).to(device),
         )
     scores_BMK, rows_BMK = found.scores_BMK[..., :k], found.rows_BMK[..., :k]
     rows_BMK = rows_BMK.masked_fill(scores_BMK == -torch.inf, -1)

@@ -5,6 +5,11 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+MAX_INTERESTS = 8
+"""The most interests that any network can generate."""
+MAX_OFFERS = MAX_INTERESTS - 1
+"""The most offers that a recall makes: one between two interests."""
+
 
 class GPTConfig(BaseModel, frozen=True):
     """Size and regularisation of the network."""
@@ -22,7 +27,10 @@ class GPTConfig(BaseModel, frozen=True):
         50, ge=1, description="newest items of a history that the network reads"
     )
     max_interests: int = Field(
-        4, ge=1, le=8, description="largest number of interests that a recall can generate"
+        4,
+        ge=1,
+        le=MAX_INTERESTS,
+        description="largest number of interests that a recall can generate",
     )
     positions: Literal["relative", "absolute"] = Field(
         "relative",
@@ -70,7 +78,7 @@ class GPTConfig(BaseModel, frozen=True):
 class RecallConfig(BaseModel, frozen=True):
     """The number of interests of a recall, and how their candidates become one list."""
 
-    interests: int = Field(2, ge=1, le=8, description="interests per recall")
+    interests: int = Field(2, ge=1, le=MAX_INTERESTS, description="interests per recall")
     merge: Literal["quotas", "probability"] = Field(
         "quotas",
         description="quotas: each interest gives its share of the list; probability: the items "
@@ -85,7 +93,7 @@ class RecallConfig(BaseModel, frozen=True):
     )
     weights: tuple[float, ...] = Field(
         (),
-        max_length=8,
+        max_length=MAX_INTERESTS,
         description="probability: the weight of each interest in the mean, in place of first_share "
         "(default: none)",
     )

@@ -29,7 +29,8 @@ class Rollout(NamedTuple):
     scores_BMK: Tensor
     rows_BMK: Tensor
     offers_BM: Tensor
-    """After each interest, the best item that is neither in the history nor offered before."""
+    """After each interest, the next real offer, or the best item that is neither in the history nor
+    offered before."""
 
 
 @torch.no_grad()
@@ -43,11 +44,13 @@ def rollout(
     feedback: Feedback | None = None,
     older: OlderItems | None = None,
     guidance: float = 0.0,
+    real_BM: Tensor | None = None,
 ) -> Rollout:
     """Generates interests auto-regressively; one search per interest finds candidates and offer.
 
     The model must be in evaluation mode. `users_B` holds user rows, -1 for an unknown user. With
-    `guidance`, the network reads every history twice, and the interests are `guided`.
+    `guidance`, the network reads every history twice, and the interests are `guided`. `real_BM` are
+    real offers, the newest first, -1: none; generated ones follow them.
     """
     offers_BM = torch.zeros(len(lengths_B), 0, dtype=torch.int64, device=lengths_B.device)
     if guidance:
@@ -67,7 +70,10 @@ def rollout(
             interest_BD = guided(interest_BD, guidance)
         scores_BK, rows_BK = search(interest_BD)
         found.append((interest_BD, scores_BK, rows_BK))
-        offers_BM = torch.cat([offers_BM, best_new(scores_BK, rows_BK, offers_BM)], dim=1)
+        offer_B1 = best_new(scores_BK, rows_BK, offers_BM)
+        if real_BM is not None:
+            offer_B1 = real_first(real_BM[:, step : step + 1], offer_B1)
+        offers_BM = torch.cat([offers_BM, offer_B1], dim=1)
     interests_BMD, scores_BMK, rows_BMK = (
         torch.stack(parts, dim=1) for parts in zip(*found, strict=True)
     )
@@ -78,6 +84,14 @@ def guided(interests_2BD: Vectors, guidance: float) -> Vectors:
     """Returns the first half, interests for a wanted outcome, moved away from the second: B D."""
     half = len(interests_2BD) // 2
     return (1 + guidance) * interests_2BD[:half] - guidance * interests_2BD[half:]
+
+
+def real_first(real_B1: Tensor, generated_B1: Tensor) -> Tensor:
+    """Returns the real offers of a step, and generated ones where there is none: -1, or no column.
+
+    Makes no decision on the host about a value, so that it can be recorded as a CUDA graph.
+    """
+    return torch.where(real_B1 >= 0, real_B1, generated_B1) if real_B1.shape[1] else generated_B1
 
 
 def best_new(scores_BK: Tensor, rows_BK: Tensor, offered_BM: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """The worth of inputs: the same test cases with other actions, wanted outcomes and users.
 
 An input that matters must cost something when it is wrong: actions in another order, another wanted
-outcome, or the mean of somebody else's history.
+outcome, the mean of somebody else's history, or the impressions that somebody else did not take.
 
-Shapes: B batch, L length, D width, N cases.
+Shapes: B batch, L length, D width, N cases, M real offers.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ GUIDED_BY = (0.1, 0.25, 0.5)
 SETS_AT = (20, 100)
 Actions = Callable[[NDArray[np.integer[Any]]], NDArray[np.integer[Any]]]
 Means = Callable[[Tensor], Tensor]
+RealOffers = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,17 @@ class Variant:
     recall: DenseRecall
     actions: Actions | None = None
     means: Means | None = None
+    offers: RealOffers | None = None
 
     def __call__(
         self, histories: Sequence[IntArray], users_B: IntArray, ks: Sequence[int]
     ) -> list[IntArray]:
         """See `Recall`."""
-        if self.actions and isinstance(histories, Histories) and histories.actions is not None:
-            histories.actions = [self.actions(actions) for actions in histories.actions]
+        if isinstance(histories, Histories):
+            if self.actions and histories.actions is not None:
+                histories.actions = [self.actions(actions) for actions in histories.actions]
+            if self.offers and histories.offers_BM is not None:
+                histories.offers_BM = self.offers(histories.offers_BM)
         with _changed_means(self.recall.model, self.means):
             return self.recall(histories, users_B, ks)
 
@@ -78,7 +83,7 @@ def measure_inputs(run: Path, part: Literal["validation", "test"] = "test") -> d
     if len(variants) == 1:
         raise ValueError(
             f"{run}: the network reads items only: train one with --model.feedback or "
-            "--model.user-mean"
+            "--model.user-mean, or with several interests on data with real offers"
         )
     parts, outcome = splits(dataset, config.protocol), config.recall.outcome
     split = parts.test if part == "test" else parts.validation
@@ -105,8 +110,17 @@ def _variants(recall: DenseRecall, dataset: Dataset) -> dict[str, Variant]:
         found["told actions in another order"] = Variant(recall, rng.permutation)
         found["told no actions"] = Variant(recall, lambda actions: np.full_like(actions, -1))
     if config.user_mean:
-        found["another user's mean"] = Variant(recall, means=_of_another)
+        found["another user's mean"] = Variant(
+            recall, means=lambda means_BLD: means_BLD.roll(_half(means_BLD), dims=0)
+        )
         found["no mean"] = Variant(recall, means=lambda means_BLD: means_BLD * 0)
+    if dataset.offers is not None and recall.config.interests > 1:
+        found["another user's real offers"] = Variant(
+            recall, offers=lambda real_BM: np.roll(real_BM, _half(real_BM), axis=0)
+        )
+        found["generated offers only"] = Variant(
+            recall, offers=lambda real_BM: np.full_like(real_BM, -1)
+        )
     return found
 
 
@@ -125,9 +139,9 @@ def _guided(recall: DenseRecall, dataset: Dataset) -> dict[str, Variant]:
     return found
 
 
-def _of_another(means_BLD: Tensor) -> Tensor:
-    """Returns the means of the cases half a batch away, which are of other users."""
-    return means_BLD.roll(max(1, len(means_BLD) // 2), dims=0)
+def _half(cases: Sized) -> int:
+    """Returns half the number of cases of a batch: so far away they are of other users."""
+    return max(1, len(cases) // 2)
 
 
 def _measured(variants: dict[str, Variant], dataset: Dataset, split: Split) -> dict[str, Any]:

@@ -56,7 +56,8 @@ def measure_rounds(
     test = splits(dataset, protocol or config.protocol).test
     check_unseen(config, dataset, test)
     recall = reference_recall(config, dataset, model)
-    return compare_rounds(recall, dataset, test, outcome, shown)
+    # Real offers come behind the first history, and the second one goes on with other items.
+    return compare_rounds(recall, dataset.without_offers(), test, outcome, shown)
 
 
 def compare_rounds(

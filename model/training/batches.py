@@ -45,6 +45,8 @@ class SampleBatch:
     feedback: Feedback | None = None
     older: OlderItems | None = None
     """Items of the histories before the samples; None if the network does not need them."""
+    real_BM: Tensor | None = None
+    """Real offers behind the samples, the newest first, -1: none; None if no offers are needed."""
 
     def to(self, device: torch.device) -> Self:
         """Returns the same samples on `device`."""
@@ -132,10 +134,12 @@ def read_samples(
     batches: list[IntArray],
     sets: SetTargets | None = None,
     whole: bool = False,
+    real_offers: bool = False,
 ) -> Iterator[SampleBatch]:
     """Yields the events of each batch; L is the length of its longest slice.
 
-    With `whole` it has the older items of the same histories, too.
+    With `whole` it has the older items of the same histories, too; with `real_offers`, those that
+    the data set has.
     """
     for chosen_B in batches:
         lengths_B = samples.lengths_N[chosen_B]
@@ -155,6 +159,10 @@ def read_samples(
             at = (flat_BL, flat_BL + real_BL)  # of an item, and of the one that follows it
             parts = (np.where(real_BL, dataset.actions[at_BL], -1) for at_BL in at)
             feedback = Feedback(*(torch.from_numpy(part.astype(np.int64)) for part in parts))
+        real_BM = None
+        if real_offers and dataset.offers is not None:
+            next_B = samples.starts_N[chosen_B] + lengths_B
+            real_BM = torch.from_numpy(dataset.offers.before(next_B))
         yield SampleBatch(
             torch.from_numpy(history_BL.astype(np.int64)),
             torch.from_numpy(lengths_B.astype(np.int64)),
@@ -163,6 +171,7 @@ def read_samples(
             found,
             feedback,
             _older(dataset, samples, chosen_B) if whole else None,
+            real_BM,
         )
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from model.evaluation.config import EventSet, Metric, ProtocolConfig
-from model.network.config import GPTConfig, RecallConfig
+from model.network.config import MAX_OFFERS, GPTConfig, RecallConfig
 
 Sampling = Literal["prefixes", "windows"]
 """Every prefix of a history is a sample, with the loss at its last item; or windows of a history
@@ -84,12 +84,15 @@ class TuneConfig(FitConfig, frozen=True):
     sampling: Sampling = Field("prefixes", description="as for pre-training")
     form: Literal["append", "tail", "interleaved", "plain"] = Field(
         "tail",
-        description="append: offers follow the whole history, as in a recall; tail: offers "
-        "replace the last items; interleaved: an offer follows every item; plain: no offers, which "
-        "continues pre-training for comparison",
+        description="append: offers follow the whole history, as in a recall, real ones first if "
+        "the data have some; tail: offers replace the last items; interleaved: an offer follows "
+        "every item; plain: no offers, which continues pre-training for comparison",
     )
     offers: int = Field(
-        1, ge=1, le=7, description="append, tail: number of offers; the loss is at each with append"
+        1,
+        ge=1,
+        le=MAX_OFFERS,
+        description="append, tail: number of offers; the loss is at each with append",
     )
     targets: EventSet = Field("next", description="append, plain: as for pre-training")
     assign: bool = Field(

@@ -31,7 +31,7 @@ class CrossFitted:
     half_U: Tensor
 
     def __call__(self, model: GPT, samples: SampleBatch, offers: int) -> Tensor:
-        """Returns the offers after each history: rows B M. `model` makes none of them."""
+        """Returns the offers after each history, real ones first: rows B M; `model` makes none."""
         offers_BM = samples.users_B.new_zeros(len(samples.users_B), offers)
         half_B = self.half_U[samples.users_B]
         for half, network in enumerate(self.networks):
@@ -40,7 +40,10 @@ class CrossFitted:
                 lengths_b = samples.lengths_B[others_b]
                 history_bL = samples.history_BL[others_b, : int(lengths_b.max())]
                 users_b = samples.users_B[others_b]
-                offers_BM[others_b] = generate(network, history_bL, lengths_b, users_b, offers)
+                real_bM = None if samples.real_BM is None else samples.real_BM[others_b]
+                offers_BM[others_b] = generate(
+                    network, history_bL, lengths_b, users_b, offers, real_bM
+                )
         return offers_BM
 
 

@@ -134,9 +134,14 @@ def interleaved(
 
 @torch.no_grad()
 def generate(
-    model: GPT, history_BL: Tensor, lengths_B: Tensor, users_B: Tensor, offers: int
+    model: GPT,
+    history_BL: Tensor,
+    lengths_B: Tensor,
+    users_B: Tensor,
+    offers: int,
+    real_BM: Tensor | None = None,
 ) -> Tensor:
-    """Returns the offers that a rollout makes after each history: rows B M."""
+    """Returns the offers that a rollout makes after each history, real ones first: rows B M."""
     padding_BL = torch.arange(history_BL.shape[1], device=lengths_B.device) >= lengths_B[:, None]
     seen_BL = torch.where(padding_BL, history_BL[:, :1], history_BL)
     table_VD = model.item_vectors()
@@ -148,6 +153,7 @@ def generate(
             users_B,
             offers,
             lambda interest_BD: best_rows(interest_BD, table_VD, seen_BL, offers),
+            real_BM=real_BM,
         )
     return found.offers_BM
 

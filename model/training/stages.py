@@ -18,7 +18,7 @@ from model.training.loop import Stage
 from model.training.prompts import append, assign, generate, interleaved, tail
 
 Offerer = Callable[[GPT, SampleBatch, int], Tensor]
-"""(the network in tuning, samples, M) → the offers that are made after each history: rows B M."""
+"""(the network in tuning, samples, M) → offers after each history, real ones first: rows B M."""
 
 
 def pretraining(
@@ -52,8 +52,10 @@ def pretraining(
 
 
 def own_offers(model: GPT, samples: SampleBatch, offers: int) -> Tensor:
-    """Returns the offers that the network in tuning makes itself: rows B M."""
-    return generate(model, samples.history_BL, samples.lengths_B, samples.users_B, offers)
+    """Returns real offers, then those that the network in tuning makes itself: rows B M."""
+    return generate(
+        model, samples.history_BL, samples.lengths_B, samples.users_B, offers, samples.real_BM
+    )
 
 
 def prompt_tuning(
@@ -92,11 +94,12 @@ def prompt_tuning(
             return tail(model, samples, config.offers)
         return interleaved(model, samples, last_only, config.offer_targets)
 
+    real = config.form == "append"
     return Stage(
         "tune",
         config,
         lambda model, rng: draw(dataset, config.sampling, model.config.max_history, rng),
-        lambda samples, batches: read_samples(dataset, samples, batches, sets, whole),
+        lambda samples, batches: read_samples(dataset, samples, batches, sets, whole, real),
         batch,
         validate,
     )

@@ -11,6 +11,7 @@ from preparing import histories, malformed, run, write
 from pydantic import ValidationError
 
 from model.data import prepare as module
+from model.data.arrays import new_array
 from model.data.config import PrepareConfig
 from model.data.dataset import Dataset
 from model.data.prepare import prepare
@@ -386,5 +387,5 @@ def test_gaps_have_no_columns(tmp_path: Path) -> None:
 
 def test_arrays_have_their_room_before_they_are_filled(tmp_path: Path) -> None:
     """A write to a page for which the disk has no room would kill the process."""
-    array = module._new_array(tmp_path / "events.npy", np.int64, 1 << 17)
+    array = new_array(tmp_path / "events.npy", np.int64, 1 << 17)
     assert (tmp_path / "events.npy").stat().st_blocks * 512 >= array.nbytes

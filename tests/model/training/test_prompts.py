@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,8 +12,10 @@ from torch import Tensor
 from model.evaluation.reference import DenseRecall
 from model.network.gpt import GPT, HISTORY, OFFER, Tokens, history_tokens
 from model.training.batches import SampleBatch
+from model.training.cross_fit import CrossFitted
 from model.training.prompts import append, assign, generate, generate_everywhere, interleaved, tail
 from model.training.run import ONE_INTEREST
+from model.training.stages import own_offers
 
 HISTORIES = [[3, 1, 4, 1, 5], [9, 2, 6], [8]]
 TARGETS = [10, 11, 12]
@@ -30,11 +33,13 @@ def samples() -> SampleBatch:
 
 
 @torch.no_grad()
-def offers_after(model: GPT, history: list[int], user: int, count: int) -> list[int]:
+def offers_after(
+    model: GPT, history: list[int], user: int, count: int, real: Sequence[int] = ()
+) -> list[int]:
     """The slow way: whole passes, the best item that is neither in the history nor offered."""
-    offers: list[int] = []
+    offers = list(real)[:count]
     limit = model.config.max_history
-    for _ in range(count):
+    while len(offers) < count:
         positions = [*range(limit - len(history), limit), *range(limit, limit + len(offers))]
         segments = [HISTORY] * len(history) + [OFFER] * len(offers)
         parts = (torch.tensor([x]) for x in (history + offers, segments, positions))
@@ -50,6 +55,25 @@ def test_generates_the_best_unseen_items(samples: SampleBatch) -> None:
     offers = generate(model, samples.history_BL, samples.lengths_B, samples.users_B, offers=3)
     expected = [offers_after(model, h, u, 3) for h, u in zip(HISTORIES, USERS, strict=True)]
     assert offers.tolist() == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_generated_offers_follow_real_ones(samples: SampleBatch, count: int) -> None:
+    model = tiny.lively(tiny.gpt())
+    first = offers_after(model, HISTORIES[2], USERS[2], 1)
+    real = [[20, 21, 22], [], first]  # also the very item that would have been generated first
+    real_BM = torch.tensor([row + [-1] * (3 - len(row)) for row in real])
+    given = samples.history_BL, samples.lengths_B, samples.users_B, count
+    expected = [
+        offers_after(model, *one, count, told)
+        for *one, told in zip(HISTORIES, USERS, real, strict=True)
+    ]
+    assert generate(model, *given, real_BM).tolist() == expected
+    halves = CrossFitted((tiny.gpt(seed=1), model), torch.tensor([0, 0, 0]))
+    told = replace(samples, users_B=torch.tensor([0, 1, 2]), real_BM=real_BM)
+    assert halves(tiny.gpt(seed=2), told, count)[:1].tolist() == expected[:1]
+    assert own_offers(model, replace(samples, real_BM=real_BM), count).tolist() == expected
+    assert generate(model, *given).tolist() != expected
 
 
 def tokens_of(samples: SampleBatch) -> Tokens:
