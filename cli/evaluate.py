@@ -31,6 +31,11 @@ class Evaluate(Command):
     repeats: Literal["never", "allow"] = Field(
         "never", description="whether items of the history are recalled, as in the request"
     )
+    offers: Literal["real", "generated"] = Field(
+        "real",
+        description="offers between interests: real ones first, if the data have some, or "
+        "generated ones only, to measure what real ones are worth",
+    )
     max_history: int | None = Field(
         None,
         ge=1,
@@ -54,6 +59,8 @@ class Evaluate(Command):
         check_output(self.out)
         with log_above_bars():
             dataset = of_trained_users(Dataset.load(self.data), find_bundle(self.artifacts))
+            if self.offers == "generated":
+                dataset = dataset.without_offers()
             recaller = Recaller.load(self.artifacts, self.device, max_history=self.max_history)
             protocol = self.protocol or recaller.manifest.protocol
             parts = splits(dataset, protocol)
@@ -70,8 +77,8 @@ class Evaluate(Command):
         print(format_figures(figures))
         if self.out:
             write_json(self.out, {"version": recaller.version, "figures": figures})
-        comparable = protocol == recaller.manifest.protocol and not repeats and not self.max_history
-        if recaller.manifest.metrics and comparable:
+        as_trained = self.repeats == "never" and self.offers == "real" and not self.max_history
+        if recaller.manifest.metrics and as_trained and protocol == recaller.manifest.protocol:
             compared = check_equal(figures, recaller.manifest.metrics)
             print(f"equal to the trainer's figures to four decimals: {', '.join(compared)}")
 
@@ -181,7 +188,7 @@ class EvaluateRuns(Command):
 
 
 class EvaluateInputs(Command):
-    """Measure what a run's network makes of feedback and users: it is told and asked otherwise.
+    """Measure what a network makes of feedback, users and real offers: it is told otherwise.
 
     example:
       recgpt evaluate inputs --run-dir run

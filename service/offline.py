@@ -218,9 +218,10 @@ class _ServiceRecall:
                 k=k,
                 repeat_after_days=self._repeat_after_days,
                 actions=actions,
+                offers=[items[row] for row in real if row >= 0],
             )
-            for user, history, actions in zip(
-                users_B, histories, self._actions(histories), strict=True
+            for user, history, actions, real in zip(
+                users_B, histories, self._actions(histories), _real_offers(histories), strict=True
             )
         ]
         answers, _ = self._recaller.recall(queries)
@@ -236,3 +237,9 @@ class _ServiceRecall:
         if told is None or not self._reads_feedback:
             return [()] * len(histories)
         return [[self._names[code] for code in codes] for codes in told]
+
+
+def _real_offers(histories: Sequence[IntArray]) -> Sequence[Sequence[int]]:
+    """Returns the real offers after each history, -1: none."""
+    real_BM = histories.offers_BM if isinstance(histories, Histories) else None
+    return [()] * len(histories) if real_BM is None else real_BM.tolist()

@@ -121,6 +121,7 @@ def encode_question(queries: Sequence[Query]) -> bytes:
                 query.actions and pack_ids(query.actions),
                 query.outcome,
                 query.variety,
+                query.offers and pack_ids(query.offers),
             )
             for query in queries
         ]

@@ -2,10 +2,12 @@
 
 Each interest appends its best hits, as many as its quota, and skips what the query excludes and
 what earlier interests appended (in torch: `model.evaluation.reference.merge_by_quotas`). The item
-that a step offers to the network is the best hit that is neither excluded nor offered before (in
-torch: `model.network.rollout.best_new`). A candidate may be offered, and an offer need not be one.
+that a step offers to the network is the next real offer, or else the best hit that is neither
+excluded nor offered before (in torch: `model.network.rollout.best_new`). A candidate may be
+offered, and an offer need not be one.
 
-Shapes: B queries of the batch, W of them, F hits, V catalogue, K candidates of a list, M interests.
+Shapes: B queries of the batch, W of them, F hits, V catalogue, K candidates of a list, M interests,
+O real offers of a query.
 """
 
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.kernels.jit import Integer, Real, compiled, inner
-from service.recall.query_batch import QueryBatch, Ragged
+from service.recall.query_batch import QueryBatch, Ragged, Step
 from service.recall.types import Candidates, FilterResult, Floats, Ints, VarietyResult
 from service.recall.variety.chooser import Chooser
 
@@ -67,6 +69,16 @@ class CandidateLists(NamedTuple):
         """
         _offer_best(self, queries_W, rows_WF, step)
         offers_W: Ints = self.offered_BM[queries_W, step]
+        return offers_W
+
+    def offer_real(self, real_BO: Ints, step: Step, offers_W: Ints) -> Ints:
+        """Offers what users were shown in place of what a step generated, where there is such.
+
+        Returns the offered items W.
+        """
+        real_W = real_BO[step.queries_W, step.interest]
+        offers_W = np.where(real_W >= 0, real_W, offers_W)
+        self.offered_BM[step.queries_W, step.interest] = offers_W
         return offers_W
 
     def unlisted(self, query: int, scores_F: Floats, rows_F: Ints) -> tuple[Floats, Ints]:

@@ -5,7 +5,7 @@ plain recall does nothing for them. Where the index is approximate, a hit may be
 recall misses.
 
 Shapes: L items of the history that the network reads, N excluded items, K candidates, M interests,
-D width, F hits listed for each interest.
+D width, F hits listed for each interest, O real offers.
 """
 
 import numpy as np
@@ -44,11 +44,12 @@ class Explainer:
         interests: int,
         feedback: BatchFeedback | None = None,
         guidance: float = 0.0,
+        real_1O: Ints | None = None,
     ) -> Explanation:
         """Returns the steps that led a query to these candidates; no step without a history.
 
         `user` is a row of the user table, -1 if unknown; `whole_N` is the history with its older
-        items.
+        items; `real_1O` are real offers.
         """
         if not len(history_L):
             return Explanation([], [], [], [[] for _ in rows_K])
@@ -65,6 +66,7 @@ class Explainer:
             feedback and _tensors(feedback).to(device),
             older_items([whole_N], len(history_L)).to(device),
             guidance,
+            None if real_1O is None else torch.from_numpy(real_1O).to(device),
         )
         scores_MF = found.scores_BMK[0].cpu().numpy()
         rows_MF = found.rows_BMK[0].cpu().numpy()

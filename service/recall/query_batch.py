@@ -1,7 +1,7 @@
 """A batch of queries as arrays, with catalogue rows in place of ids.
 
 Shapes: B queries of the batch, W of them with a history ("warm"), M interests, L length of a
-padded list, N rows of all lists, S items of all histories.
+padded list, N rows of all lists, S items of all histories, O real offers of a query (`MAX_OFFERS`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,6 +82,7 @@ class QueryBatch(NamedTuple):
     feedback: BatchFeedback | None = None  # None: the network reads none
     whole: Ragged | None = None  # all known items of each history, if the network needs them
     choosers: Sequence[Chooser] | None = None  # of each query; None: no query has rules of variety
+    real_BO: Ints | None = None  # real offers, the newest first, -1: none; None: no query has one
 
     @property
     def cold_B(self) -> NDArray[np.bool_]:

@@ -7,7 +7,8 @@ served. For a batch of queries (`Recaller._recall`),
 2. a `Backend` generates one interest after another. It searches the catalogue with each and appends
    the hits to the `CandidateLists`, up to the interest's quota. The best hit that is neither
    excluded nor offered before is offered: it continues the history, and the network generates the
-   next interest. So one search gives both the candidates and the next step;
+   next interest. So one search gives both the candidates and the next step. Items that the user
+   was shown since and did not take, if they are told, are offered in its place;
 3. popular items fill the lists that are still short. `JsonEncoder` then writes the answers.
 
 Shapes: B queries, S queries with a short list, V catalogue, F popular items, H hidden items.
@@ -27,6 +28,7 @@ from model.artifact.bundle import Artifact, load_artifact
 from model.artifact.manifest import ArtifactError
 from model.artifact.versions import find_bundle
 from model.device import choose_device
+from model.network.config import MAX_OFFERS
 from model.network.rollout import quotas
 from service.recall.candidate_lists import POPULAR, CandidateLists
 from service.recall.cpu.backend import CpuBackend
@@ -191,7 +193,15 @@ class Recaller:
             choosers=self._variety.choosers(queries, known.excluded, allowed)
             if queries[0].variety
             else None,
+            real_BO=self._real_offers(queries),
         )
+
+    def _real_offers(self, queries: Sequence[Query]) -> Ints | None:
+        """Returns the known items among the real offers of each query, None if no query has one."""
+        if not any(query.offers for query in queries):
+            return None
+        known = self._ids.look_up([(query.offers, ()) for query in queries], MAX_OFFERS)
+        return known.newest.padded(np.arange(len(queries)), MAX_OFFERS, -1)
 
     def _quotas(self, query: Query) -> tuple[int, ...]:
         """Returns how many items each interest lists; rules of variety go by quotas always."""
@@ -273,6 +283,7 @@ class Recaller:
             interests,
             batch.feedback,
             self.manifest.recall.guidance,
+            batch.real_BO,
         )
 
     def try_index(self, trial: Trial) -> TrialResult:

@@ -50,10 +50,13 @@ class Query:
     actions: Ids = ()  # types of the history's events from the oldest on; networks may read them
     outcome: str | None = None  # action wanted of the user; None: the one that the bundle says
     variety: bytes | None = None  # see `service.recall.variety.form`
+    offers: Ids = ()  # shown since the newest event and not taken, the newest first, at most 7
     popular: bool = False  # whether the answer is of popular items; the engine need not know
 
-    def with_history(self, history: Ids, exclude: Ids, actions: Ids = ()) -> "Query":
-        """Returns the same query with another history and other excluded items.
+    def with_history(
+        self, history: Ids, exclude: Ids, actions: Ids = (), offers: Ids = ()
+    ) -> "Query":
+        """Returns the same query with another history, what belongs to it, and excluded items.
 
         `dataclasses.replace` would take eight times as long.
         """
@@ -69,6 +72,7 @@ class Query:
             actions,
             self.outcome,
             self.variety,
+            offers,
             self.popular,
         )
 

@@ -77,6 +77,8 @@ class CpuBackend:
                 offers_W = self._filtered.search(interests_WD, step, into, times, selections_W)
             else:
                 offers_W = self._searcher.search(interests_WD, step, into, times)
+            if batch.real_BO is not None and not step.last:
+                offers_W = lists.offer_real(batch.real_BO, step, offers_W)
         if merge:
             merge.finish(lists)
             times.lap("merge")
@@ -97,6 +99,8 @@ class CpuBackend:
             offers_W = self._varied.search(
                 interests_WD, step, lists, plain, times, selections_W, choosers_W
             )
+            if batch.real_BO is not None and not step.last:
+                offers_W = lists.offer_real(batch.real_BO, step, offers_W)
         plain.note_scores(choosers)
         return lists
 

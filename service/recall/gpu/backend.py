@@ -7,8 +7,8 @@ it. So rollouts are recorded as CUDA graphs, which replay all kernels by one lau
 fixed shapes and addresses: batches are padded to a few sizes. The usual sizes are recorded at
 start, others when they have come often.
 
-Shapes: B batch (padded), L longest history, D width, C excluded rows (-1: none), M steps, F hits,
-W queries with a history.
+Shapes: B batch (padded), L longest history, D width, C excluded rows (-1: none), O real offers,
+M steps, F hits, W queries with a history.
 """
 
 import logging
@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 
 from model.artifact.bundle import Artifact
+from model.network.config import MAX_OFFERS
 from model.network.gpt import GPT
+from model.network.rollout import real_first
 from service.recall.candidate_lists import CandidateLists
 from service.recall.filters.columns import Bools
 from service.recall.gpu.search import DeviceMasks, Searcher, searcher
@@ -57,6 +59,7 @@ class DeviceBatch(NamedTuple):
     lengths_B: Tensor
     users_B: Tensor  # rows of the user table, -1: unknown
     excluded_BC: Tensor
+    real_BO: Tensor  # real offers, the newest first; -1: none
 
 
 class StepHits(NamedTuple):
@@ -222,7 +225,8 @@ class Rollout:
         hits = [self._searcher.search(interest_BD, batch.excluded_BC, size.hits, masks)]
         for step in range(further):
             _, rows_BF = hits[-1]
-            offer_B1 = _first_not_offered(rows_BF[:, : size.steps], offered_BM)
+            generated_B1 = _first_not_offered(rows_BF[:, : size.steps], offered_BM)
+            offer_B1 = real_first(batch.real_BO[:, step : step + 1], generated_B1)
             offered_BM[:, step : step + 1] = offer_B1
             interest_BD = self._model.step(offer_B1[:, 0], cache)
             interests.append(interest_BD)
@@ -291,7 +295,9 @@ def device_batch(queries: QueryBatch, size: Size, longest: int) -> DeviceBatch:
         queries.users_B[warm_W],
         queries.excluded.padded(warm_W, size.excluded, -1),
     ]
-    for whole, part in zip(batch, parts, strict=True):
+    if queries.real_BO is not None:
+        parts.append(queries.real_BO[warm_W])
+    for whole, part in zip(batch[: len(parts)], parts, strict=True):
         whole[: len(warm_W)] = torch.from_numpy(part)
     return batch
 
@@ -300,7 +306,8 @@ def padding(size: Size, longest: int) -> DeviceBatch:
     """Returns a batch of unknown users whose history is item 0, on the CPU."""
     history_BL = torch.zeros(size.batch, longest, dtype=torch.int64)
     excluded_BC = torch.full((size.batch, size.excluded), -1)
-    return DeviceBatch(history_BL, history_BL[:, 0] + 1, history_BL[:, 0] - 1, excluded_BC)
+    real_BO = torch.full((size.batch, MAX_OFFERS), -1)
+    return DeviceBatch(history_BL, history_BL[:, 0] + 1, history_BL[:, 0] - 1, excluded_BC, real_BO)
 
 
 def _power_of_two(count: int) -> int:

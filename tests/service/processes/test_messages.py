@@ -53,7 +53,7 @@ def test_a_greeting_arrives_as_it_was_sent() -> None:
 
 def test_questions_arrive_as_they_were_asked() -> None:
     filtered = Query("ann", ["a", "ü"], ["b"], 7, 2, 30.5, True, b'{"all":[]}', variety=b"rules")
-    told = Query("ann", ["a"], actions=["like", b"\xc3\xbc"], outcome="like")
+    told = Query("ann", ["a"], actions=["like", b"\xc3\xbc"], outcome="like", offers=["ü"])
     queries = [filtered, told, Query("", [], [])]
     (body,) = FrameReader().feed(encode_question(queries))
     assert decode_question(body) == [
@@ -62,6 +62,7 @@ def test_questions_arrive_as_they_were_asked() -> None:
             history=pack_ids(query.history),
             exclude=pack_ids(query.exclude),
             actions=pack_ids(query.actions) if query.actions else [],
+            offers=pack_ids(query.offers) if query.offers else [],
         )
         for query in queries
     ]

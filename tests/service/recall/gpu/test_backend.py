@@ -107,8 +107,9 @@ def test_batches_are_padded_to_few_sizes() -> None:
 
 def test_a_batch_holds_the_queries_with_a_history_and_padding() -> None:
     some = query_batch([[7, 8, 1], [2], [9]], [[5]] * 3, [[7, 8], [], [9, 10, 11]])
-    history_BL, lengths_B, users_B, excluded_BC = device_batch(
-        some._replace(users_B=np.array([4, 5, 6])),
+    real_BO = np.array([[3] + [-1] * 6, [4] + [-1] * 6, [5, 6] + [-1] * 5])
+    history_BL, lengths_B, users_B, excluded_BC, offers_BO = device_batch(
+        some._replace(users_B=np.array([4, 5, 6]), real_BO=real_BO),
         Size(4, excluded=4, hits=128, steps=1),
         longest=3,
     )
@@ -116,6 +117,7 @@ def test_a_batch_holds_the_queries_with_a_history_and_padding() -> None:
     assert lengths_B.tolist() == [2, 3, 1, 1]
     assert users_B.tolist() == [4, 6, -1, -1]
     assert excluded_BC.tolist() == [[7, 8, 1, -1], [9, -1, -1, -1], [-1] * 4, [-1] * 4]
+    assert offers_BO.tolist() == [real_BO[0].tolist(), real_BO[2].tolist(), [-1] * 7, [-1] * 7]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
