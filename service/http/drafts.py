@@ -20,6 +20,7 @@ from service.experiments.team_draft import team_draft
 from service.http.schemas import RecallRequest
 from service.recall.item_metadata import candidate_lines
 from service.recall.served_bundle import ServedBundle
+from service.recall.types import EncodedCandidates
 from service.waiting import Answer
 
 MAX_LOGGED = 200
@@ -58,7 +59,8 @@ class Draft(NamedTuple):
     def of(self, answers: Sequence[Answer], seed: str) -> Answer:
         """Returns the draft of the answers to both sides; its coins depend on the seed only.
 
-        All else, such as the version, is that of the control's answer.
+        All else, such as the version, is that of the control's answer; but its filter and rules are
+        not exhausted if the draft has k items.
         """
         found, flips = [answer.found for answer in answers], random.Random(seed)
         lines = [candidate_lines(one.json) for one in found]
@@ -68,6 +70,8 @@ class Draft(NamedTuple):
         drafted = [lines[team][at][:-1] + endings[team] for team, at in picks]
         rows = np.array([found[team].rows[at] for team, at in picks], dtype=np.int64)
         both = replace(found[0], json=b"[%b]" % b",\n".join(drafted), rows=rows)
+        if len(picks) == self.sides[0].request.k:
+            both = _not_exhausted(both)
         reason = answers[0].degraded_reason or answers[1].degraded_reason
         return replace(answers[0], found=both, degraded_reason=reason)
 
@@ -99,6 +103,15 @@ def with_metadata_of_teams(
         for at, line in zip(own, complete, strict=True):
             lines[at] = line
     return b"[%b]" % b",\n".join(lines)
+
+
+def _not_exhausted(found: EncodedCandidates) -> EncodedCandidates:
+    """Returns candidates that are as many as were asked for."""
+    return replace(
+        found,
+        filter=found.filter and found.filter._replace(exhausted=False),
+        variety=found.variety and found.variety._replace(exhausted=False),
+    )
 
 
 def _id_of(line: bytes) -> bytes:

@@ -8,19 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import polars as pl
 import pytest
 from answers import ids
 from in_process_worker import InProcessWorker
 
 from cli.main import main
-from service.experiments.config import Experiments
+from service.experiments.assignment import Assignment
+from service.experiments.config import Arm, Experiments
 from service.experiments.export import export_log
 from service.history.store import HistoryStore
 from service.http.app import create_app
+from service.http.drafts import Draft, Side
+from service.http.schemas import RecallRequest
 from service.recall.recaller import Recaller
 from service.recall.served_bundle import ServedBundle
+from service.recall.types import EncodedCandidates, FilterResult, VarietyResult
 from service.settings import ServeSettings
+from service.waiting import Answer
 
 pytestmark = pytest.mark.anyio
 
@@ -82,6 +88,29 @@ async def test_an_answer_is_a_draft_of_both_lists(client: httpx.AsyncClient) -> 
     assert "metadata" in found["items"][0]
     again = await recall(client, user_id="ann", **about)
     assert len({tuple(ids(again)), tuple(ids(found))}) in (1, 2)  # each recall has its own coins
+
+
+def answer(*items: str) -> Answer:
+    lines = ",\n".join(f'{{"item_id":"{item}","score":1.0,"interest":0}}' for item in items)
+    found = EncodedCandidates(
+        f"[{lines}]".encode(),
+        np.arange(len(items)),
+        0,
+        cold=False,
+        filter=FilterResult(matched=9, exhausted=len(items) < 4, unknown_values=0),
+        variety=VarietyResult(1.0, 2.0, exhausted=len(items) < 4),
+    )
+    return Answer(found, None, None, {})
+
+
+@pytest.mark.parametrize(("others", "exhausted"), [("abcd", False), ("ad", True), ("cd", False)])
+def test_a_draft_of_k_items_is_not_exhausted(others: str, exhausted: bool) -> None:
+    arms = (Assignment("mix", name, Arm()) for name in ("one", "three"))
+    control, treatment = (Side(arm, RecallRequest(user_id="ann", k=4)) for arm in arms)
+    found = Draft((control, treatment), []).of([answer("a", "b"), answer(*others)], "seed").found
+    assert len(found.rows) == len(set("ab" + others))
+    assert found.filter == FilterResult(9, exhausted, 0)
+    assert found.variety == VarietyResult(1.0, 2.0, exhausted)
 
 
 async def test_pages_go_on_with_the_same_draft(client: httpx.AsyncClient) -> None:
