@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from cli.config import Command
 from service.experiments.config import Experiment
@@ -170,7 +170,14 @@ class ExperimentReportCommand(Command):
     guardrails: list[str] = Field([], description="metrics of which more is worse")
     margin: float = Field(0.01, ge=0, description="accepted relative increase of a guardrail")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="probability of a difference by chance")
-    days: float | None = Field(None, gt=0, description="planned length (default: it is over)")
+    since: AwareDatetime | None = Field(
+        None,
+        description="start of the experiment, as in 2026-03-01T08:00Z (default: its first exposure "
+        "in the files)",
+    )
+    days: float | None = Field(
+        None, gt=0, description="planned length; later exposures do not count (default: it is over)"
+    )
     sequential: bool = Field(
         False, description="intervals that hold at every look, which are wider"
     )
@@ -215,6 +222,8 @@ class ExperimentReportCommand(Command):
             read_events(self.events),
             [Metric.parse(name) for name in names],
             within=timedelta(hours=self.within_hours),
+            since=self.since,
+            days=None if self.sequential else self.days,
         )
         report = analyse(question, totals)
         write_experiment_page(report, self.out)
@@ -250,6 +259,7 @@ class ExperimentReportCommand(Command):
             timedelta(hours=self.within_hours),
             (one.version, two.version) if one.version and two.version else None,
             self.days,
+            self.since,
         )
         write_interleaving_page(report, self.out)
         write_json(self.out.with_suffix(".json"), report)

@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from model.reports.page import write_page
 from service.experiments.metric import SPECIAL, Metric
 from service.experiments.plan import early_look
-from service.experiments.totals import is_in_time
+from service.experiments.totals import is_in_time, planned
 
 
 class InterleavingReport(BaseModel, frozen=True):
@@ -54,11 +54,13 @@ def analyse_interleaving(
     within: timedelta = timedelta(days=1),
     versions: tuple[str, str] | None = None,
     days: float | None = None,
+    since: datetime | None = None,
 ) -> InterleavingReport:
     """Counts the votes of an experiment's users, and tests them at the planned end, after `days`.
 
-    `exposures` have a column `teams`: the JSON of the items of each arm, by its name. Raises
-    ValueError if they lack it, if there are none, or if `event` is no type of events.
+    The experiment began at `since`, or with the first exposure. `exposures` have a column `teams`:
+    the JSON of the items of each arm, by its name. Raises ValueError if they lack it, if there are
+    none, or if `event` is no type of events.
     """
     metric = Metric.parse(event)
     if metric.name != metric.type or metric.type in SPECIAL:
@@ -68,6 +70,7 @@ def analyse_interleaving(
     for name, frame in (("teams", exposures), ("item_id", events)):
         if name not in frame.columns:
             raise ValueError(f"an interleaved experiment needs the column {name}, which is missing")
+    exposures, since, until = planned(exposures, since, days)
     credits = _credits(arms, exposures, events.filter(pl.col("type") == event), within)
     control, treatment = credits["control"], credits["treatment"]
     votes = int((control > treatment).sum()), int((treatment > control).sum())
@@ -76,9 +79,6 @@ def analyse_interleaving(
     interval = test.proportion_ci(1 - alpha) if test else None
     share = votes[1] / total if total else None
     p_value = float(test.pvalue) if test else 1.0
-    since, until = exposures["at"].min(), exposures["at"].max()
-    assert isinstance(since, datetime)
-    assert isinstance(until, datetime)
     early = early_look(since, until, days) if days else ""
     return InterleavingReport(
         experiment=experiment,

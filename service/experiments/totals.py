@@ -6,7 +6,7 @@ user who did nothing counts with zeros, and so does a user whose events came too
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
@@ -44,7 +44,7 @@ class Totals:
     """Users who saw two arms, and are left out."""
     since: datetime
     until: datetime
-    """Times of the first and the last exposure."""
+    """See `planned`."""
     versions: dict[str, list[str]]
     """The versions that answered each arm; empty if the exposures do not say."""
 
@@ -76,20 +76,20 @@ def user_totals(
     metrics: Sequence[Metric],
     within: timedelta = timedelta(days=1),
     before: timedelta = timedelta(days=14),
+    since: datetime | None = None,
+    days: float | None = None,
 ) -> Totals:
-    """Returns the totals of all users.
+    """Returns the totals of all users in the time that is `planned`.
 
     An event counts if it came `within` this time after the recall that it names. A recall counts
     once, though copies of a request that is sent twice, and the results of a batch, have the same
-    id. The totals of the time `before` the first exposure of all hold any events: they are no
-    outcome, but tell how active a user is (CUPED).
+    id. The totals of the time `before` the start hold any events: they are no outcome, but tell how
+    active a user is (CUPED).
     """
+    exposures, since, until = planned(exposures, since, days)
     arms = exposures.group_by("user_id").agg(pl.col("arm").first(), seen=pl.col("arm").n_unique())
     users = arms.filter(pl.col("seen") == 1).select("user_id", "arm")
     exposed = exposures.join(users, on="user_id", how="semi")
-    since, until = exposures["at"].min(), exposures["at"].max()
-    assert isinstance(since, datetime)
-    assert isinstance(until, datetime)
     once = [pl.col("at").min().alias("shown_at")]
     shown = [pl.len().cast(pl.Float64).alias(EXPOSURES)]
     if DEGRADED in exposed.columns:
@@ -108,6 +108,25 @@ def user_totals(
                 totals = totals.with_columns(pl.col(column).fill_null(0.0))
     mixed = arms.height - users.height
     return Totals(totals.sort("user_id"), mixed, since, until, _versions(exposures))
+
+
+def planned(
+    exposures: pl.DataFrame, since: datetime | None, days: float | None
+) -> tuple[pl.DataFrame, datetime, datetime]:
+    """Returns the exposures of an experiment in its planned time, its start, and its end so far.
+
+    It starts at `since`, or with the first exposure. It ends after `days`, and what comes later
+    must not change the outcome; or with the last exposure. Raises ValueError if there is none.
+    """
+    first, last = exposures["at"].min(), exposures["at"].max()
+    assert isinstance(first, datetime)
+    assert isinstance(last, datetime)
+    begin = (since or first).astimezone(UTC)
+    end = begin + timedelta(days=days) if days else None
+    kept = exposures.filter(pl.col("at") >= begin, pl.col("at") < end if end else True)
+    if not kept.height:
+        raise ValueError(f"no exposure is in the planned time, which begins at {begin.isoformat()}")
+    return kept, begin, min(last, end) if end else last
 
 
 def is_in_time(within: timedelta) -> pl.Expr:

@@ -1,12 +1,15 @@
 """`recgpt experiment`: from files of exposures and events to a page with a verdict."""
 
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
 
 from cli.main import main
-from loadtest.experiments.simulated import simulated
+from loadtest.experiments.simulated import START, simulated
 
 EXPERIMENTS = "[e.arms.a]\n[e.arms.b]\nrecall = { interests = 4 }\n"
 
@@ -43,9 +46,53 @@ def test_a_report_is_a_page_and_json(
     assert found["arms"][0]["primary"]["lower"] > 0
 
 
+def report_of(files: dict[str, str], out: Path, *more: str) -> dict[str, Any]:
+    main(words(files, "--out", str(out), *more))
+    found: dict[str, Any] = json.loads(out.with_suffix(".json").read_text())
+    del found["question"]
+    return found
+
+
+def test_what_comes_after_the_planned_end_does_not_count(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "report.html"
+    exposures = pl.read_parquet(files["exposures"])
+    cut = str(tmp_path / "cut.parquet")
+    exposures.filter(pl.col("at") < exposures["at"].min() + pl.duration(days=7)).write_parquet(cut)
+    late = report_of(files, out, "--days", "7")
+    in_time = report_of(files | {"exposures": cut}, out)
+    assert late["problem"] == ""
+    assert datetime.fromisoformat(late["until"]) >= datetime.fromisoformat(in_time.pop("until"))
+    assert {name: late[name] for name in in_time} == in_time
+    looked = report_of(files, out, "--days", "7", "--sequential")  # may go on
+    assert sum(looked["users"].values()) > sum(late["users"].values())
+
+
+def test_the_start_stays_where_it_was_when_old_parts_are_deleted(
+    files: dict[str, str], tmp_path: Path
+) -> None:
+    """Clicks of the experiment would else be taken for what users did before it."""
+    out, start = tmp_path / "report.html", START.isoformat()
+    exposures = pl.read_parquet(files["exposures"])
+    rest = str(tmp_path / "rest.parquet")
+    exposures.filter(pl.col("at") > START + timedelta(days=8)).write_parquet(rest)
+    moved = report_of(files | {"exposures": rest}, out, "--days", "14")
+    assert moved["arms"][0]["verdict"].startswith("No verdict: the experiment runs until")
+    fixed = report_of(files | {"exposures": rest}, out, "--days", "14", "--since", start)
+    assert fixed["problem"] == ""
+    assert datetime.fromisoformat(fixed["since"]) == START
+    events = pl.read_parquet(files["events"])
+    kept = events.filter(~pl.col("at").is_between(START, START + timedelta(days=8)))
+    kept.write_parquet(files["events"])
+    assert report_of(files | {"exposures": rest}, out, "--since", start)["arms"] == fixed["arms"]
+
+
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
+        (["--since", "2027-01-01T00:00Z"], "no exposure is in the planned time"),
+        (["--since", "2026-03-01"], "timezone"),
         (["--name", "other"], "has no experiment other"),
         (["--primary", "Click"], "Click is no metric"),
         (["--sequential"], "--sequential needs --days"),

@@ -104,6 +104,21 @@ def test_before_the_planned_end_there_is_no_verdict() -> None:
     assert early.verdict.startswith("No verdict: the experiment runs until 2026-03-08 00:00 UTC")
 
 
+def test_drafts_before_the_start_and_after_the_planned_end_do_not_count() -> None:
+    week = timedelta(days=7)
+    parts = []
+    for number, vote in enumerate([(1, 0), (0, 1), (1, 0)]):  # of the users of three weeks
+        users = {f"u{number}-{user}": vote for user in range(20)}
+        later = pl.col("at") + number * week
+        parts.append([frame.with_columns(at=later) for frame in logs(users)])
+    exposures, events = (pl.concat(frames) for frames in zip(*parts, strict=True))
+    assert report(exposures, events).votes == (40, 20)
+    start = START + week
+    found = analyse_interleaving("e", ("a", "b"), exposures, events, days=7, since=start)
+    assert (found.votes, found.since, found.until) == ((0, 20), start, start + week)
+    assert found.verdict.startswith("Users prefer b")
+
+
 @pytest.mark.parametrize("event", ["click/exposure", "watch.value", "exposure"])
 def test_only_events_can_be_counted(event: str) -> None:
     with pytest.raises(ValueError, match="counts events: name their type"):
