@@ -42,6 +42,10 @@ class Worker(BatchSizes, Protocol):
     def actions(self) -> Collection[bytes]:
         """The types of events that the network reads as feedback; none if it reads none."""
 
+    @property
+    def interests(self) -> int:
+        """Interests of a recall that names no number."""
+
     async def start(self) -> None:
         """Prepares for micro-batches; called on the event loop."""
 
@@ -208,30 +212,49 @@ class Batcher:
             batch = await self._unread.take(self._worker.max_batch)
             started = time.perf_counter()
             found: Sequence[Entries | StoreProblem] = [StoreProblem.UNAVAILABLE] * len(batch)
+            offers: dict[int, Sequence[bytes]] = {}
             if not self.skips_store():
                 try:
-                    found = await self._store.read([w.query.user_id for w in batch])
+                    found, offers = await self._read_all([waiting.query for waiting in batch])
                 except Exception as error:  # no error of the store may end this task
                     if not isinstance(error, StoreUnavailable):  # that one the store has logged
                         log.exception("histories were not read because of a bug")
                     self._absence = asyncio.create_task(self._until_store_is_back())
             seconds, now = time.perf_counter() - started, time.time()
             self._metrics.stage_seconds["store"].observe(seconds)
-            for waiting, history in zip(batch, found, strict=True):
+            for number, (waiting, history) in enumerate(zip(batch, found, strict=True)):
                 waiting.seconds["store"] = seconds
                 try:
-                    self._take_history(waiting, history, now)
+                    self._take_history(waiting, history, offers.get(number, ()), now)
                 except Exception:  # of one history, and all others are read after it
                     log.exception("a history was not taken because of a bug")
                     waiting.fail(ServiceError("the recall failed: the log has the details"))
                 self._ready.put(waiting)
 
-    def _take_history(self, waiting: Waiting, history: Entries | StoreProblem, now: float) -> None:
+    async def _read_all(
+        self, queries: Sequence[Query]
+    ) -> tuple[list[Entries | StoreProblem], dict[int, Sequence[bytes]]]:
+        """Returns the histories of queries, and the offers of those whose recall makes some."""
+        users = [query.user_id for query in queries]
+        if not self._event_types.has_offers:
+            return await self._store.read(users), {}
+        default = self._worker.interests
+        of = [i for i, query in enumerate(queries) if (query.interests or default) > 1]
+        found, offers = await self._store.read_with_offers(users, of)
+        return found, dict(zip(of, offers, strict=True))
+
+    def _take_history(
+        self,
+        waiting: Waiting,
+        history: Entries | StoreProblem,
+        offers: Sequence[bytes],
+        now: float,
+    ) -> None:
         if isinstance(history, StoreProblem):
             self._metrics.unreadable_histories.inc(history.value)
             waiting.store_problem = history
         else:
-            waiting.set_history(history, self._event_types, now, self._worker.actions)
+            waiting.set_history(history, self._event_types, now, self._worker.actions, offers)
 
     async def _until_store_is_back(self) -> None:
         """Probes the store in place of the recalls, so that only the first waits for it."""

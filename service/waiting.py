@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+from model.network.config import MAX_OFFERS
 from service.errors import DeadlinePassed
 from service.history.entries import Entries, read_history
 from service.history.event_types import EventTypes
@@ -46,18 +47,28 @@ class Waiting:
     seconds: StageSeconds = field(default_factory=lambda: {"queue": 0.0, "store": 0.0})
 
     def set_history(
-        self, entries: Entries, types: EventTypes, now: float, actions: Collection[bytes]
+        self,
+        entries: Entries,
+        types: EventTypes,
+        now: float,
+        actions: Collection[bytes],
+        offers: Sequence[bytes] = (),
     ) -> None:
         """Completes the query: the stored history goes before the items that it has.
 
-        `actions` are the types of events that the network reads as feedback.
+        `actions` are the types of events that the network reads as feedback. The stored `offers`
+        are older than those of the query, and do not follow the items that it has.
         """
         found = read_history(entries, types, now, self.query.repeat_after_days, actions)
         exclude = self.query.exclude
         if found.excluded:
             exclude = [*exclude, *found.excluded]
-        items = [*found.items, *self.query.history] if self.query.history else found.items
-        self.query = self.query.with_history(items, exclude, found.actions)
+        items = found.items
+        if self.query.history:
+            items, offers = [*items, *self.query.history], ()
+        if self.query.offers:
+            offers = [*self.query.offers, *offers][:MAX_OFFERS]
+        self.query = self.query.with_history(items, exclude, found.actions, offers)
         if self.query.popular:
             self.query = self.query.without_network()
 

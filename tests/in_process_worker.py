@@ -41,6 +41,10 @@ class InProcessWorker:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recall")
 
     @property
+    def interests(self) -> int:
+        return self.bundle.interests if self.bundle else 1
+
+    @property
     def actions(self) -> Collection[bytes]:
         return self.bundle.actions if self.bundle else ()
 

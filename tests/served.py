@@ -21,4 +21,5 @@ def served_bundle(recaller: Recaller, folder: Path) -> ServedBundle:
         recaller.manifest.actions,
         recaller.outcomes,
         recaller.bundle,
+        recaller.interests_of(None),
     )

@@ -41,7 +41,7 @@ CLOCK_SECONDS = 5.0
 
 RIGHTS = (
     "let the Redis user run LRANGE, LPUSH, LTRIM, LINDEX, RPOP, EXPIRE, DEL, EVAL and EVALSHA "
-    "on h:* and e:*"
+    "on h:* and e:*, and on o:* if a type of events is an offer"
 )
 PASSWORD = "check user and password in --store; write %XX for their special characters"
 PRIMARY = "name the primary in --store"

@@ -1,18 +1,19 @@
 """The types of events, and the effect that each has: a table with defaults that a file may change.
 
-A type enters the history, or excludes its item from answers, or both, or neither; an event that
-does neither is counted and not stored. A type that the table does not name is treated as `custom`.
+A type enters the history, or excludes its item from answers, or both, or is an offer, or none of
+these; an event that does nothing is counted and not stored. A type that the table does not name is
+treated as `custom`.
 """
 
 import tomllib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from service.history.events import CLICK
+from service.history.events import CLICK, ENTERS, EXCLUDES, OFFER
 
 NAME = r"^[a-z][a-z_]{0,31}$"
 """The pattern of a type's name."""
@@ -36,10 +37,27 @@ class EventType(BaseModel):
         1.0, ge=0, le=1000, description="weight of an event in the count of popular items"
     )
 
+    offer: bool = Field(
+        False,
+        description="whether events are offers that the user did not take, until the next event "
+        "that enters the history",
+    )
+
+    @model_validator(mode="after")
+    def _an_offer_is_nothing_else(self) -> Self:
+        if self.offer and (self.history or self.exclude_days is not None):
+            raise ValueError("an offer needs history = false and no exclude_days")
+        return self
+
     @property
     def is_stored(self) -> bool:
         """Whether an event of this type has to be known later."""
-        return self.history or self.exclude_days is not None
+        return self.history or self.exclude_days is not None or self.offer
+
+    @property
+    def effect(self) -> str:
+        """The effect of a stored event of this type on the lists of its user."""
+        return OFFER if self.offer else ENTERS if self.history else EXCLUDES
 
     @property
     def is_plain(self) -> bool:
@@ -80,6 +98,11 @@ class EventTypes(BaseModel):
         named = {name.encode(): kind for name, kind in self.by_name.items()}
         click = self.of(CLICK)
         return named | {b"": click if click.history else EventType()}
+
+    @cached_property
+    def has_offers(self) -> bool:
+        """Whether events of any type are offers."""
+        return any(kind.offer for kind in self.by_name.values())
 
     @cached_property
     def marks(self) -> tuple[bytes, ...]:

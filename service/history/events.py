@@ -6,7 +6,12 @@ list `e:{h:USER}`, newest first. A script appends the events whose ids are not i
 adds their ids to it. Redis runs a script as a whole, so no crash comes between the two steps, and
 two tries of the same event at the same time store it once.
 
-The braces in the key make a cluster keep both lists of a user on the same node.
+An event of a type that is an offer, such as an impression, does not enter the history. Its item's
+id is put at the head of the list `o:{h:USER}`: the items that the user was shown since the newest
+event of the history, each once, the newest first. An event that enters the history deletes the
+list, and without a history there is none, because nothing would read it.
+
+The braces in the keys make a cluster keep all lists of a user on the same node.
 """
 
 import math
@@ -21,6 +26,8 @@ from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 
+from model.network.config import MAX_OFFERS
+
 CLICK = "click"
 """The type of an event that names none, and of an entry that is only an item's id."""
 DAY_SECONDS = 86_400
@@ -31,17 +38,32 @@ MAX_EVENTS = 1000
 MAX_PENDING = 100_000
 """Events without timestamp and request_id that are remembered while their outcome is unknown."""
 ID_BYTES = 12
+ENTERS, EXCLUDES, OFFER = "enters", "excludes", "offer"
+"""Effects of an event: it enters the history, only excludes its item, or is an offer."""
 
-APPEND = """
-local history, ids = KEYS[1], KEYS[2]
+APPEND = f"""
+local history, ids, offers = KEYS[1], KEYS[2], KEYS[3]
 local limit, max_known, seconds = ARGV[1], ARGV[2], ARGV[3]
 local kept, oldest = ARGV[4], tonumber(ARGV[5])
-local known = {}
+if offers then
+  redis.call('LLEN', history)
+  redis.call('LLEN', offers)
+end
+local known = {{}}
 for _, id in ipairs(redis.call('LRANGE', ids, 0, -1)) do known[id] = true end
-for i = 6, #ARGV, 2 do
-  if not known[ARGV[i]] then
-    redis.call('LPUSH', history, ARGV[i + 1])
-    redis.call('LPUSH', ids, ARGV[i])
+for i = 6, #ARGV, 3 do
+  local id, effect, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if not known[id] then
+    if effect ~= '{OFFER}' then
+      redis.call('LPUSH', history, entry)
+      if offers and effect == '{ENTERS}' then redis.call('DEL', offers) end
+    elseif redis.call('LLEN', history) > 0 then
+      redis.call('LREM', offers, 0, entry)
+      local is_first = redis.call('LPUSH', offers, entry) == 1
+      if is_first and kept ~= '' then redis.call('EXPIRE', offers, kept) end
+      redis.call('LTRIM', offers, 0, {MAX_OFFERS - 1})
+    end
+    redis.call('LPUSH', ids, id)
   end
 end
 redis.call('LTRIM', history, 0, limit - 1)
@@ -58,10 +80,11 @@ if kept ~= '' then
 end
 return 1
 """
-"""Appends events of one user. KEYS: history, ids.
+"""Appends events of one user. KEYS: history, ids, and offers if any type of events is one.
 
 ARGV: limit of the history, limit of the ids, their seconds; seconds for which the history is kept,
-empty for ever; the time before which events at its end are dropped; then id, entry, id, …
+empty for ever; the time before which events at its end are dropped; then id, effect, entry, id, …
+The entry of an offer is the id of its item.
 
 A key of another type fails the first command that meets it, before anything is written.
 """
@@ -158,15 +181,25 @@ def event_id(event: HistoryEvent) -> str | None:
 
 
 def ids_key(history_key: str) -> str:
-    """Returns the key of the ids beside a history, which a cluster keeps on the same node.
+    """Returns the key of the ids beside a history."""
+    return _beside("e", history_key)
+
+
+def offers_key(history_key: str) -> str:
+    """Returns the key of the offers beside a history."""
+    return _beside("o", history_key)
+
+
+def _beside(kind: str, history_key: str) -> str:
+    """Returns a key that a cluster keeps on the same node as a history.
 
     A cluster looks at the text in the first pair of braces of a key, and at all of it if there is
     none. So a history's key stands in braces, unless it has a closing one: such a key needs a text
     that leads to the same slot.
     """
     if "}" in history_key:
-        return f"e:{{{_tag(key_slot(history_key.encode()))}}}{history_key}"
-    return f"e:{{{history_key}}}"
+        return f"{kind}:{{{_tag(key_slot(history_key.encode()))}}}{history_key}"
+    return f"{kind}:{{{history_key}}}"
 
 
 @lru_cache(maxsize=1 << 14)
@@ -176,12 +209,12 @@ def _tag(slot: int) -> int:
 
 
 def append_arguments(
-    limit: int, keep: Retention, now: float, events: Sequence[tuple[bytes, bytes]]
+    limit: int, keep: Retention, now: float, events: Sequence[tuple[bytes, str, bytes]]
 ) -> list[str | bytes]:
-    """Returns ARGV of the script for (id, entry) events of one user, in their order."""
-    pairs = [word for event in events for word in event]
+    """Returns ARGV of the script for (id, effect, entry) events of one user, in their order."""
+    words = [word for event in events for word in event]
     limits = [str(limit), str(MAX_EVENTS), str(RETRY_SECONDS)]
-    return [*limits, keep.expiry, f"{keep.since(now):.3f}", *pairs]
+    return [*limits, keep.expiry, f"{keep.since(now):.3f}", *words]
 
 
 def _digests(events: Sequence[HistoryEvent]) -> list[bytes]:

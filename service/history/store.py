@@ -2,31 +2,35 @@
 
 A history is the list `h:USER` of entries, newest first, trimmed to `limit`: any job in any language
 can write it with LPUSH and LTRIM. An entry is an item id, or more: `service.history.entries`.
+Beside it are the lists of `service.history.events`.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from itertools import islice
 from typing import Any, Self
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import InvalidResponse, RedisError
+from redis.exceptions import InvalidResponse, NoPermissionError, RedisError
 
 from service.history.cluster_reader import ClusterReader, NodeUnavailable
 from service.history.embedded.store import EmbeddedStore
 from service.history.entries import Entries, encode_entry, encode_item, without_old
+from service.history.event_types import DEFAULT_TYPES, EventTypes
 from service.history.events import (
     APPEND,
     APPEND_SHA,
     APPENDED,
+    OFFER,
     EventIds,
     HistoryEvent,
     Retention,
     append_arguments,
     ids_key,
+    offers_key,
 )
 from service.history.health import Health, words_of
 from service.history.redis_client import close_client, new_connection, redis_client
@@ -58,7 +62,7 @@ class StoreProblem(Enum):
 
 
 class HistoryStore:
-    """Histories of users; a call is one round trip."""
+    """Histories of users; a call is one round trip, but for a deletion."""
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class HistoryStore:
         reader: Reader | None = None,
         embedded: EmbeddedStore | None = None,
         keep: Retention = FOREVER,
+        types: EventTypes = DEFAULT_TYPES,
     ) -> None:
         """Takes a client, the time limit of a call, and a reader that is faster than the client."""
         self._client = client
@@ -77,6 +82,7 @@ class HistoryStore:
         self._embedded = embedded
         self._is_spread = isinstance(reader, ClusterReader)
         self._retention = keep
+        self._types = types
         self._reading = Health("reading histories")
         self._writing = Health("writing histories")
         self._ids = EventIds()
@@ -89,16 +95,17 @@ class HistoryStore:
         connections: int = 8,
         timeout_ms: int = 200,
         days: float | None = None,
+        types: EventTypes = DEFAULT_TYPES,
     ) -> Self:
         """Opens the store at `embedded:PATH`, or at a URL as in `service.history.redis_url`.
 
-        Events are kept for `days`, and the newest `limit` of a user. Redis need not be up. Raises
-        ValueError for another URL, or if the file cannot be used.
+        Events are kept for `days`, and the newest `limit` of a user; `types` says what they do.
+        Redis need not be up. Raises ValueError for another URL, or if the file cannot be used.
         """
         keep = Retention(days)
         if url.startswith("embedded:"):
             embedded = EmbeddedStore(url.removeprefix("embedded:"))
-            return cls(embedded.client, limit, embedded=embedded, keep=keep)
+            return cls(embedded.client, limit, embedded=embedded, keep=keep, types=types)
         if not is_redis(url):
             raise ValueError(
                 "--store: give redis://host:port/db, redis+sentinel://host:port/service, "
@@ -111,19 +118,33 @@ class HistoryStore:
             if isinstance(client, RedisCluster)
             else RedisReader(new_connection(client))
         )
-        return cls(client, limit, seconds, reader, keep=keep)
+        return cls(client, limit, seconds, reader, keep=keep, types=types)
 
     async def read(self, users: Sequence[str]) -> list[Entries | StoreProblem]:
         """Returns the entries of each user, none if there is no history, or why it cannot be read.
 
         Raises StoreUnavailable if no history can be read.
         """
-        replies = await self._first_items([_key(user) for user in users], self._limit)
-        found = [_problem(reply, self._reading) or reply for reply in replies]
-        if self._retention.days is None:
-            return found
-        since = self._retention.since(time.time())
-        return [one if isinstance(one, StoreProblem) else without_old(one, since) for one in found]
+        return (await self.read_with_offers(users, ()))[0]
+
+    async def read_with_offers(
+        self, users: Sequence[str], of: Sequence[int]
+    ) -> tuple[list[Entries | StoreProblem], list[Sequence[bytes]]]:
+        """Returns what `read` returns, and the offers of some of the users, by their numbers.
+
+        Offers are ids of items, the newest first; there are none where they cannot be read.
+        """
+        keys = [_key(user) for user in users]
+        keys += [offers_key(keys[number]) for number in of]
+        replies = await self._first_items(keys, self._limit)
+        read = [_problem(reply, self._reading) or reply for reply in replies]
+        found, offers = read[: len(users)], read[len(users) :]
+        if self._retention.days is not None:
+            since = self._retention.since(time.time())
+            found = [
+                one if isinstance(one, StoreProblem) else without_old(one, since) for one in found
+            ]
+        return found, [() if isinstance(one, StoreProblem) else one for one in offers]
 
     async def append(self, events: Sequence[HistoryEvent]) -> list[StoreProblem | None]:
         """Appends events to the users' histories in order, and returns why one is not stored.
@@ -142,10 +163,11 @@ class HistoryStore:
         for number, (user, positions) in enumerate(by_user.items()):
             known = number and not self._is_spread  # each node learns a script for itself
             run, script = (pipeline.evalsha, APPEND_SHA) if known else (pipeline.eval, APPEND)
-            pairs = [(ids[p], self._entry(events[p], now)) for p in positions]
+            told = [(ids[p], *self._told(events[p], now)) for p in positions]
             key = _key(user)
-            arguments = append_arguments(self._limit, self._retention, now, pairs)
-            run(script, 2, key, ids_key(key), *arguments)
+            keys = [key, ids_key(key), *([offers_key(key)] if self._types.has_offers else [])]
+            arguments = append_arguments(self._limit, self._retention, now, told)
+            run(script, len(keys), *keys, *arguments)
         async with self._talking(self._writing):
             replies = await pipeline.execute(raise_on_error=False)
             _raise_if_all_refuse(replies)
@@ -197,9 +219,11 @@ class HistoryStore:
 
         Raises StoreUnavailable if it is not known to be deleted.
         """
-        keys = _key(user), ids_key(_key(user))
+        key = _key(user)
         async with self._talking(self._writing):
-            deleted = await self._client.delete(*keys)
+            deleted = await self._client.delete(key, ids_key(key))
+            with suppress(NoPermissionError):  # without which none can have been stored
+                deleted += await self._client.delete(offers_key(key))
         return bool(deleted)
 
     @property
@@ -240,8 +264,13 @@ class HistoryStore:
         if self._reader:
             await self._reader.close()
 
+    def _told(self, event: HistoryEvent, now: float) -> tuple[str, bytes]:
+        """Returns the effect of an event, and its entry."""
+        effect = self._types.of(event.type).effect
+        return effect, event.item_id.encode() if effect == OFFER else self._entry(event, now)
+
     def _entry(self, event: HistoryEvent, now: float) -> bytes:
-        """Returns the entry of an event.
+        """Returns the entry of an event in a history.
 
         A bare click is its item's id, which is shorter and faster to read. Where old events are not
         kept, it needs a time as well.

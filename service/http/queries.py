@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
+from model.network.config import MAX_OFFERS
 from service.errors import FieldError, Invalid
 from service.experiments.assignment import Assignment
 from service.http.filters import checked_form
@@ -63,6 +64,7 @@ def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tupl
         filter=checked_form(body.filter, bundle.attributes, where) if body.filter else None,
         outcome=body.outcome,
         variety=checked_rules(body.caps, body.diversity, body.fresh, bundle.attributes, where),
+        offers=body.offers[: -MAX_OFFERS - 1 : -1],
         popular=body.popular,
     )
     return (query.without_network() if body.popular else query), stored

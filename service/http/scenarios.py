@@ -25,7 +25,7 @@ from service.http.watched_file import WatchedFile
 Attributes = Mapping[str, Kind]
 """The attributes of items that a filter can read, and their kinds."""
 MAX_SCENARIOS = 1000
-PER_REQUEST = {"user_id", "history", "seeds", "exclude", "scenario", "cursor"}
+PER_REQUEST = {"user_id", "history", "seeds", "offers", "exclude", "scenario", "cursor"}
 """Fields that are a request's own."""
 
 _fields: dict[str, Any] = {

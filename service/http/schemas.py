@@ -111,6 +111,12 @@ class RecallRequest(Body):
         description="items that candidates should be like, as ids or as {item_id, weight}: the "
         "network reads them as the newest events of the history, the heaviest last",
     )
+    offers: list[Id] = Field(
+        default_factory=list,
+        max_length=1000,
+        description="item ids that the user was shown since the newest event and did not take, "
+        "oldest first: further interests read the newest of them, behind the history",
+    )
     exclude: list[Id] = Field(  # a default that is a list would be copied deeply, for 2 µs
         default_factory=list, max_length=1000, description="item ids that are not to be returned"
     )

@@ -34,6 +34,9 @@ class UserHistoryResponse(BaseModel):
 
     user_id: str
     events: list[UserEvent]
+    offers: list[str] | None = Field(
+        None, description="ids of the items shown since and not taken, the newest first, if any"
+    )
 
 
 class DeletedResponse(BaseModel):
@@ -49,8 +52,8 @@ class UserRoutes:
         self._store = store
 
     async def history(self, user_id: UserId) -> Response:
-        """Returns all events of a user that the store has, oldest first."""
-        (found,) = await _asked(self._store.read([user_id]))
+        """Returns all events of a user that the store has, oldest first, and stored offers."""
+        (found,), (offers,) = await _asked(self._store.read_with_offers([user_id], [0]))
         if found is StoreProblem.WRONG_TYPE:
             raise HistoryUnusable("the key of this user in the store is not a list: repair it")
         if isinstance(found, StoreProblem):
@@ -68,7 +71,8 @@ class UserRoutes:
                     watch_seconds=watch_seconds,
                 )
             )
-        answer = UserHistoryResponse(user_id=user_id, events=events)
+        shown = [item.decode(errors="replace") for item in offers]
+        answer = UserHistoryResponse(user_id=user_id, events=events, offers=shown or None)
         return Response(answer.model_dump_json(exclude_none=True), media_type="application/json")
 
     async def delete(self, user_id: UserId) -> DeletedResponse:

@@ -158,6 +158,11 @@ class EngineClient:
         return self.bundle.actions if self.bundle else ()
 
     @property
+    def interests(self) -> int:
+        """See `Worker`."""
+        return self.bundle.interests if self.bundle else 1
+
+    @property
     def started(self) -> bool:
         """Whether the engine and all front ends have been ready once."""
         return bool(self.bundle) and self._status.started
@@ -215,6 +220,7 @@ class EngineClient:
             greeting.actions,
             greeting.outcomes,
             Path(greeting.folder) if greeting.folder else None,
+            greeting.interests,
         )
         freeze_loaded()
         log.info("ready to serve", extra={"version": greeting.version})

@@ -328,6 +328,7 @@ def load(config: EngineConfig, folder: Path) -> tuple[Recaller, Greeting]:
         actions=recaller.manifest.actions,
         outcomes=recaller.outcomes,
         folder=str(recaller.bundle.absolute()),
+        interests=recaller.interests_of(None),
     )
     if greeting.ids == str(folder):  # in bundles of before
         write_ids(folder, "item", recaller.item_ids)

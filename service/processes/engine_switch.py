@@ -55,6 +55,11 @@ class AsksClient:
         """See `service.batcher.Worker`."""
         return self._client.actions
 
+    @property
+    def interests(self) -> int:
+        """See `Worker`."""
+        return self._client.interests
+
     def problem(self) -> str:
         """Returns why the engine cannot answer now; empty if it can."""
         return self._client.problem()

@@ -14,6 +14,7 @@ from functools import partial
 import uvicorn
 
 from service.catalogue.state import CatalogueState
+from service.history.event_types import load_event_types
 from service.history.store import HistoryStore
 from service.http.api_keys import keys_from
 from service.http.app import create_app
@@ -49,6 +50,7 @@ def open_store(settings: ServeSettings) -> HistoryStore:
         settings.store_connections,
         settings.store_timeout_ms,
         settings.history_days,
+        load_event_types(settings.event_types),
     )
 
 

@@ -66,6 +66,8 @@ class Greeting(NamedTuple):
     """Those of them that a recall can ask for."""
     folder: str = ""
     """Path of the bundle."""
+    interests: int = 1
+    """Interests of a recall that names no number."""
 
 
 class FrameReader:

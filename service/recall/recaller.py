@@ -203,10 +203,13 @@ class Recaller:
         known = self._ids.look_up([(query.offers, ()) for query in queries], MAX_OFFERS)
         return known.newest.padded(np.arange(len(queries)), MAX_OFFERS, -1)
 
+    def interests_of(self, asked: int | None) -> int:
+        """Returns the number of interests of a recall that asks for this number, or for none."""
+        return min(asked or self.manifest.recall.interests, self.max_interests)
+
     def _quotas(self, query: Query) -> tuple[int, ...]:
         """Returns how many items each interest lists; rules of variety go by quotas always."""
-        recall = self.manifest.recall
-        interests = min(query.interests or recall.interests, self.max_interests)
+        recall, interests = self.manifest.recall, self.interests_of(query.interests)
         if recall.merge == "probability" and not query.variety:
             return (query.k,) * interests
         return quotas(query.k, interests, recall.first_share)
@@ -271,7 +274,7 @@ class Recaller:
     def _explain(self, query: Query, rows_K: Ints) -> Explanation:
         """Returns the steps that led to these candidates."""
         batch = self._look_up([query])
-        interests = min(query.interests or self.manifest.recall.interests, self.max_interests)
+        interests = self.interests_of(query.interests)
         allowed = batch.allowed[0] if batch.allowed else None
         excluded_N = np.concatenate([batch.excluded.rows_N, self._filters.rejected(allowed)])
         return self._explainer.explain(

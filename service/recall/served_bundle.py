@@ -32,6 +32,8 @@ class ServedBundle(NamedTuple):
     """Those of them that a recall can ask for."""
     item_map: NDArray[np.float32] | None = None
     """Two coordinates of each item, V 2; None if the bundle has none."""
+    interests: int = 1
+    """Interests of a recall that names no number."""
 
     @classmethod
     def load(
@@ -44,10 +46,11 @@ class ServedBundle(NamedTuple):
         actions: Sequence[str] = (),
         outcomes: Sequence[str] = (),
         folder: Path | None = None,
+        interests: int = 1,
     ) -> Self:
         """Takes the folders with the metadata and the ids of the bundle's items, and its own."""
         items = LiveItems(IdTable(ids, "item"), kinds, ItemMetadata.load(metadata))
         attributes = {name: kind for name, kind in kinds.items() if kind != "text"}
         types = frozenset(name.encode() for name in actions)
         item_map = read_map(folder) if folder else None
-        return cls(version, max_interests, items, attributes, types, outcomes, item_map)
+        return cls(version, max_interests, items, attributes, types, outcomes, item_map, interests)

@@ -50,7 +50,7 @@ class Query:
     actions: Ids = ()  # types of the history's events from the oldest on; networks may read them
     outcome: str | None = None  # action wanted of the user; None: the one that the bundle says
     variety: bytes | None = None  # see `service.recall.variety.form`
-    offers: Ids = ()  # shown since the newest event and not taken, the newest first, at most 7
+    offers: Ids = ()  # items shown since and not taken, the newest first, at most `MAX_OFFERS`
     popular: bool = False  # whether the answer is of popular items; the engine need not know
 
     def with_history(

@@ -350,6 +350,8 @@ export interface RecallRequest {
   history?: Array<string | PastItem> | null;
   /** items that candidates should be like, as ids or as {item_id, weight}: the network reads them as the newest events of the history, the heaviest last */
   seeds?: Array<string | Seed>;
+  /** item ids that the user was shown since the newest event and did not take, oldest first: further interests read the newest of them, behind the history */
+  offers?: Array<string>;
   /** item ids that are not to be returned */
   exclude?: Array<string>;
   /** interests to generate; by default as many as the bundle says */
@@ -482,6 +484,8 @@ export interface UserEvent {
 export interface UserHistoryResponse {
   user_id: string;
   events: Array<UserEvent>;
+  /** ids of the items shown since and not taken, the newest first, if any */
+  offers?: Array<string> | null;
 }
 
 /** The effect of caps, diversity and fresh items. */

@@ -17,6 +17,7 @@ def test_the_default_table() -> None:
     assert plain == {"click", "view", "purchase", "like", "custom"}
     stored = {name for name, kind in DEFAULT_TYPES.by_name.items() if kind.is_stored}
     assert stored == plain | {"dislike", "skip"}
+    assert not DEFAULT_TYPES.has_offers
     assert DEFAULT_TYPES.of("never_heard_of") == DEFAULT_TYPES.of("custom")
 
 
@@ -31,6 +32,8 @@ def test_a_file_changes_some_fields_and_adds_types(tmp_path: Path) -> None:
         [dismiss]
         history = false
         exclude_days = inf
+        [impression]
+        offer = true
         """,
     )
     types = load_event_types(file)
@@ -38,6 +41,9 @@ def test_a_file_changes_some_fields_and_adds_types(tmp_path: Path) -> None:
     assert types.of("like") == DEFAULT_TYPES.of("like")
     assert (types.of("dismiss").history, types.of("dismiss").weight) == (False, 0.1)
     assert types.of("other").weight == 0.1
+    assert types.has_offers
+    effects = {name: types.of(name).effect for name in ("click", "dismiss", "impression")}
+    assert effects == {"click": "enters", "dismiss": "excludes", "impression": "offer"}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +54,8 @@ def test_a_file_changes_some_fields_and_adds_types(tmp_path: Path) -> None:
         ("[like]\nweight = -1", "like.weight: "),
         ("[like]\nhistory = 'perhaps'", "like.history: "),
         ("['No Name']\n", "No Name"),
+        ("[banner]\noffer = true", "banner: Value error, an offer needs history = false"),
+        ("[skip]\noffer = true", "skip: Value error, an offer needs history = false"),
         ("like = 3", "like.no table: "),
         ("[like", "types.toml: "),
     ],

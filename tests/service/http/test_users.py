@@ -67,15 +67,15 @@ async def test_a_store_that_fails_is_told(
     await client.store._client.set("h:ann", "no list")  # type: ignore[attr-defined]
     assert (await client.get("/users/ann/history")).status_code == 409
 
-    async def refuses(_: object) -> list[StoreProblem]:
-        return [StoreProblem.UNAVAILABLE]
+    async def refuses(*_: object) -> tuple[list[StoreProblem], list[list[bytes]]]:
+        return [StoreProblem.UNAVAILABLE], [[]]
 
-    async def gone(_: object) -> None:
+    async def gone(*_: object) -> None:
         raise StoreUnavailable("gone")
 
-    monkeypatch.setattr(client.store, "read", refuses)  # type: ignore[attr-defined]
+    monkeypatch.setattr(client.store, "read_with_offers", refuses)  # type: ignore[attr-defined]
     assert (await client.get("/users/ann/history")).status_code == 503
-    monkeypatch.setattr(client.store, "read", gone)  # type: ignore[attr-defined]
+    monkeypatch.setattr(client.store, "read_with_offers", gone)  # type: ignore[attr-defined]
     monkeypatch.setattr(client.store, "delete", gone)  # type: ignore[attr-defined]
     for answer in (await client.get("/users/ann/history"), await client.delete("/users/ann")):
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

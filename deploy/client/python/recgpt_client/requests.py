@@ -73,6 +73,7 @@ class RecallFields(TypedDict, total=False):
     k: int
     history: Sequence[str]
     seeds: Sequence[str | Seed]
+    offers: Sequence[str]
     exclude: Sequence[str]
     interests: int
     popular: bool
