@@ -23,12 +23,12 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Measures both runs by the reference recall on the same test cases.
 
-    Without `protocol`, the cases are those of the new run; both must have been trained without
-    them. Without `interests`, each run generates as many as it serves. Returns {"new", "old",
-    "cases", "figures": {metric: {"new", "old", "relative", "low", "high"}}}: `relative` is the
-    difference as a share of the old figure, between `low` and `high` with 95 % confidence. If the
-    new run asks for an outcome, the cases are those whose target got it, and "others" has "cases"
-    and "figures" of the other cases.
+    Each is told the real offers that its own data have. Without `protocol`, the cases are those of
+    the new run; both must have been trained without them. Without `interests`, each run generates
+    as many as it serves. Returns {"new", "old", "cases", "figures": {metric: {"new", "old",
+    "relative", "low", "high"}}}: `relative` is the difference as a share of the old figure, between
+    `low` and `high` with 95 % confidence. If the new run asks for an outcome, the cases are those
+    whose target got it, and "others" has "cases" and "figures" of the other cases.
 
     Raises ValueError if the runs are not of the same data, or if one may have seen test events.
     """
@@ -42,10 +42,10 @@ def compare_runs(
     split, outcome = parts.test, new_config.recall.outcome
     found = {"new": str(new), "old": str(old)}
     if outcome is None:
-        return found | _compared(new, old, dataset, split, interests)
+        return found | _compared(new, old, split, interests)
     split, others = by_outcome(dataset, split, outcome)
-    not_wanted = _compared(new, old, dataset, others, interests)
-    wanted = _compared(new, old, dataset, split, interests)
+    not_wanted = _compared(new, old, others, interests)
+    wanted = _compared(new, old, split, interests)
     return found | wanted | {"outcome": outcome, "others": not_wanted}
 
 
@@ -59,16 +59,14 @@ def check_unseen(config: TrainConfig, dataset: Dataset, test: Split) -> None:
         )
 
 
-def _compared(
-    new: Path, old: Path, dataset: Dataset, split: Split, interests: int | None
-) -> dict[str, Any]:
-    by_run = [_figures(_cases(run, dataset, split, interests)) for run in (new, old)]
+def _compared(new: Path, old: Path, split: Split, interests: int | None) -> dict[str, Any]:
+    by_run = [_figures(_cases(run, split, interests)) for run in (new, old)]
     figures = {name: _difference(by_run[0][name], by_run[1][name], split) for name in by_run[0]}
     return {"cases": len(split.users), "figures": figures}
 
 
-def _cases(run: Path, dataset: Dataset, split: Split, interests: int | None) -> CaseFigures:
-    config, _, model = load_run(run)
+def _cases(run: Path, split: Split, interests: int | None) -> CaseFigures:
+    config, dataset, model = load_run(run)
     recall = config.recall
     if interests is not None:
         recall = recall.model_copy(update={"interests": interests})

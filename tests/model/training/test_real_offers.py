@@ -1,5 +1,7 @@
 """Impressions that users did not take, as the offers of training and evaluation."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from model.data.dataset import Dataset
 from model.evaluation.metrics import evaluate, histories_of
 from model.evaluation.protocols import splits
 from model.network.config import MAX_OFFERS
+from model.reports.comparison import compare_runs
 from model.reports.inputs import measure_inputs
 from model.training.batches import by_length, prefixes, read_samples, windows
 from model.training.config import TrainConfig
@@ -76,6 +79,19 @@ def test_the_worth_of_real_offers_is_measured(
     ]
     assert figures[0] == pytest.approx(own, abs=1e-4)
     assert figures[1] < own - 0.2
+
+
+def test_runs_are_compared_with_the_real_offers_of_their_own_data(run: Path) -> None:
+    data, untold = run.parent / "data", run.parent / "untold"
+    shutil.copytree(run, untold)
+    without = shutil.copytree(data, run.parent / "without")
+    about = json.loads((without / "dataset.json").read_text())
+    (without / "dataset.json").write_text(json.dumps(about | {"offers": None}))
+    config = (untold / "config.json").read_text().replace(str(data), str(without))
+    (untold / "config.json").write_text(config)
+    found = compare_runs(run, untold)["figures"]["recall@20"]
+    assert found["new"] > found["old"] + 0.2
+    assert compare_runs(untold, run)["figures"]["recall@20"]["new"] == found["old"]
 
 
 @pytest.fixture(scope="module")
