@@ -32,6 +32,7 @@ def engine(artifacts: Path, tmp_path: Path) -> Engine:
         "kinds": {"price": "number"},
         "actions": ["like", "view"],
         "outcomes": ["like"],
+        "interests": 3,
     }
     return Engine(tmp_path / "engine", Greeting(str(tmp_path), "v1", 4, 16, **about))
 
@@ -68,6 +69,7 @@ async def test_it_waits_for_the_engine_and_learns_what_it_serves(
         assert await early == "ann"
         assert client.bundle
         assert (client.bundle.version, client.bundle.max_interests) == ("v1", 4)
+        assert client.interests == 3
         assert (client.max_batch, client.ahead) == (16, 32)
         assert ready == [True]
         assert "starting" in client.problem()  # for another front end may not be ready

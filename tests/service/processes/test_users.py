@@ -1,5 +1,6 @@
 """Users, events, scenarios and pages through the whole service: two front ends over Redis."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -32,8 +33,11 @@ def test_settings_reach_all_front_ends(
     redis_server.flush()
     scenarios, types = tmp_path / "scenarios.toml", tmp_path / "types.toml"
     scenarios.write_text("[home]\nk = 9\npage_size = 4\n")
-    types.write_text("[dismiss]\nhistory = false\nexclude_days = inf\nweight = 0\n")
-    item_ids = Recaller.load(artifacts, "cpu").item_ids
+    types.write_text(
+        "[dismiss]\nhistory = false\nexclude_days = inf\nweight = 0\n[impression]\noffer = true\n"
+    )
+    recaller = Recaller.load(artifacts, "cpu")
+    item_ids = recaller.item_ids
     options = {
         "RECGPT_HTTP_WORKERS": "2",
         "RECGPT_SCENARIOS": str(scenarios),
@@ -52,6 +56,16 @@ def test_settings_reach_all_front_ends(
         assert 9 * DAY_SECONDS < int(redis_server.command("TTL", "h:ann")) <= 10 * DAY_SECONDS
         answers = asked_often(running, {"user_id": "ann", "k": 40})
         assert all(set(items(one)) == set(item_ids[2:]) for one in answers)
+        shown = item_ids[20:22]
+        events = [{"user_id": "ann", "item_id": one, "type": "impression"} for one in shown]
+        assert running.client.post("/events", json={"events": events}).json()["stored"] == 2
+        assert 9 * DAY_SECONDS < int(redis_server.command("TTL", "o:{h:ann}")) <= 10 * DAY_SECONDS
+        told = Query("ann", item_ids[:1], item_ids[1:2], k=15, offers=shown[::-1])
+        (expected,), _ = recaller.recall([told])
+        for one in asked_often(running, {"user_id": "ann", "k": 15}):
+            assert items(one) == recaller.ids_of(expected)
+        (untold,), _ = recaller.recall([replace(told, offers=())])
+        assert recaller.ids_of(untold) != recaller.ids_of(expected)
         whole = items(asked_often(running, {"user_id": "ann", "k": 9})[0])
         first = asked_often(running, {"user_id": "ann", "scenario": "home"})
         assert all(items(one) == whole[:4] for one in first)
@@ -62,7 +76,7 @@ def test_settings_reach_all_front_ends(
         for one in asked_often(running, {"user_id": "ann", "k": 3}):
             assert one["degraded_reason"] == "no_history"
         popular = item_ids[0]  # now: not so in the data, and nobody's history any more
-        everything = Recaller.load(artifacts, "cpu").recall([Query("ann", [], k=40)])[0][0]
+        everything = recaller.recall([Query("ann", [], k=40)])[0][0]
         assert item_ids[everything.rows[0]] != popular
         running.wait_until(lambda: items(running.recall(user_id="ann", k=3))[0] == popular)
     assert "ann" not in running.log.read_text()
