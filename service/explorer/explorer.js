@@ -63,6 +63,7 @@ Alpine.data("explorer", () => ({
   eventTypes: EVENT_TYPES,
   eventError: "",
   retry: 0, // the timer of the next try while the service starts
+  asked: 0, // recalls so far; an answer to an earlier one is not shown
   ...qualityTab(),
   ...mapTab(),
   ...versionsTab(),
@@ -138,11 +139,16 @@ Alpine.data("explorer", () => ({
     history.replaceState(null, "", `#${address}`);
   },
 
-  /** Asks for the answers of all panes. What is new against the answers before is marked if asked. */
+  /**
+   * Asks for the answers of all panes. What is new against the answers before is marked if asked.
+   * Returns whether the answers are shown: not if another recall was asked meanwhile.
+   */
   async recall(markNew = false) {
     this.writeAddress();
     clearTimeout(this.retry);
-    await Promise.all(this.panes.map((pane) => this.fill(pane, markNew)));
+    const turn = ++this.asked;
+    await Promise.all(this.panes.map((pane) => this.fill(pane, markNew, turn)));
+    if (turn !== this.asked) return false;
     if (this.panes.some((pane) => pane.isStarting)) {
       clearTimeout(this.retry);
       this.retry = setTimeout(() => this.recall(), RETRY_MS); // one for all panes
@@ -155,17 +161,20 @@ Alpine.data("explorer", () => ({
       this.showHistory(first);
       if (!markNew) this.status = `${first.merged.length} candidates for ${this.user ? `user ${this.user}` : "the seeds"}`;
     }
+    return true;
   },
 
-  async fill(pane, markNew) {
+  async fill(pane, markNew, turn) {
     pane.busy = true;
     pane.isStarting = false;
     try {
       const body = bodyOf(pane, this.user, this.edited);
       const { json, headers } = await ask("POST", recallPath(pane), body, this.headers());
+      if (turn !== this.asked) return;
       const before = markNew && pane.answer ? { interestLists: pane.interestLists, merged: pane.merged } : undefined;
       Object.assign(pane, viewOf(json, stagesOf(headers), before), { error: "", copied: false, curl: curlOf(pane, body, Boolean(this.key)) });
     } catch (error) {
+      if (turn !== this.asked) return;
       this.noteRefusal(error);
       pane.answer = null;
       pane.isStarting = error.status === STARTING;
@@ -205,8 +214,7 @@ Alpine.data("explorer", () => ({
   ids() { return this.history.map((item) => item.item_id).reverse(); },
   async edit(ids) {
     this.edited = ids;
-    await this.recall(true);
-    this.status = `The history was edited: ${ids.length} items`;
+    if (await this.recall(true)) this.status = `The history was edited: ${ids.length} items`;
   },
   async add() {
     if (!this.added.trim()) return;
@@ -217,8 +225,7 @@ Alpine.data("explorer", () => ({
   async remove(item) { await this.edit(this.ids().filter((_, at) => at !== item.at)); },
   async restore() {
     this.edited = null;
-    await this.recall(true);
-    this.status = "Back to the stored history";
+    if (await this.recall(true)) this.status = "Back to the stored history";
   },
 
   open(item, pane) {
@@ -241,7 +248,7 @@ Alpine.data("explorer", () => ({
     }
     this.close();
     this.edited = null;
-    await this.recall(true);
+    if (!(await this.recall(true))) return;
     const moved = this.panes[0].merged.filter((hit) => hit.isNew).length;
     this.status = `${this.eventType} of ${title}: ${moved} of ${this.panes[0].merged.length} candidates are new`;
   },

@@ -108,6 +108,26 @@ def test_wrong_settings_are_explained(page: Browser) -> None:
     assert "422" in page.errors()[0]
 
 
+def test_an_answer_that_comes_late_does_not_replace_a_newer_one(page: Browser) -> None:
+    """The answer to the first of two recalls comes after that to the second."""
+    page.run(
+        "window.held = []; window.read = 0; const real = window.fetch;"
+        "window.fetch = (...asked) => new Promise((resolve) => window.held.push(async () => {"
+        "  const answer = await real(...asked); const text = answer.text.bind(answer);"
+        "  answer.text = () => text().finally(() => window.read++); resolve(answer); }))"
+    )
+    for number in ("3", "7"):
+        page.fill(".pane-settings label input", number)
+        page.click(".ask [type=submit]")
+    assert page.run("return window.held.length") == 2
+    page.run("window.held[1]()")
+    page.wait(lambda: status(page) == "7 candidates for user ann")
+    page.run("window.held[0]()")
+    page.wait(lambda: page.run("return window.read") >= 2)
+    assert len(page.texts(".merged tbody tr")) == 7
+    assert status(page) == "7 candidates for user ann"
+
+
 def test_a_service_that_starts_is_asked_by_one_timer(page: Browser) -> None:
     """One for each pane would double with every try."""
     page.click(".buttons [type=button]")
