@@ -29,6 +29,7 @@ import redis
 
 from loadtest.results import say
 from loadtest.serving.servers import python_server, recgpt_serve, redis_server
+from loadtest.stopping import stop_by_exit
 from model.artifact.versions import served_version
 from model.evaluation.bootstrap import paired_difference
 from service.experiments.simulation import post
@@ -190,6 +191,7 @@ def recgpt(*words: object, may_fail: bool = False) -> int:
     """Runs a command, shows it, and returns its exit code. Exits if it fails and may not."""
     command = [str(word) for word in words]
     say(f"recgpt {' '.join(command)}")
+    stop_by_exit()
     code = subprocess.run([sys.executable, "-m", "cli", *command], check=False).returncode
     if code and not may_fail:
         sys.exit(code)

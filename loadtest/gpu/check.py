@@ -29,6 +29,7 @@ import torch
 from loadtest.environment import environment
 from loadtest.gpu.page import page
 from loadtest.results import say
+from loadtest.stopping import stop_by_exit
 from model.files import write_json
 
 BUDGET_S = 480.0
@@ -150,6 +151,7 @@ def run_step(step: Step, device: str, dry_run: bool, limit_s: float, out: Path) 
     command = [sys.executable, *step.arguments, *(step.small if dry_run else [])]
     if step.figures:
         command += ["--device", device, "--out", str(figures)]
+    stop_by_exit()
     started = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadtest.quality.quality_table import BSAREC, METRICS, OWN, Entry, Quality
+from loadtest.stopping import stop_by_exit
 
 DEVIATIONS = 3  # standard deviations over the recorded seeds that a figure may be lower
 RELATIVE = 0.02  # share of the mean that it may be lower: one seed has no deviation
@@ -79,6 +80,7 @@ def recgpt(command: str, *options: object) -> None:
     """Runs a command as a user does. Exits if it fails."""
     words = [*command.split(), *map(str, options)]
     print(f"$ recgpt {' '.join(words)}", flush=True)
+    stop_by_exit()
     code = subprocess.run([sys.executable, "-m", "cli", *words], check=False).returncode
     if code:
         sys.exit(f"recgpt {command} failed")

@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from loadtest.stopping import stop_by_exit
+
 START_SECONDS = 300.0
 
 
@@ -33,17 +35,27 @@ def run(*words: str, codes: Collection[int] = (0,)) -> float:
 
 def run_and_kill(words: Sequence[str], seconds: float, codes: Collection[int] = (0,)) -> bool:
     """Runs `recgpt`, and kills it after that time. Returns whether it had ended before."""
+    stop_by_exit()
     child = subprocess.Popen(
         recgpt(*words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
     try:
         _, errors = child.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
         return False
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.communicate()
     assert child.returncode in codes, errors.decode()[-2000:]
     return True
+
+
+def start(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Starts `recgpt`, which the caller ends by `kill_group`. Its output goes to a file."""
+    stop_by_exit()
+    with log.open("wb") as file:
+        return subprocess.Popen(recgpt(*words), stdout=file, stderr=file, start_new_session=True)
 
 
 def wait_until_ready(client: httpx.Client, child: subprocess.Popen[bytes], log: Path) -> None:

@@ -16,7 +16,6 @@ import json
 import random
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,9 +26,9 @@ import httpx
 from loadtest.reliability.children import (
     START_SECONDS,
     kill_group,
-    recgpt,
     run,
     run_and_kill,
+    start,
     wait_until_ready,
 )
 from loadtest.reliability.crash_versions import (
@@ -124,8 +123,7 @@ def kill_service(folder: Path, chance: random.Random, times: int) -> str:
             port = probe.getsockname()[1]
         words = ["serve", "--artifacts", str(folder / "artifacts"), "--port", str(port)]
         words += ["--store", f"embedded:{folder / 'store' / 'histories'}"]
-        with (folder / "service.log").open("wb") as log:
-            child = subprocess.Popen(recgpt(*words), stdout=log, stderr=log, start_new_session=True)
+        child = start(words, folder / "service.log")
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
                 wait_until_ready(client, child, folder / "service.log")

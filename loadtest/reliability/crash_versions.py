@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ import httpx
 import polars as pl
 import psutil
 
-from loadtest.reliability.children import kill_group, recgpt, run, run_and_kill, wait_until_ready
+from loadtest.reliability.children import kill_group, run, run_and_kill, start, wait_until_ready
 from loadtest.results import say
 from model.artifact.versions import find_bundle, list_versions, publish, verified_manifest
 from service.experiments.export import parts
@@ -206,12 +205,13 @@ class Service:
     def _start(self) -> None:
         words = ["serve", "--artifacts", str(self._artifacts), "--port", str(self._port)]
         words += ["--store", f"embedded:{self._folder / 'swapped-store' / 'histories'}"]
-        with self._log.open("wb") as log:
-            self._child = subprocess.Popen(
-                recgpt(*words), stdout=log, stderr=log, start_new_session=True
-            )
-        with self._client() as client:
-            wait_until_ready(client, self._child, self._log)
+        self._child = start(words, self._log)
+        try:
+            with self._client() as client:
+                wait_until_ready(client, self._child, self._log)
+        except BaseException:
+            self.kill()
+            raise
 
     def kill_one(self, chance: random.Random) -> str:
         """Kills a process by SIGKILL, or all of them and starts again; returns what it was."""

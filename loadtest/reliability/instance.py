@@ -30,6 +30,7 @@ from loadtest.serving.servers import (
     runs,
     wait_until,
 )
+from loadtest.stopping import stop_by_exit
 from model.artifact.bundle import read_item_vectors
 from model.artifact.versions import publish
 
@@ -65,6 +66,7 @@ class Instance:
 
     def __init__(self, artifacts: Path, store: str, *options: str) -> None:
         """Begins to start it."""
+        stop_by_exit()
         self.port = free_port()
         command = [*recgpt_serve(artifacts, store), "--log-level", "error", *options]
         self.popen = subprocess.Popen([sys.executable, *command, "--port", str(self.port)])

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from loadtest.stopping import stop_by_exit
+
 ENGINE, FRONT_END = "service.processes.engine_process", "service.processes.frontend"
 ENGINE_NAME = "recgpt-engine"
 
@@ -23,6 +25,7 @@ def redis_server() -> Iterator[str]:
     """Starts an empty Redis on a free port and yields its URL. Exits if there is no Redis."""
     if not shutil.which("redis-server"):
         raise SystemExit("redis-server is not on PATH: install it (Debian: redis-server)")
+    stop_by_exit()
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = ["redis-server", "--port", str(port), "--save", "", "--dir", folder]
@@ -40,6 +43,7 @@ def python_server(
     arguments: Sequence[str], patience_s: float = 120
 ) -> Iterator[tuple[int, psutil.Process]]:
     """Runs `python ARGUMENTS --port PORT` and yields the port and the process once it is ready."""
+    stop_by_exit()
     port = free_port()
     process = subprocess.Popen([sys.executable, *arguments, "--port", str(port)])
     try:

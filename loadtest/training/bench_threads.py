@@ -28,6 +28,7 @@ from typing import Any
 
 from loadtest.environment import environment
 from loadtest.results import put_between_marks
+from loadtest.stopping import stop_by_exit
 from model.files import write_json
 from model.threads import SPINS
 
@@ -170,6 +171,7 @@ class Child:
 @contextmanager
 def busy_loop() -> Iterator[None]:
     """Another program that uses a whole core."""
+    stop_by_exit()
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield

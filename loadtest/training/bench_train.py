@@ -36,6 +36,7 @@ from safetensors import safe_open
 from loadtest.environment import environment
 from loadtest.quality.bench_quality import FILES, published_data, recgpt
 from loadtest.results import put_between_marks
+from loadtest.stopping import stop_by_exit
 from loadtest.training import ablate
 from model.data.dataset import Dataset
 from model.evaluation.metrics import ndcg, ranking_figures, ranks
@@ -70,6 +71,7 @@ class Side:
         cls, folder: Path, core: int, words: list[str], points: Callable[[Path], Curve]
     ) -> "Side":
         """Runs it on one core with one thread."""
+        stop_by_exit()
         folder.mkdir(parents=True)
         with (folder / "log.txt").open("wb") as file:
             process = psutil.Popen(
