@@ -8,7 +8,10 @@ import io
 import logging
 import os
 import select
+import stat
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -52,7 +55,7 @@ class ImpatientHandler(logging.StreamHandler):  # type: ignore[type-arg]
         try:
             while written < len(data) and _has_room(file):
                 written += os.write(file, data[written : written + PIECE_BYTES])
-        except OSError:  # nobody reads it, or its disk is full
+        except OSError:  # nobody reads it, its disk is full, or another process took the room
             pass
         self._broken = 0 < written < len(data) or (self._broken and not written)
         return written == len(data)
@@ -65,9 +68,22 @@ def _has_room(file: int) -> bool:
     return bool(poll.poll(0))
 
 
+def without_wait(stream: TextIO) -> TextIO:
+    """Returns a stream to the same pipe whose writes never wait; the stream itself if it is none.
+
+    There may be room when a process looks, and none when it writes, because another one was faster.
+    The pipe is opened once more: the mode of the stream is that of all programs which share it.
+    """
+    with suppress(OSError):  # it is no file, the pipe is another user's, or this is not Linux
+        file = stream.fileno()
+        if stat.S_ISFIFO(os.fstat(file).st_mode):
+            return os.fdopen(os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_NONBLOCK), "w")
+    return stream
+
+
 def configure_logs(level: str) -> None:
     """Sends the records of every logger through one JSON handler."""
-    handler = ImpatientHandler(sys.stderr)
+    handler = ImpatientHandler(without_wait(sys.stderr))
     handler.setFormatter(
         JsonFormatter(
             "{asctime}{levelname}{name}{message}",

@@ -3,13 +3,15 @@
 import io
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from service.observability.logs import ImpatientHandler
+from service.observability import logs
+from service.observability.logs import PIECE_BYTES, ImpatientHandler, without_wait
 
 FULL = Path("/dev/full")
 
@@ -71,6 +73,33 @@ def test_a_line_that_was_cut_off_does_not_spoil_the_next() -> None:
         received(read)
         logger.info("after")
         assert received(read).startswith(b"\nWARNING 1 lines were lost")
+
+
+def test_room_that_another_process_takes_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pipe() as (_, shared, read), without_wait(shared.stream) as stream:
+        assert os.get_blocking(shared.stream.fileno())
+        handler = ImpatientHandler(stream)
+        record = logging.makeLogRecord({"msg": "x" * (PIECE_BYTES - 1)})  # a line break ends it
+        while not handler.lost:
+            handler.emit(record)
+        monkeypatch.setattr(logs, "_has_room", lambda file: True)  # there was, a moment ago
+        writing = threading.Thread(target=handler.emit, args=(record,))
+        writing.start()
+        writing.join(30)
+        waits = writing.is_alive()
+        received(read)
+        writing.join()
+        assert not waits
+        assert handler.lost > 1
+
+
+def test_only_a_pipe_is_opened_once_more(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("a") as file:
+        assert without_wait(file) is file
+    text = io.StringIO()
+    assert without_wait(text) is text
 
 
 def test_nobody_needs_to_read() -> None:
