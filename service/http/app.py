@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import version as package_version
 
 from fastapi import FastAPI
@@ -15,7 +16,7 @@ from service.catalogue.state import CatalogueState, ItemsChange
 from service.catalogue.store import CatalogueStore
 from service.catalogue.watcher import CatalogueWatcher
 from service.experiments.log import ExperimentLog
-from service.history.event_types import load_event_types
+from service.history.event_types import EventTypes, load_event_types
 from service.history.store import HistoryStore, StoreUnavailable
 from service.http.api_keys import ApiKey
 from service.http.engine import Engine
@@ -52,6 +53,26 @@ RETRY_SECONDS = 1.0
 """Pause before a task in the background that failed is tried again."""
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The parts of an application, which its operations share."""
+
+    settings: ServeSettings
+    engine: Engine
+    store: HistoryStore
+    metrics: Metrics
+    state: CatalogueState
+    event_types: EventTypes
+    exposures: ExperimentLog
+    scenarios: Scenarios
+    batcher: Batcher
+    live: LiveVersions
+    experiments: LiveExperiments
+    items: CatalogueStore
+    watcher: CatalogueWatcher
+    popularity: RecentPopularity | None
+
+
 def create_app(
     settings: ServeSettings,
     engine: Engine,
@@ -73,18 +94,41 @@ def create_app(
     The application closes the store when it ends. Raises ValueError if a file that the settings
     name cannot be used.
     """
-    metrics = metrics or Metrics()
-    event_types = load_event_types(settings.event_types)
-    items, state = CatalogueStore(store), catalogue or CatalogueState()
-    scenarios = Scenarios(settings.scenarios, lambda: _attributes(engine))
-    pages = Pages(settings.cursor_key, lambda: state.hidden)
-    exposures = ExperimentLog(
-        store, lambda stream, count: metrics.lost_entries.inc(stream, by=count)
+    metrics, state = metrics or Metrics(), catalogue or CatalogueState()
+    parts = _parts(settings, engine, store, metrics, state, lambda error: app.on_failure(error))
+    app = RecallApp(
+        metrics,
+        keys,
+        admin_port,
+        title="RecGPT recall",
+        version=package_version("recgpt"),
+        lifespan=_lifespan(parts),
+        docs_url=None,  # FastAPI's page loads its scripts from the internet
+        redoc_url=None,
+        redirect_slashes=False,
     )
+    app.gate = Gate(parts.batcher, metrics, settings.max_connections, leaving, keys)
+    _add_operations(app, parts, leaving)
+    metrics.items = lambda: _figures(parts.watcher, engine)
+    state.listen(lambda change: _count(metrics, change))
+    return app
+
+
+def _parts(
+    settings: ServeSettings,
+    engine: Engine,
+    store: HistoryStore,
+    metrics: Metrics,
+    state: CatalogueState,
+    on_failure: Callable[[BaseException], None],
+) -> Parts:
+    """Makes the parts; `on_failure` is called if a bug keeps recalls from being answered."""
+    event_types = load_event_types(settings.event_types)
+    scenarios = Scenarios(settings.scenarios, lambda: _attributes(engine))
 
     def batcher_of(worker: Worker) -> Batcher:
         made = Batcher(worker, store, metrics, settings, event_types)
-        made.on_failure = lambda error: app.on_failure(error)
+        made.on_failure = on_failure
         return made
 
     batcher = batcher_of(engine)
@@ -97,79 +141,84 @@ def create_app(
         lambda: _attributes(engine),
     )
     experiments.file.on_change = lambda: engine.want(experiments.versions)
-    watcher = CatalogueWatcher(items, state)
-    popularity = None
-    if days := settings.popular_half_life_days:
-        popularity = RecentPopularity(store, event_types, days, state)
-
-    background = [scenarios.file.follow, experiments.file.follow, exposures.follow]
-    if popularity:
-        background.append(popularity.follow)
-
-    app = RecallApp(
-        metrics,
-        keys,
-        admin_port,
-        title="RecGPT recall",
-        version=package_version("recgpt"),
-        lifespan=_lifespan(
-            engine, batcher, live, experiments, watcher, exposures, store, background
-        ),
-        docs_url=None,  # FastAPI's page loads its scripts from the internet
-        redoc_url=None,
-        redirect_slashes=False,
+    items, days = CatalogueStore(store), settings.popular_half_life_days
+    return Parts(
+        settings=settings,
+        engine=engine,
+        store=store,
+        metrics=metrics,
+        state=state,
+        event_types=event_types,
+        exposures=ExperimentLog(store, lambda log, n: metrics.lost_entries.inc(log, by=n)),
+        scenarios=scenarios,
+        batcher=batcher,
+        live=live,
+        experiments=experiments,
+        items=items,
+        watcher=CatalogueWatcher(items, state),
+        popularity=RecentPopularity(store, event_types, days, state) if days else None,
     )
-    app.gate = Gate(batcher, metrics, settings.max_connections, leaving, keys)
+
+
+def _add_operations(app: RecallApp, parts: Parts, leaving: Callable[[], bool]) -> None:
+    """Adds all operations, and their document."""
+    settings, engine, live = parts.settings, parts.engine, parts.live
     routes = Routes(
-        settings, engine, batcher, store, metrics, experiments, exposures, pages, live, leaving
+        settings,
+        engine,
+        parts.batcher,
+        parts.store,
+        parts.metrics,
+        parts.experiments,
+        parts.exposures,
+        Pages(settings.cursor_key, lambda: parts.state.hidden),
+        live,
+        leaving,
     )
-    logged = exposures if settings.experiments or settings.log_events else None
-    events = EventRoutes(store, metrics, event_types, settings.body_limit, logged, popularity)
+    events = EventRoutes(
+        parts.store,
+        parts.metrics,
+        parts.event_types,
+        settings.body_limit,
+        parts.exposures if settings.experiments or settings.log_events else None,
+        parts.popularity,
+    )
     route_recalls(app, routes, events)
     route_service(app, routes, VersionRoutes(settings, engine, live))
-    route_users(app, UserRoutes(store))
-    route_experiments(app, scenarios, experiments, live)
+    route_users(app, UserRoutes(parts.store))
+    route_experiments(app, parts.scenarios, parts.experiments, live)
     route_slow(app)
     if settings.explorer:
-        route_explorer(
-            app, routes, ExplorerRoutes(store, live, settings.body_limit), IndexQuality(engine)
-        )
-    route_items(app, ItemRoutes(live, items, watcher, settings.body_limit))
-    metrics.items = lambda: _figures(watcher, engine)
-    state.listen(lambda change: _count(metrics, change))
+        views = ExplorerRoutes(parts.store, live, settings.body_limit)
+        route_explorer(app, routes, views, IndexQuality(engine))
+    route_items(app, ItemRoutes(live, parts.items, parts.watcher, settings.body_limit))
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
-    return app
 
 
-def _lifespan(
-    engine: Engine,
-    batcher: Batcher,
-    live: LiveVersions,
-    experiments: LiveExperiments,
-    watcher: CatalogueWatcher,
-    exposures: ExperimentLog,
-    store: HistoryStore,
-    background: Sequence[Callable[[], Awaitable[None]]],
-) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def _lifespan(parts: Parts) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """Returns the start and the end of the application, with tasks that run in between."""
+    background = [parts.scenarios.file.follow, parts.experiments.file.follow]
+    background.append(parts.exposures.follow)
+    if parts.popularity:
+        background.append(parts.popularity.follow)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await watcher.start()  # first, so that no recall returns a hidden item
-        engine.on_arm_gone = live.drain_arm
-        engine.want(experiments.versions)
-        await engine.start()
-        batcher.start()
+        await parts.watcher.start()  # first, so that no recall returns a hidden item
+        parts.engine.on_arm_gone = parts.live.drain_arm
+        parts.engine.want(parts.experiments.versions)
+        await parts.engine.start()
+        parts.batcher.start()
         with suppress(StoreUnavailable):  # the log says at once what is wrong with the store
-            await store.ping()
+            await parts.store.ping()
         following = [asyncio.create_task(_keep_on(task)) for task in background]
         yield
         for task in following:
             task.cancel()
-        await live.drain()
-        await watcher.close()
-        await exposures.close()
-        await store.close()
+        await parts.live.drain()
+        await parts.watcher.close()
+        await parts.exposures.close()
+        await parts.store.close()
         log.info("drained")
 
     return lifespan
