@@ -242,7 +242,7 @@ async def test_the_api_is_documented(client: httpx.AsyncClient) -> None:
     body = document["components"]["schemas"]["RecallRequest"]["properties"]
     assert set(body) == {
         *("user_id", "k", "history", "seeds", "exclude", "interests", "repeats", "filter"),
-        *("outcome", "popular"),
+        *("outcome", "popular", "offers"),
         *("caps", "diversity", "fresh", "with_metadata", "scenario", "page_size", "cursor"),
     }
     assert set(document["paths"]["/recall"]["post"]["responses"]) >= {"200", "422", "429", "504"}
