@@ -112,6 +112,15 @@ async def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(
     assert "from 1 to 60000" in error["problem"]
 
 
+async def test_of_a_field_that_stands_twice_the_last_value_counts(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.post("/recall", content=b'{"user_id": "u0", "k": 3, "k": 5, "k": 4}')
+    assert len(answer.json()["items"]) == 4
+    twice = b'{"user_id": "u0", "k": 4, "k": 0}'
+    assert (await client.post("/recall", content=twice)).status_code == 422
+
+
 async def test_the_input_is_not_repeated(client: httpx.AsyncClient) -> None:
     answer = await client.post("/recall", json={"user_id": "u", "k": "secret-value"})
     assert answer.status_code == 422
