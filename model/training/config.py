@@ -63,6 +63,12 @@ class FitConfig(LossConfig, frozen=True):
 class PretrainConfig(FitConfig, frozen=True):
     """Pre-training."""
 
+    start: Literal["random", "pairs"] = Field(
+        "random",
+        description="item vectors before the first epoch; pairs: items that occur near each other "
+        "in histories point the same way, by counts. A warm start has the vectors of its bundle",
+    )
+
     sampling: Sampling = Field(
         "prefixes",
         description="prefixes: every prefix is a sample, with the loss at its last item (more "
@@ -127,7 +133,7 @@ class TrainConfig(BaseModel, frozen=True):
     warm_start: Path | None = Field(
         None,
         description="bundle, or folder of bundles, whose weights training starts from; items and "
-        "users that it does not know start at random (default: everything does)",
+        "users that it does not know start at random (default: training begins anew)",
     )
     resume: bool = Field(False, description="continue after the last complete epoch")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of all random numbers")

@@ -61,6 +61,12 @@ def broadcast(value: float, device: torch.device) -> float:
     return shared.item()
 
 
+def share(tensor: Tensor) -> None:
+    """Overwrites a tensor with the first process's in all of them."""
+    if dist.is_initialized():
+        dist.broadcast(tensor, src=0)
+
+
 def local_share(batch: IntArray) -> IntArray:
     """This process's samples of a batch; if there are none, one that must be ignored."""
     if not dist.is_initialized():

@@ -52,6 +52,8 @@ class Stage:
     batch: Callable[[GPT, SampleBatch], TrainingBatch]
     """The network's input for some samples."""
     validate: Callable[[GPT], Metrics]
+    begin: Callable[[GPT], None] = lambda model: None
+    """Applied to the network before the first epoch."""
     settle: Callable[[GPT], None] = lambda model: None
     """Applied to the network after every epoch, before it is validated."""
 
@@ -91,6 +93,7 @@ class _Fit:
             log.info("%s: resumed after epoch %d", self._stage.name, progress.epoch)
         else:
             progress = Progress(self._config.choose_by)
+            self._stage.begin(self._model)
             self._finish_epoch(progress, {})
         with self._tensorboard(progress) as curves:
             while not progress.finished(self._config.epochs, self._config.patience):

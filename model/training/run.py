@@ -78,13 +78,14 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
         _claim_folder(config, dataset)
     started = time.perf_counter()
     torch.manual_seed(config.seed)
-    model = network_of(config, dataset)
-    if config.warm_start:
-        start_from(config.warm_start, model, dataset)
-    model.to(device)
     parts = splits(dataset, config.protocol)
     split = with_outcome(dataset, parts.validation, config.recall.outcome)
     training, cases = parts.training(), _some_cases(split, config)
+    model = network_of(config, dataset).to(device)
+    pretrain = config.pretrain
+    if config.warm_start:
+        start_from(config.warm_start, model, dataset)
+        pretrain = pretrain.model_copy(update={"start": "random"})  # it has its vectors
 
     def validator(recall: RecallConfig, metric: str) -> Callable[[GPT], Metrics]:
         return lambda model: _validation(
@@ -95,7 +96,7 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     by_action, whole = config.model.feedback == "outcome", config.model.user_mean
     if config.stages != "tune":
         judge = validator(ONE_INTEREST, config.pretrain.choose_by)
-        first = pretraining(config.pretrain, training, judge, by_outcome=by_action, whole=whole)
+        first = pretraining(pretrain, training, judge, by_outcome=by_action, whole=whole)
         progress["pretrain"] = fit(model, training, first, config.out, config.seed, config.resume)
     load_weights(config.out / "pretrain" / "best.safetensors", model)
     if config.stages != "pretrain":

@@ -13,6 +13,7 @@ from model.evaluation.config import EventSet
 from model.network.gpt import GPT
 from model.training.batches import SampleBatch, SetTargets, TrainingBatch, draw, plain, read_samples
 from model.training.checkpoints import Metrics
+from model.training.co_occurrence import start_from_pairs
 from model.training.config import PretrainConfig, TuneConfig
 from model.training.loop import Stage
 from model.training.prompts import append, assign, generate, interleaved, tail
@@ -40,6 +41,10 @@ def pretraining(
     def batch(model: GPT, samples: SampleBatch) -> TrainingBatch:
         return plain(samples, model.config.max_history, last_only)
 
+    def begin(model: GPT) -> None:
+        if config.start == "pairs":
+            start_from_pairs(model.items, dataset)
+
     return Stage(
         name,
         config,
@@ -47,7 +52,8 @@ def pretraining(
         lambda samples, batches: read_samples(dataset, samples, batches, sets, whole),
         batch,
         validate,
-        lambda model: model.tie_segments(),
+        begin=begin,
+        settle=lambda model: model.tie_segments(),
     )
 
 

@@ -70,7 +70,7 @@ class RefreshConfig(DataConfig, RegistryConfig, frozen=True):
         "as `dislike`",
     )
     full: bool = Field(
-        False, description="train from random weights (default: from those of the served version)"
+        False, description="train anew (default: from the weights of the served version)"
     )
     test_days: float = Field(
         1, gt=0, le=365, description="newest days that both versions are measured on"

@@ -24,7 +24,9 @@ def config(folder: Path, out: str, **changes: object) -> TrainConfig:
         model=tiny.CONFIG.model_copy(
             update={"dropout": 0.0, "attention_dropout": 0.0, "user_dropout": 0.0}
         ),
-        pretrain=PretrainConfig(epochs=2, batch_size=61, sampling="windows", products="float32"),
+        pretrain=PretrainConfig(
+            start="pairs", epochs=2, batch_size=61, sampling="windows", products="float32"
+        ),
         tune=TuneConfig(epochs=1, batch_size=61, products="float32", loss="sampled"),
     )
     return base.model_copy(update=changes)
