@@ -65,7 +65,7 @@ class GPTConfig(BaseModel, frozen=True):
     )
     user_rank: int = Field(0, ge=0, description="rank of the user table; 0: no user module")
     user_dropout: float = Field(
-        0.9, ge=0, lt=1, description="share of the samples that train the unknown user"
+        0.5, ge=0, lt=1, description="share of the samples that train without the user"
     )
 
     @model_validator(mode="after")

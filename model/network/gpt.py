@@ -185,7 +185,7 @@ class GPT(nn.Module):
         if config.feedback == "outcome":
             self.outcomes = nn.Embedding(actions + 1, config.dim)
         if config.user_rank:
-            self.users = nn.Embedding(users + 1, config.user_rank)  # row 0: the unknown user
+            self.users = nn.Embedding(users + 1, config.user_rank, padding_idx=0)
             self.user_up = nn.Linear(config.user_rank, config.dim, bias=False)
         if config.user_mean:
             self.user_out = nn.Linear(config.dim, config.dim, bias=False)
@@ -206,8 +206,8 @@ class GPT(nn.Module):
         if config.user_mean:  # has to earn its weight, too
             nn.init.zeros_(self.user_out.weight)
         if config.user_rank:  # starts as no user module at all, and has to earn its weight
-            nn.init.normal_(self.users.weight, std=config.user_rank**-0.5)
-            nn.init.zeros_(self.user_up.weight)
+            nn.init.zeros_(self.users.weight)
+            nn.init.normal_(self.user_up.weight, std=config.user_rank**-0.5)
 
     @property
     def layers(self) -> list[Block]:
@@ -238,7 +238,10 @@ class GPT(nn.Module):
         return self._unit(self.items.weight if rows is None else self.items(rows))
 
     def user(self, users_B: Tensor) -> Tensor:
-        """User vectors B D; row -1, or a dropped user in training, is the learned default."""
+        """User vectors B D; zero for row -1, the unknown user, and for a dropped user in training.
+
+        A user is a deviation from the unknown user, who needs no vector: the segments have one.
+        """
         if not self.config.user_rank:
             return torch.zeros(len(users_B), self.config.dim, device=users_B.device)
         if self.training and self.config.user_dropout:

@@ -1,7 +1,8 @@
 """The worth of inputs: the same test cases with other actions, wanted outcomes and users.
 
 An input that matters must cost something when it is wrong: actions in another order, another wanted
-outcome, the mean of somebody else's history, or the impressions that somebody else did not take.
+outcome, the mean of somebody else's history or their row of the user table, or the impressions that
+somebody else did not take.
 
 Shapes: B batch, L length, D width, N cases, M real offers.
 """
@@ -29,6 +30,7 @@ GUIDED_BY = (0.1, 0.25, 0.5)
 SETS_AT = (20, 100)
 Actions = Callable[[NDArray[np.integer[Any]]], NDArray[np.integer[Any]]]
 Means = Callable[[Tensor], Tensor]
+Users = Callable[[IntArray], IntArray]
 RealOffers = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 
@@ -39,6 +41,7 @@ class Variant:
     recall: DenseRecall
     actions: Actions | None = None
     means: Means | None = None
+    users: Users | None = None
     offers: RealOffers | None = None
 
     def __call__(
@@ -50,6 +53,7 @@ class Variant:
                 histories.actions = [self.actions(actions) for actions in histories.actions]
             if self.offers and histories.offers_BM is not None:
                 histories.offers_BM = self.offers(histories.offers_BM)
+        users_B = self.users(users_B) if self.users else users_B
         with _changed_means(self.recall.model, self.means):
             return self.recall(histories, users_B, ks)
 
@@ -82,8 +86,9 @@ def measure_inputs(run: Path, part: Literal["validation", "test"] = "test") -> d
     variants = _variants(recall, dataset)
     if len(variants) == 1:
         raise ValueError(
-            f"{run}: the network reads items only: train one with --model.feedback or "
-            "--model.user-mean, or with several interests on data with real offers"
+            f"{run}: the network reads items only: train one with --model.feedback, "
+            "--model.user-mean or --model.user-rank, or with several interests on data with real "
+            "offers"
         )
     parts, outcome = splits(dataset, config.protocol), config.recall.outcome
     split = parts.test if part == "test" else parts.validation
@@ -114,6 +119,11 @@ def _variants(recall: DenseRecall, dataset: Dataset) -> dict[str, Variant]:
             recall, means=lambda means_BLD: means_BLD.roll(_half(means_BLD), dims=0)
         )
         found["no mean"] = Variant(recall, means=lambda means_BLD: means_BLD * 0)
+    if config.user_rank:
+        found["another user's row"] = Variant(
+            recall, users=lambda users_B: np.roll(users_B, _half(users_B))
+        )
+        found["no row"] = Variant(recall, users=lambda users_B: np.full_like(users_B, -1))
     if dataset.offers is not None and recall.config.interests > 1:
         found["another user's real offers"] = Variant(
             recall, offers=lambda real_BM: np.roll(real_BM, _half(real_BM), axis=0)

@@ -58,6 +58,14 @@ class FitConfig(LossConfig, frozen=True):
     weight_decay: float = Field(
         0.0, ge=0, description="decoupled weight decay; with the sampled loss not of the tables"
     )
+    user_rate: float = Field(
+        3.0, gt=0, description="learning rate of the user table, as a multiple of learning_rate"
+    )
+    user_decay: float = Field(
+        1.0,
+        ge=0,
+        description="decoupled weight decay of the user table, towards the unknown user",
+    )
 
 
 class PretrainConfig(FitConfig, frozen=True):
@@ -132,8 +140,9 @@ class TrainConfig(BaseModel, frozen=True):
     )
     warm_start: Path | None = Field(
         None,
-        description="bundle, or folder of bundles, whose weights training starts from; items and "
-        "users that it does not know start at random (default: training begins anew)",
+        description="bundle, or folder of bundles, whose weights training starts from; items that "
+        "it does not know start at random, users as the unknown user (default: training begins "
+        "anew)",
     )
     resume: bool = Field(False, description="continue after the last complete epoch")
     seed: int = Field(1, ge=0, lt=2**63, description="seed of all random numbers")

@@ -78,6 +78,8 @@ class _Fit:
             self._config.learning_rate,
             self._config.weight_decay,
             by_row=self._config.loss == "sampled",
+            user_rate=self._config.user_rate,
+            user_decay=self._config.user_decay,
         )
         self._loss_of = objective(self._config, popularity(dataset), self._device)
         self._last = run / stage.name / "last.safetensors"

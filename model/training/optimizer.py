@@ -4,12 +4,15 @@ Shapes: R rows that have a gradient, D width.
 """
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.network.gpt import GPT
+
+Group = dict[str, Any]
+"""Parameters of an optimiser with settings of their own."""
 
 
 class RowAdam(torch.optim.Optimizer):
@@ -19,8 +22,9 @@ class RowAdam(torch.optim.Optimizer):
     and its moments stay. A row that has a gradient at every step moves as with Adam.
     """
 
-    def __init__(self, tables: list[nn.Parameter], lr: float) -> None:
-        super().__init__(tables, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8})
+    def __init__(self, tables: list[nn.Parameter] | list[Group], lr: float) -> None:
+        """Takes tables, or groups of them with a decoupled `weight_decay` of the rows that move."""
+        super().__init__(tables, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -31,7 +35,13 @@ class RowAdam(torch.optim.Optimizer):
                     self._step(table, **group)
 
     def _step(
-        self, table: Tensor, lr: float, betas: tuple[float, float], eps: float, **_: Any
+        self,
+        table: Tensor,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        **_: Any,
     ) -> None:
         state = self.state[table]
         if not state:
@@ -49,7 +59,8 @@ class RowAdam(torch.optim.Optimizer):
         steps = state["step"].item()
         rate = lr / (1 - betas[0] ** steps)
         spread_RD = square_RD.div_(1 - betas[1] ** steps).sqrt_().add_(eps)
-        moved_RD = table.index_select(0, rows_R).addcdiv_(mean_RD, spread_RD, value=-rate)
+        moved_RD = table.index_select(0, rows_R).mul_(1 - lr * weight_decay)
+        moved_RD.addcdiv_(mean_RD, spread_RD, value=-rate)
         table.index_copy_(0, rows_R, moved_RD)
 
 
@@ -67,28 +78,41 @@ def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
 class Optimizer:
     """AdamW over all weights; with `by_row`, RowAdam over the tables and AdamW over the rest.
 
-    With `by_row` the tables' gradients become sparse, and weight decay applies to the rest only.
+    With `by_row` the tables' gradients become sparse. The user table has a learning rate and a
+    weight decay of its own; `weight_decay` applies to the rest, with `by_row` without the items.
     """
 
     def __init__(
-        self, model: GPT, rate: float, weight_decay: float = 0.0, by_row: bool = False
+        self,
+        model: GPT,
+        rate: float,
+        weight_decay: float = 0.0,
+        by_row: bool = False,
+        user_rate: float = 1.0,
+        user_decay: float = 0.0,
     ) -> None:
-        tables: list[nn.Parameter] = []
+        """Takes the `user_rate` as a multiple of `rate`."""
         for table in model.tables():
             table.sparse = by_row
-            if by_row:
-                tables.append(cast("nn.Parameter", table.weight))
-        rest = [p for p in model.parameters() if all(p is not table for table in tables)]
+        users: list[Group] = []
+        if (user_table := getattr(model, "users", None)) is not None:
+            own = {"lr": rate * user_rate, "times": user_rate, "weight_decay": user_decay}
+            users = [{"params": [user_table.weight], **own}]
+        apart = [model.items.weight] if by_row else []
+        apart += [weight for group in users for weight in group["params"]]
+        rest = [p for p in model.parameters() if all(p is not weight for weight in apart)]
+        dense: list[Group] = [{"params": rest}, *([] if by_row else users)]
         self._parts: dict[str, torch.optim.Optimizer] = {
-            "adam": torch.optim.AdamW(rest, lr=rate, weight_decay=weight_decay, fused=True)
+            "adam": torch.optim.AdamW(dense, lr=rate, weight_decay=weight_decay, fused=True)
         }
         if by_row:
-            self._parts["rows"] = RowAdam(tables, lr=rate)
+            self._parts["rows"] = RowAdam([{"params": [model.items.weight]}, *users], lr=rate)
 
     def set_rate(self, rate: float) -> None:
         """Sets the learning rate of the next steps."""
         for part in self._parts.values():
-            part.param_groups[0]["lr"] = rate
+            for group in part.param_groups:
+                group["lr"] = rate * group.get("times", 1.0)
 
     def step(self) -> None:
         """Moves along the gradients, and clears them."""

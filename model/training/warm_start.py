@@ -1,7 +1,7 @@
 """A warm start: training goes on from the weights of a bundle, on newer data.
 
-Data sets number their items and users anew, so the rows of the two tables are found by id. A row
-that the bundle does not have keeps the random weights of a new network.
+Data sets number their items and users anew, so the rows of the two tables are found by id. A new
+item keeps the random weights of a new network, and a new user starts as the unknown user.
 """
 
 import logging
@@ -41,7 +41,7 @@ def start_from(bundles: Path, model: GPT, dataset: Dataset) -> None:
         served[ITEMS], artifact.items["item_id"].to_list(), weights[ITEMS], dataset.item_ids
     )
     if USERS in weights:
-        weights[USERS][0] = served[USERS][0]  # the unknown user
+        weights[USERS].copy_(served[USERS][0])  # the unknown user's row in all rows
         users = read_user_ids(artifact.folder)
         _copy_rows(served[USERS][1:], users, weights[USERS][1:], dataset.user_ids)
     log.info(

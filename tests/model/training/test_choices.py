@@ -111,7 +111,7 @@ def test_another_metric_can_choose_the_epoch(tmp_path: Path) -> None:
 
 def test_patience_ends_a_stage(tmp_path: Path) -> None:
     tiny.walks(tmp_path)
-    ruinous = TuneConfig(epochs=6, patience=2, learning_rate=10.0, batch_size=16)
+    ruinous = TuneConfig(epochs=6, patience=2, learning_rate=10.0, batch_size=16, user_decay=0)
     train(config(tmp_path / "data", tmp_path / "run", tune=ruinous))
     found = progress(tmp_path / "run", "tune")
     assert found.best_epoch == 0

@@ -167,7 +167,7 @@ def load_progress(file: Path, run: TrainConfig) -> list[dict[str, float]]:
 
 def test_a_stage_never_ends_worse_than_it_began(data: Path, tmp_path: Path) -> None:
     """The first weights take part in the choice, so a ruinous learning rate ruins nothing."""
-    ruinous = TuneConfig(epochs=2, learning_rate=10.0, batch_size=16)
+    ruinous = TuneConfig(epochs=2, learning_rate=10.0, batch_size=16, user_decay=0)
     train(config(data, tmp_path / "run", tune=ruinous))
     kept = load_file(tmp_path / "run" / "tune" / "best.safetensors")
     start = load_file(tmp_path / "run" / "pretrain" / "best.safetensors")

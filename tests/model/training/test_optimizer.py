@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import tiny
 import torch
 from torch import nn
@@ -29,6 +30,26 @@ def test_rows_move_as_with_adam_and_the_others_not_at_all() -> None:
             adam.zero_grad()
     torch.testing.assert_close(ours.weight[seen], reference.weight[seen])
     assert torch.equal(ours.weight[10:], before[10:])
+
+
+@pytest.mark.parametrize("by_row", [False, True])
+def test_the_user_table_has_its_own_rate_and_decays_towards_the_unknown_user(by_row: bool) -> None:
+    """The first step of Adam is as long as the rate, whatever the gradient."""
+    model = tiny.gpt()
+    model.users.weight.data[0] = 0
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = Optimizer(model, 1.0, by_row=by_row, user_rate=5.0, user_decay=2.0)
+    optimizer.set_rate(0.01)
+    users = torch.tensor([-1, 0, 1])
+    (model.user(users).sum() + model.item_vectors(users + 1).square().sum()).backward()
+    optimizer.step()
+    moved = {name: p.detach() - before[name] for name, p in model.named_parameters()}
+    decay = -0.05 * 2.0 * before["users.weight"][1:3]
+    step = (moved["users.weight"][1:3] - decay).abs()
+    torch.testing.assert_close(step, torch.full_like(step, 0.05))
+    assert not moved["users.weight"][0].any()
+    up = moved["user_up.weight"].abs()
+    torch.testing.assert_close(up, torch.full_like(up, 0.01))
 
 
 def test_sampled_loss_has_the_same_gradients_by_row() -> None:
