@@ -81,11 +81,11 @@ def _train(config: TrainConfig, device: torch.device) -> Figures:
     parts = splits(dataset, config.protocol)
     split = with_outcome(dataset, parts.validation, config.recall.outcome)
     training, cases = parts.training(), _some_cases(split, config)
-    model = network_of(config, dataset).to(device)
-    pretrain = config.pretrain
+    model, pretrain = network_of(config, dataset), config.pretrain
     if config.warm_start:
-        start_from(config.warm_start, model, dataset)
+        start_from(config.warm_start, model, dataset)  # both are on the CPU
         pretrain = pretrain.model_copy(update={"start": "random"})  # it has its vectors
+    model.to(device)
 
     def validator(recall: RecallConfig, metric: str) -> Callable[[GPT], Metrics]:
         return lambda model: _validation(

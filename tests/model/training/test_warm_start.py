@@ -9,6 +9,7 @@ import torch
 
 from model.data.dataset import Dataset
 from model.network.gpt import GPT
+from model.training import run
 from model.training.config import PretrainConfig, TrainConfig
 from model.training.run import load_run, train
 from model.training.warm_start import start_from
@@ -64,3 +65,20 @@ def test_training_starts_from_the_bundle(bundle: Path, tmp_path: Path, model: GP
     train(config)
     _, _, started = load_run(tmp_path / "run")
     torch.testing.assert_close(started.items.weight, model.item_vectors())
+
+
+def test_weights_are_copied_before_the_network_moves_to_its_device(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle is read to the CPU, and rows are not copied from one device to another."""
+    tiny.walks(tmp_path)
+    config = TrainConfig(
+        data=tmp_path / "data", out=tmp_path / "run", model=tiny.CONFIG, warm_start=bundle
+    )
+
+    def stop(bundles: Path, model: GPT, dataset: Dataset) -> None:
+        raise InterruptedError(model.items.weight.device.type)
+
+    monkeypatch.setattr(run, "start_from", stop)
+    with pytest.raises(InterruptedError, match="cpu"):
+        run._train(config, torch.device("meta"))
