@@ -63,10 +63,26 @@ class GPTConfig(BaseModel, frozen=True):
         description="interests also depend on the mean of the vectors of all items of the history, "
         "those that are older than max_history, too",
     )
+    user_queries: int = Field(
+        0,
+        ge=0,
+        le=8,
+        description="user_mean: learned queries; each has a mean of its own, in which the items "
+        "that suit it count more; 0: one mean, in which all count the same",
+    )
     user_rank: int = Field(0, ge=0, description="rank of the user table; 0: no user module")
     user_dropout: float = Field(
         0.5, ge=0, lt=1, description="share of the samples that train without the user"
     )
+
+    @model_validator(mode="after")
+    def _queries_have_a_mean(self) -> Self:
+        if self.user_queries and not (self.user_mean and self.network == "gpt"):
+            raise ValueError(
+                f"user_queries = {self.user_queries} weigh the items of a mean that this network "
+                "does not take: say --model.user-mean with the network gpt, or leave them out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads_divide_dim(self) -> Self:

@@ -1,7 +1,7 @@
 """The network: a decoder-only Transformer over item rows, personalised by a user embedding.
 
 Shapes: B batch, L tokens of a sequence, Q query slots, T all tokens so far, D width, V catalogue,
-U users, R rank of the user table.
+U users, R rank of the user table, P means of the items of a history.
 
 One forward pass serves training, prefill and decode step; the last two give it a cache. Sequences
 are padded on the right: behind a causal mask no real token sees padding, so there is no padding
@@ -124,9 +124,9 @@ class Cache:
     real_BT: Tensor
     """False: padding."""
     next_position: int
-    sums_BD: Tensor
-    """The sum of the vectors of all items of each history, and their number."""
-    counts_B: Tensor
+    sums_BPD: Tensor
+    """The sums of the vectors of all items of each history, and of their weights."""
+    weights_BP: Tensor
 
     @classmethod
     def empty(cls, config: GPTConfig, users_B: Tensor) -> "Cache":
@@ -135,11 +135,12 @@ class Cache:
             LayerCache.empty(config, len(users_B), users_B.device) for _ in range(config.layers)
         ]
         nothing_B0 = torch.zeros(len(users_B), 0, dtype=torch.int64, device=users_B.device)
-        sums_BD = torch.zeros(len(users_B), config.dim, device=users_B.device)
-        counts_B = torch.zeros_like(users_B)
-        return cls(
-            layers, users_B, nothing_B0, nothing_B0.bool(), config.max_history, sums_BD, counts_B
+        sums_BPD = torch.zeros(
+            len(users_B), max(1, config.user_queries), config.dim, device=users_B.device
         )
+        longest, weights_BP = config.max_history, torch.zeros_like(sums_BPD[..., 0])
+        nothing = nothing_B0, nothing_B0.bool()
+        return cls(layers, users_B, *nothing, longest, sums_BPD, weights_BP)
 
     def append(self, tokens: Tokens) -> Sight:
         """Adds the tokens; returns which of all tokens each of them sees."""
@@ -188,7 +189,10 @@ class GPT(nn.Module):
             self.users = nn.Embedding(users + 1, config.user_rank, padding_idx=0)
             self.user_up = nn.Linear(config.user_rank, config.dim, bias=False)
         if config.user_mean:
-            self.user_out = nn.Linear(config.dim, config.dim, bias=False)
+            pools = max(1, config.user_queries)
+            self.user_out = nn.Linear(pools * config.dim, config.dim, bias=False)
+            if config.user_queries:
+                self.user_queries = nn.Parameter(torch.randn(pools, config.dim))
         self.norm = nn.LayerNorm(config.dim)
         self.dropout = Dropout(config.dropout)
         if config.cosine:
@@ -295,25 +299,43 @@ class GPT(nn.Module):
         return self._interest(x_BLD)
 
     def history_means(self, tokens: Tokens, cache: Cache | None = None) -> Tensor:
-        """Returns the mean of the item vectors of each history up to every slot: B L D.
+        """Returns the means of the item vectors of each history up to every slot: B L P·D.
 
         Offers do not count; items before the tokens do, by `tokens.older` or the cache.
         """
         slots_L = torch.arange(tokens.items_BL.shape[1], device=tokens.items_BL.device)
         real_BL = (slots_L < tokens.lengths_B[:, None]) & (tokens.segments_BL == HISTORY)
-        items_BLD = self._unit(self.items(tokens.items_BL)) * real_BL[..., None]
-        sums_BLD, counts_BL = items_BLD.cumsum(dim=1), real_BL.cumsum(dim=1)
+        weights_BLP, weighted_BLPD = self._weighted(tokens.items_BL)
+        sums_BLPD = (weighted_BLPD * real_BL[..., None, None]).cumsum(dim=1)
+        weights_BLP = (weights_BLP * real_BL[..., None]).cumsum(dim=1)
         if tokens.older is not None:
             rows_N, history_N = tokens.older
-            older_BD = torch.zeros_like(sums_BLD[:, 0])
-            older_BD = older_BD.index_add(0, history_N, self._unit(self.items(rows_N)))
-            sums_BLD = sums_BLD + older_BD[:, None]
-            counts_BL = counts_BL + torch.bincount(history_N, minlength=len(real_BL))[:, None]
+            weights_NP, weighted_NPD = self._weighted(rows_N)
+            older_BPD = torch.zeros_like(sums_BLPD[:, 0]).index_add(0, history_N, weighted_NPD)
+            older_BP = torch.zeros_like(weights_BLP[:, 0]).index_add(0, history_N, weights_NP)
+            sums_BLPD, weights_BLP = sums_BLPD + older_BPD[:, None], weights_BLP + older_BP[:, None]
         if cache is not None:
-            sums_BLD = sums_BLD + cache.sums_BD[:, None]
-            counts_BL = counts_BL + cache.counts_B[:, None]
-            cache.sums_BD, cache.counts_B = sums_BLD[:, -1], counts_BL[:, -1]
-        return sums_BLD / counts_BL.clamp(min=1)[..., None]
+            sums_BLPD = sums_BLPD + cache.sums_BPD[:, None]
+            weights_BLP = weights_BLP + cache.weights_BP[:, None]
+            cache.sums_BPD, cache.weights_BP = sums_BLPD[:, -1], weights_BLP[:, -1]
+        return (sums_BLPD / weights_BLP[..., None]).flatten(2)
+
+    def mean_weights(self, vectors: Tensor) -> Tensor:
+        """Returns how much an item with each of the vectors … D counts in each mean: … P.
+
+        An item counts by the exponential of its inner product with a query, at most 1.
+        """
+        if not self.config.user_queries:
+            return torch.ones_like(vectors[..., :1])
+        largest_P = self.user_queries.detach().norm(dim=1)  # unit vectors give no larger product
+        logits: Tensor = vectors @ self.user_queries.T - largest_P
+        return logits.exp()
+
+    def _weighted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the weights of items in the means, … P, and their vectors times these, … P D."""
+        vectors = self.item_vectors(rows)
+        weights = self.mean_weights(vectors)
+        return weights, weights[..., None] * vectors[..., None, :]
 
     def prefill(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 import numpy as np
+import torch
 
 from index.exact import ExactIndex
 from index.search import IvfIndex
@@ -53,6 +54,9 @@ class CpuBackend:
         self._network = Transformer(artifact.model)
         self._vectors_VD = artifact.model.items.weight.numpy()
         exact = ExactSearcher(index) if isinstance(index, ExactIndex) else None
+        if artifact.manifest.model.user_mean:
+            with torch.no_grad():
+                self._weights_VP = artifact.model.mean_weights(artifact.model.items.weight).numpy()
         self._searcher: Searcher = exact or IvfSearcher(cast(IvfIndex, index))
         self._recall = artifact.manifest.recall
         self._filtered = FilteredSearcher(index, exact)
@@ -133,12 +137,17 @@ class CpuBackend:
         return self._network.prefill(items_S, offsets_W, users_W, feedback, means_WD)
 
     def _means(self, whole: Ragged, queries_W: Ints) -> Floats:
-        """Returns the mean vector of the items of each history."""
-        means_WD = np.empty((len(queries_W), self._vectors_VD.shape[1]), dtype=np.float32)
-        for mean_D, query in zip(means_WD, queries_W.tolist(), strict=True):
+        """Returns the mean vectors of the items of each history, W P·D."""
+        shape = len(queries_W), self._weights_VP.shape[1], self._vectors_VD.shape[1]
+        means_WPD = np.empty(shape, dtype=np.float32)
+        for mean_PD, query in zip(means_WPD, queries_W.tolist(), strict=True):
             rows_N = whole.rows_N[whole.offsets_B[query] : whole.offsets_B[query + 1]]
-            np.mean(self._vectors_VD[rows_N[-WHOLE_HISTORY:]], axis=0, out=mean_D)
-        return means_WD
+            rows_N = rows_N[-WHOLE_HISTORY:]
+            weights_NP = self._weights_VP[rows_N]
+            np.matmul(
+                (weights_NP / weights_NP.sum(axis=0)).T, self._vectors_VD[rows_N], out=mean_PD
+            )
+        return means_WPD.reshape(len(queries_W), -1)
 
 
 def _selections(batch: QueryBatch) -> list[Selection | None]:

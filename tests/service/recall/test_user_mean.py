@@ -14,6 +14,7 @@ from model.evaluation.metrics import case_batches
 from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.network import gpt
+from model.network.config import GPTConfig
 from model.network.gpt import GPT, Tokens, history_tokens
 from model.training.batches import by_length, prefixes, read_samples, windows
 from model.training.config import TrainConfig
@@ -38,9 +39,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return tiny.of_lines(folder, lines, "long")
 
 
-@pytest.fixture(scope="module")
-def model(world: Dataset) -> GPT:
-    return tiny.gpt(CONFIG, world.catalogue, world.users)
+@pytest.fixture(scope="module", params=[0, 3])
+def model(world: Dataset, request: pytest.FixtureRequest) -> GPT:
+    config = CONFIG.model_copy(update={"user_queries": request.param})
+    return tiny.gpt(config, world.catalogue, world.users)
 
 
 @pytest.fixture(scope="module", params=["exact", "ivf"])
@@ -115,7 +117,12 @@ def test_training_takes_the_mean_of_all_items_up_to_each_slot(
             first = max(world.offsets[samples.users_N[sample]], begin + length - 50)
             for slot in range(length):
                 rows = torch.from_numpy(world.events[first : begin + slot + 1].astype(int))
-                expected_D = vectors_VD[rows].mean(dim=0)
+                vectors_ND = vectors_VD[rows]
+                if model.config.user_queries:
+                    weights_NP = (vectors_ND @ model.user_queries.detach().T).softmax(dim=0)
+                    expected_D = (weights_NP.T @ vectors_ND).flatten()
+                else:
+                    expected_D = vectors_ND.mean(dim=0)
                 torch.testing.assert_close(means_BLD[row, slot], expected_D)
 
 
@@ -143,6 +150,11 @@ def test_a_fresh_network_makes_nothing_of_the_mean() -> None:
     given = torch.tensor([[1, 2, 3]]), torch.tensor([3]), torch.tensor([-1])
     assert torch.equal(fresh.prefill(*given)[0], plain.prefill(*given)[0])
     assert gpt.WHOLE_HISTORY == backend.WHOLE_HISTORY
+
+
+def test_queries_need_a_mean() -> None:
+    with pytest.raises(ValueError, match="user_queries = 2 weigh the items of a mean"):
+        GPTConfig(user_queries=2)
 
 
 def test_prompts_do_not_know_whole_histories_yet(tmp_path: Path) -> None:
