@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.config import GPTConfig
-from model.network.ops import Dropout, causal_convolution
+from model.network.ops import Dropout, GroupLinear, GroupNorm, causal_convolution
 
 
 class Sight(NamedTuple):
@@ -58,13 +58,14 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.query = nn.Linear(config.dim, config.dim)
-        self.key_value = nn.Linear(config.dim, 2 * config.dim)
-        self.out = nn.Linear(config.dim, config.dim)
-        self.attention_norm = nn.LayerNorm(config.dim)
-        self.up = nn.Linear(config.dim, config.feed_forward)
-        self.down = nn.Linear(config.feed_forward, config.dim)
-        self.feed_forward_norm = nn.LayerNorm(config.dim)
+        dim, groups = config.dim, config.groups
+        self.query = GroupLinear(dim, dim, groups)
+        self.key_value = GroupLinear(dim, 2 * dim, groups, parts=2)
+        self.out = GroupLinear(dim, dim, groups)
+        self.attention_norm = GroupNorm(dim, groups)
+        self.up = GroupLinear(dim, config.feed_forward, groups)
+        self.down = GroupLinear(config.feed_forward, dim, groups)
+        self.feed_forward_norm = GroupNorm(dim, groups)
         self.dropout = Dropout(config.dropout)
         self.attention_dropout = Dropout(config.attention_dropout)
         self.reach = config.max_history + config.max_interests

@@ -20,6 +20,13 @@ class GPTConfig(BaseModel, frozen=True):
         "GRU4Rec, or a two-tower model",
     )
     dim: int = Field(128, ge=1, description="width of an interest vector")
+    groups: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="independent networks of width dim / groups whose scores add up; a divisor of "
+        "dim, heads and feed_forward",
+    )
     layers: int = Field(2, ge=1, description="decoder layers")
     heads: int = Field(2, ge=1, description="attention heads; a divisor of dim")
     feed_forward: int = Field(512, ge=1, description="width of the feed-forward layers")
@@ -88,6 +95,16 @@ class GPTConfig(BaseModel, frozen=True):
     def _heads_divide_dim(self) -> Self:
         if self.dim % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide dim = {self.dim}")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_are_equal(self) -> Self:
+        for name in ("dim", "heads", "feed_forward"):
+            if getattr(self, name) % self.groups:
+                value = f"{name} = {getattr(self, name)}"
+                raise ValueError(f"groups = {self.groups} does not divide {value}")
+        if self.groups > 1 and not self.cosine:
+            raise ValueError(f"groups = {self.groups} needs cosine = true")
         return self
 
 

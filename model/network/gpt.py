@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from model.network.block import Adapter, Block, LayerCache, Sight, at_slots
 from model.network.config import GPTConfig
-from model.network.ops import Dropout, unit
+from model.network.ops import Dropout, GroupNorm, group_units
 
 HISTORY, OFFER = 0, 1
 """Segments: an item of the user's history, an item that the model generated."""
@@ -193,10 +193,11 @@ class GPT(nn.Module):
             self.user_out = nn.Linear(pools * config.dim, config.dim, bias=False)
             if config.user_queries:
                 self.user_queries = nn.Parameter(torch.randn(pools, config.dim))
-        self.norm = nn.LayerNorm(config.dim)
+        self.norm = GroupNorm(config.dim, config.groups)
         self.dropout = Dropout(config.dropout)
         if config.cosine:
-            self.log_scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
+            scales = (config.groups,) if config.groups > 1 else ()
+            self.log_scale = nn.Parameter(torch.full(scales, math.log(FIRST_SCALE)))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         if config.adapter_rank:
             self.adapters = nn.ModuleList(
@@ -239,7 +240,8 @@ class GPT(nn.Module):
 
         They have the length 1 where the model uses cosines.
         """
-        return self._unit(self.items.weight if rows is None else self.items(rows))
+        vectors = self._unit(self.items.weight if rows is None else self.items(rows))
+        return vectors if self.config.groups == 1 else vectors * self.config.groups**-0.5
 
     def user(self, users_B: Tensor) -> Tensor:
         """User vectors B D; zero for row -1, the unknown user, and for a dropped user in training.
@@ -369,11 +371,19 @@ class GPT(nn.Module):
         self.segments.weight[OFFER] = self.segments.weight[HISTORY]
 
     def _unit(self, vectors: Tensor) -> Tensor:
-        return unit(vectors) if self.config.cosine else vectors
+        return group_units(vectors, self.config.groups) if self.config.cosine else vectors
 
     def _interest(self, hidden: Tensor) -> Tensor:
-        """Interests have the length `scale` where the model uses cosines: scores are logits."""
-        return self._unit(hidden) * self.log_scale.exp() if self.config.cosine else hidden
+        """Interests have the length `scale` where the model uses cosines: scores are logits.
+
+        With groups, scores are the mean of the groups' logits.
+        """
+        if not self.config.cosine:
+            return hidden
+        scales, groups = self.log_scale.exp(), self.config.groups
+        if groups > 1:
+            scales = scales.repeat_interleave(self.config.dim // groups) * groups**-0.5
+        return self._unit(hidden) * scales
 
 
 @contextmanager

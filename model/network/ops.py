@@ -2,7 +2,7 @@
 
 `python -m loadtest.training.bench_train --ablate` measures by how much.
 
-Shapes: B batch, L length, D width, C taps of the convolution.
+Shapes: B batch, L length, D width, C taps of the convolution, G groups, N vectors.
 """
 
 from typing import Any
@@ -24,6 +24,69 @@ def causal_convolution(x_BLD: Tensor, weight_CD: Tensor) -> Tensor:
 def unit(vectors: Tensor) -> Tensor:
     """Returns the vectors (… D) divided by their lengths."""
     return _Unit.apply(vectors)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def group_units(vectors: Tensor, groups: int) -> Tensor:
+    """Returns the vectors (… D) with each of their groups divided by its length."""
+    if groups == 1:
+        return unit(vectors)
+    return unit(_in_groups(vectors, groups)).flatten(-2)
+
+
+def _in_groups(vectors: Tensor, groups: int) -> Tensor:
+    """… G D/G."""
+    return vectors.reshape(*vectors.shape[:-1], groups, -1)
+
+
+class GroupNorm(nn.LayerNorm):
+    """Layer normalisation of each group of a vector by itself."""
+
+    def __init__(self, dim: int, groups: int) -> None:
+        super().__init__(dim)
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised vectors: … D."""
+        if self.groups == 1:
+            return super().forward(x)
+        parts = _in_groups(x, self.groups)
+        alone = F.layer_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2)
+        return alone * self.weight + self.bias
+
+
+class GroupLinear(nn.Linear):
+    """A linear map of each group of a vector to the same group of `parts` results.
+
+    The weight has a row for each output, over the inputs of its group only: out in/G.
+    """
+
+    def __init__(self, inputs: int, outputs: int, groups: int, parts: int = 1) -> None:
+        super().__init__(inputs // groups, outputs)
+        self.groups, self.parts = groups, parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the mapped vectors, part after part: … out."""
+        if self.groups == 1:
+            return super().forward(x)
+        x_GNi = x.reshape(-1, self.groups, self.in_features).transpose(0, 1)
+        weight_GiO = self._by_group().permute(1, 3, 0, 2).flatten(2)
+        out_GNpo = _in_groups(torch.bmm(x_GNi, weight_GiO), self.parts)
+        return out_GNpo.permute(1, 2, 0, 3).reshape(*x.shape[:-1], -1) + self.bias
+
+    def dense(self) -> Tensor:
+        """Returns the weight over all inputs, 0 where a group is not its output's: out in."""
+        if self.groups == 1:
+            return self.weight
+        weight_pGoi = self._by_group()
+        inputs = self.groups * self.in_features
+        dense = self.weight.new_zeros(*weight_pGoi.shape[:3], inputs)
+        for group, columns in enumerate(torch.arange(inputs).chunk(self.groups)):
+            dense[:, group, :, columns] = weight_pGoi[:, group]
+        return dense.reshape(-1, inputs)
+
+    def _by_group(self) -> Tensor:
+        """The weight as parts G out/G in/G."""
+        return self.weight.view(self.parts, self.groups, -1, self.in_features)
 
 
 class _CausalConvolution(torch.autograd.Function):

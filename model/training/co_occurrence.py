@@ -31,17 +31,19 @@ OVERSAMPLING, ITERATIONS = 16, 4
 
 
 @torch.no_grad()
-def start_from_pairs(items: nn.Embedding, dataset: Dataset) -> None:
+def start_from_pairs(items: nn.Embedding, dataset: Dataset, groups: int = 1) -> None:
     """Turns the random vectors of items that occur in pairs towards those of their neighbours.
 
-    Vectors keep the mean length of the random ones.
+    Vectors keep the mean length of the random ones. Of several groups, every second one stays
+    random: groups that start differently err differently.
     """
     if distributed.is_first():
-        random_VD = items.weight
-        length = random_VD.norm(dim=1).mean()
-        counted_VD = pair_vectors(dataset, items.embedding_dim).to(random_VD.device)
-        mixed_VD = counted_VD + NOISE * random_VD / length
-        items.weight.copy_(nn.functional.normalize(mixed_VD) * length)
+        width = items.embedding_dim // groups
+        counted_Vd = pair_vectors(dataset, width).to(items.weight.device)
+        for random_Vd in items.weight.chunk(groups, dim=1)[::2]:
+            length = random_Vd.norm(dim=1).mean()
+            mixed_Vd = counted_Vd + NOISE * random_Vd / length
+            random_Vd.copy_(nn.functional.normalize(mixed_Vd) * length)
     distributed.share(items.weight)
 
 

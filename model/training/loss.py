@@ -8,6 +8,7 @@ S negatives.
 """
 
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,8 +99,23 @@ def batch_loss(
     hidden_ND = hidden_BQD.float()[wanted_BQ]
     if not len(hidden_ND):
         return hidden_ND.sum()
-    targets = Targets.of(batch.targets_BQS[wanted_BQ])
-    return objective(hidden_ND, model.item_vectors, targets, draws)
+    targets, groups = Targets.of(batch.targets_BQS[wanted_BQ]), model.config.groups
+    if groups == 1:
+        return objective(hidden_ND, model.item_vectors, targets, draws)
+    parts = zip(hidden_ND.chunk(groups, dim=1), _by_group(model), strict=True)
+    losses = [objective(groups * part_Nd, vectors, targets, draws) for part_Nd, vectors in parts]
+    return torch.stack(losses).mean()
+
+
+def _by_group(model: GPT) -> list[Vectors]:
+    """Returns the item vectors as each group of the network has them."""
+    groups = model.config.groups
+    whole = cache(lambda: model.item_vectors().chunk(groups, dim=1))  # once for all groups
+
+    def of_group(rows: Tensor | None, group: int) -> Tensor:
+        return whole()[group] if rows is None else model.item_vectors(rows).chunk(groups, 1)[group]
+
+    return [partial(of_group, group=group) for group in range(groups)]
 
 
 def products(config: LossConfig, device: torch.device) -> torch.dtype:

@@ -43,7 +43,7 @@ def pretraining(
 
     def begin(model: GPT) -> None:
         if config.start == "pairs":
-            start_from_pairs(model.items, dataset)
+            start_from_pairs(model.items, dataset, model.config.groups)
 
     return Stage(
         name,

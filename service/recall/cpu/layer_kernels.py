@@ -79,6 +79,13 @@ class LayerWeights(NamedTuple):
     down_bias_D: Floats
 
 
+class Normalisation(NamedTuple):
+    """How outputs are normalised: each group of a vector by itself."""
+
+    eps: float
+    groups: int
+
+
 class KVCache(NamedTuple):
     """The KV cache of a layer; or of all layers, with a first dimension for the layer."""
 
@@ -164,7 +171,7 @@ def run_layer(
     weights: LayerWeights,
     cache: KVCache,
     workspace: Workspace,
-    eps: Real,
+    norm: Normalisation,
     rows: Integer,
     tokens_N: Tokens,
     x_ND: Floats,
@@ -185,7 +192,7 @@ def run_layer(
             weights,
             cache,
             workspace,
-            eps,
+            norm,
             tokens_N[chunk],
             x_ND[chunk],
             attended_ND[chunk],
@@ -198,7 +205,7 @@ def _run_chunk(
     weights: LayerWeights,
     cache: KVCache,
     workspace: Workspace,
-    eps: Real,
+    norm: Normalisation,
     tokens_N: Tokens,
     x_ND: Floats,
     attended_ND: Floats,
@@ -212,14 +219,14 @@ def _run_chunk(
         add(mixed_ND[at], ONE, x_ND[at])
         inputs_SD, offers_ABD = cache.inputs_SD, cache.offer_inputs_ABD
         _convolve(tokens_N[at], inputs_SD, offers_ABD, weights.local_CD, mixed_ND[at])
-        normalise(mixed_ND[at], norms_4D[:2], eps)
+        normalise(mixed_ND[at], norms_4D[:2], norm)
     np.dot(mixed_ND, weights.up_DF, fed_NF)
     for at in range(count):
         gelu(fed_NF[at], weights.up_bias_F)
     affine(fed_NF, weights.down_FD, weights.down_bias_D, count, out_ND)
     for at in range(count):
         add(out_ND[at], ONE, mixed_ND[at])
-        normalise(out_ND[at], norms_4D[2:], eps)
+        normalise(out_ND[at], norms_4D[2:], norm)
 
 
 @inner
@@ -238,18 +245,19 @@ def _convolve(
 
 
 @inner
-def normalise(x_D: Floats, norm_2D: Floats, eps: Real) -> None:
+def normalise(x_D: Floats, norm_2D: Floats, how: Normalisation) -> None:
     """Normalises a layer's output in place; `norm_2D` has scale and shift."""
-    width = len(x_D)
-    total = square = ZERO
-    for at in range(width):
-        total += x_D[at]
-    mean = total / np.float32(width)
-    for at in range(width):
-        square += (x_D[at] - mean) * (x_D[at] - mean)
-    factor = ONE / np.sqrt(square / np.float32(width) + np.float32(eps))
-    for at in range(width):
-        x_D[at] = (x_D[at] - mean) * factor * norm_2D[0, at] + norm_2D[1, at]
+    width = len(x_D) // how.groups
+    for first in range(0, len(x_D), width):
+        total = square = ZERO
+        for at in range(first, first + width):
+            total += x_D[at]
+        mean = total / np.float32(width)
+        for at in range(first, first + width):
+            square += (x_D[at] - mean) * (x_D[at] - mean)
+        factor = ONE / np.sqrt(square / np.float32(width) + np.float32(how.eps))
+        for at in range(first, first + width):
+            x_D[at] = (x_D[at] - mean) * factor * norm_2D[0, at] + norm_2D[1, at]
 
 
 @inner

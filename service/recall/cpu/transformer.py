@@ -5,28 +5,22 @@ appends an offered item to every history. Each is one call of compiled code: wit
 Runtime, the overhead of a thousand small operations took as long as their arithmetic
 (docs/results/bench.md).
 
-Shapes: V catalogue, I longest history, A adapters, R rank of an adapter, P pairs; else see
-`service.recall.cpu.layer_kernels`.
+Shapes: G groups; others as in `service.recall.cpu.layer_kernels`.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg.cython_blas  # noqa: F401 — numba's matrix product; see `Transformer.__init__`
 import torch
 from threadpoolctl import threadpool_limits
-from torch import Tensor
 
-from index.kernels.jit import Integer, Real, compiled, inlined, inner
-from model.network.block import Block
-from model.network.config import GPTConfig
+from index.kernels.jit import Integer, compiled, inlined, inner
 from model.network.gpt import GPT, HISTORY, OFFER
 from service.recall.cpu.attention import BLOCK, ONE, TOKEN, HeadSpace, Tokens, add
 from service.recall.cpu.gemm_chunking import measure_chunking
 from service.recall.cpu.layer_kernels import (
     KVCache,
-    LayerWeights,
     Workspace,
     affine,
     cache_at,
@@ -38,42 +32,18 @@ from service.recall.cpu.layer_kernels import (
     slots_of,
     weights_at,
 )
+from service.recall.cpu.network_weights import (
+    AdapterWeights,
+    NetworkWeights,
+    as_array,
+    network_weights,
+    new_floats,
+)
 from service.recall.query_batch import BatchFeedback
 from service.recall.types import Floats, Ints
 
 NO_PAIRS = np.empty(0, dtype=np.int64)
 NO_SHIFT = np.empty((0, 0), dtype=np.float32)
-
-
-class Embedding(NamedTuple):
-    """The tables that turn tokens into vectors."""
-
-    items_VD: Floats
-    segments_2D: Floats
-    positions_ID: Floats  # without rows if attention knows distances instead
-    feedback_PD: Floats  # of each pair of an action and an outcome; without rows if none is read
-    norm_2D: Floats  # scale and shift
-    max_history: int
-    unit: bool  # only the direction of an item vector counts
-
-
-class AdapterWeights(NamedTuple):
-    """The adapters behind the layers; without any, nothing has a first dimension."""
-
-    down_ADR: Floats
-    down_bias_AR: Floats
-    up_ARD: Floats
-    up_bias_AD: Floats
-
-
-class NetworkWeights(NamedTuple):
-    """The weights of the network."""
-
-    embedding: Embedding
-    layers: LayerWeights  # of all layers
-    adapters: AdapterWeights
-    eps: float  # of layer normalisation
-    interest_length: float  # 0: interests keep their own length
 
 
 class Transformer:
@@ -101,7 +71,7 @@ class Transformer:
             Floats  # of the interests, by whole histories; without rows if there is none
         )
         if self._config.user_mean:
-            self._user_out_DD = _array(model.user_out.weight.t())
+            self._user_out_DD = as_array(model.user_out.weight.t())
 
     def prefill(
         self,
@@ -166,30 +136,30 @@ class Transformer:
         width, fed, steps = self._config.dim, self._config.feed_forward, self._config.max_interests
         layers = self._config.layers
         self._cache = KVCache(
-            _floats(layers, tokens, width),
-            _floats(layers, tokens, 2 * width),
-            _floats(layers, steps, queries, width),
-            _floats(layers, steps, queries, 2 * width),
+            new_floats(layers, tokens, width),
+            new_floats(layers, tokens, 2 * width),
+            new_floats(layers, steps, queries, width),
+            new_floats(layers, steps, queries, 2 * width),
         )
         rows = max(tokens, queries)
         self._workspace = Workspace(
             np.empty(rows, dtype=TOKEN),
-            _floats(rows, width),
-            _floats(rows, width),
-            _floats(rows, width),
-            _floats(rows, width),
-            _floats(rows, fed),
+            new_floats(rows, width),
+            new_floats(rows, width),
+            new_floats(rows, width),
+            new_floats(rows, width),
+            new_floats(rows, fed),
             self._head_space(),
         )
 
     def _head_space(self) -> HeadSpace:
         longest, head_width = self._config.max_history, self._config.dim // self._config.heads
         return HeadSpace(
-            _floats(longest, head_width),
-            _floats(longest, head_width),
-            _floats(longest, head_width),
-            _floats(longest, head_width),
-            _floats(BLOCK * (longest + self._config.max_interests)),
+            new_floats(longest, head_width),
+            new_floats(longest, head_width),
+            new_floats(longest, head_width),
+            new_floats(longest, head_width),
+            new_floats(BLOCK * (longest + self._config.max_interests)),
         )
 
 
@@ -238,12 +208,12 @@ def _extend(
             chunk = rows
         elif offers == 0:  # the last layer computes the newest items only
             tokens_N, x_ND = _newest(workspace, offsets_B, x_ND)
-        run_layer(layer, own, workspace, weights.eps, chunk, tokens_N, x_ND, out_ND)
+        run_layer(layer, own, workspace, weights.norm, chunk, tokens_N, x_ND, out_ND)
         if offers > 0 and len(weights.adapters.down_ADR) > 0:
             _adapt(weights.adapters, depth, out_ND)
     for query in range(len(shift_BD)):
         add(interest_BD[query], ONE, shift_BD[query])
-    _scale(interest_BD, weights.interest_length)
+    _scale(interest_BD, weights.lengths_G)
 
 
 @inner
@@ -289,9 +259,14 @@ def _embed(
     for at in range(len(items_N)):
         item_D, out_D, token = embedding.items_VD[items_N[at]], out_ND[at], tokens_N[at]
         user_D = user_BD[token["query"]]
-        length = length_of(item_D) if embedding.unit else ONE
-        for component in range(len(out_D)):
-            out_D[component] = item_D[component] / length + segment_D[component] + user_D[component]
+        width = len(out_D) // weights.norm.groups
+        for first in range(0, len(out_D), width):
+            group = slice(first, first + width)
+            length = length_of(item_D[group]) if embedding.unit else ONE
+            for component in range(first, first + width):
+                out_D[component] = item_D[component] / length
+        add(out_D, ONE, segment_D)
+        add(out_D, ONE, user_D)
         if len(pairs_N):
             add(out_D, ONE, embedding.feedback_PD[pairs_N[at]])
         if positions:
@@ -299,94 +274,16 @@ def _embed(
             items_after = offsets_B[token["query"] + 1] - token["end"]
             position = embedding.max_history - 1 - items_after + token["offers"]
             add(out_D, ONE, embedding.positions_ID[min(position, positions - 1)])
-        normalise(out_D, embedding.norm_2D, weights.eps)
+        normalise(out_D, embedding.norm_2D, weights.norm)
 
 
 @inner
-def _scale(vectors_ND: Floats, length: Real) -> None:
-    """Gives all vectors this length; 0 leaves them as they are."""
-    if length > 0:
-        for at in range(len(vectors_ND)):
-            factor = np.float32(length) / length_of(vectors_ND[at])
-            for component in range(vectors_ND.shape[1]):
-                vectors_ND[at, component] *= factor
-
-
-def network_weights(model: GPT) -> NetworkWeights:
-    """Returns the weights of a model on the CPU, in the layout of the compiled code.
-
-    The item table is not copied: for a large catalogue it is a file mapped into memory.
-    """
-    config, norm = model.config, torch.stack([model.norm.weight, model.norm.bias])
-    absolute = config.positions == "absolute"
-    positions = model.positions.weight if absolute else torch.zeros(0, config.dim)
-    embedding = Embedding(
-        model.items.weight.numpy(),
-        _array(model.segments.weight),
-        _array(positions),
-        _feedback_table(model),
-        _array(norm),
-        config.max_history,
-        config.cosine,
-    )
-    interest_length = float(model.log_scale.exp()) if config.cosine else 0.0
-    by_layer = [_layer_weights(block, config) for block in model.layers]
-    layers = LayerWeights(*map(np.stack, zip(*by_layer, strict=True)))
-    adapters = _adapter_weights(model)
-    return NetworkWeights(embedding, layers, adapters, model.norm.eps, interest_length)
-
-
-def _feedback_table(model: GPT) -> Floats:
-    """Returns what each pair of an action and an outcome adds to an item, P D.
-
-    The pair of the numbers a and o of A actions, -1 if not known, has the row
-    (a + 1) (A + 1) + o + 1.
-    """
-    dim = model.config.dim
-    if not model.feedback_tables:
-        return _floats(0, dim)
-    actions, *outcomes = (table.weight.detach() for table in model.feedback_tables)
-    outcome_OD = outcomes[0] if outcomes else torch.zeros_like(actions)
-    return _array((actions[:, None] + outcome_OD[None]).reshape(-1, dim))
-
-
-def _adapter_weights(model: GPT) -> AdapterWeights:
-    dim, rank = model.config.dim, model.config.adapter_rank
-    parts = [
-        tuple(map(_array, (one.down.weight.t(), one.down.bias, one.up.weight.t(), one.up.bias)))
-        for one in model.layer_adapters
-    ]
-    if not parts:
-        return AdapterWeights(
-            _floats(0, dim, rank), _floats(0, rank), _floats(0, rank, dim), _floats(0, dim)
-        )
-    return AdapterWeights(*map(np.stack, zip(*parts, strict=True)))
-
-
-def _layer_weights(block: Block, config: GPTConfig) -> LayerWeights:
-    factor = (config.dim // config.heads) ** -0.5
-    norms = block.attention_norm, block.feed_forward_norm
-    local_CD = getattr(block, "local_weight", torch.zeros(0, config.dim))
-    return LayerWeights(
-        _array(block.query.weight.t() * factor),
-        _array(block.query.bias * factor),
-        _array(block.key_value.weight.t()),
-        _array(block.key_value.bias),
-        _array(block.distance_table().flip(1)),
-        _array(local_CD),
-        _array(block.out.weight.t()),
-        _array(block.out.bias),
-        _array(torch.stack([part for norm in norms for part in (norm.weight, norm.bias)])),
-        _array(block.up.weight.t()),
-        _array(block.up.bias),
-        _array(block.down.weight.t()),
-        _array(block.down.bias),
-    )
-
-
-def _array(tensor: Tensor) -> Floats:
-    return tensor.detach().contiguous().numpy()
-
-
-def _floats(*shape: int) -> Floats:
-    return np.empty(shape, dtype=np.float32)
+def _scale(vectors_ND: Floats, lengths_G: Floats) -> None:
+    """Gives each group of all vectors its length; without lengths it leaves them as they are."""
+    for at in range(len(vectors_ND)):
+        for group in range(len(lengths_G)):
+            width = vectors_ND.shape[1] // len(lengths_G)
+            part = vectors_ND[at, group * width : (group + 1) * width]
+            factor = lengths_G[group] / length_of(part)
+            for component in range(width):
+                part[component] *= factor

@@ -72,6 +72,15 @@ def test_an_item_without_a_pair_keeps_its_random_direction(tmp_path: Path) -> No
     assert (cosines_V[~alone_V] < 0.95).all()
 
 
+def test_every_second_group_stays_random(two_groups: Dataset) -> None:
+    items = tiny.gpt(catalogue=20).items
+    before_Vd = items.weight.detach().clone().chunk(4, dim=1)
+    start_from_pairs(items, two_groups, groups=4)
+    after_Vd = items.weight.detach().chunk(4, dim=1)
+    same = [torch.equal(old, new) for old, new in zip(before_Vd, after_Vd, strict=True)]
+    assert same == [False, True, False, True]
+
+
 def started(start: str, folder: Path) -> torch.Tensor:
     """The item vectors of a run before its first epoch: of length 1, V D."""
     config = TrainConfig(

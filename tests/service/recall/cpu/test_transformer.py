@@ -29,6 +29,8 @@ VARIANTS: list[dict[str, object]] = [
     {"local": 0},
     {"local": 12},
     {"cosine": False},
+    {"groups": 2},
+    {"groups": 4, "heads": 4, "local": 0, "adapter_rank": 3},
     {"positions": "absolute"},
     {"positions": "absolute", "local": 0, "cosine": False, "user_rank": 0},
 ]
