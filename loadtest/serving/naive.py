@@ -25,8 +25,8 @@ from pydantic import BaseModel
 
 from model.artifact.bundle import load_artifact, read_item_vectors, read_user_ids
 from model.artifact.versions import find_bundle
-from model.network.gpt import HISTORY, OFFER, Tokens
 from model.network.rollout import quotas
+from model.network.tokens import HISTORY, OFFER, Tokens
 
 ARTIFACTS, STORE = "NAIVE_ARTIFACTS", "NAIVE_STORE"  # the environment that workers read
 

@@ -18,8 +18,9 @@ from model.data.dataset import IntArray
 from model.evaluation.metrics import Histories, Recall
 from model.evaluation.protocols import distinct
 from model.network.config import RecallConfig
-from model.network.gpt import GPT, WHOLE_HISTORY, Feedback, OlderItems, evaluating
+from model.network.gpt import GPT, WHOLE_HISTORY, evaluating
 from model.network.rollout import quotas, rollout
+from model.network.tokens import Feedback, OlderItems
 from model.network.top_items import best_rows
 
 

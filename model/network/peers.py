@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from model.network.block import at_slots
 from model.network.config import GPTConfig
-from model.network.gpt import FIRST_SCALE, GPT, Cache, Tokens
+from model.network.gpt import FIRST_SCALE, GPT, Cache
 from model.network.ops import Dropout
+from model.network.tokens import Tokens
 
 
 class Peer(GPT):

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.network.gpt import GPT, Feedback, OlderItems
+from model.network.gpt import GPT
+from model.network.tokens import Feedback, OlderItems
 
 Vectors = TypeVar("Vectors", Tensor, NDArray[np.float32])
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from model.data.dataset import Dataset, IntArray
 from model.evaluation.protocols import distinct
-from model.network.gpt import WHOLE_HISTORY, Feedback, OlderItems, Tokens, history_tokens
+from model.network.gpt import WHOLE_HISTORY
+from model.network.tokens import Feedback, OlderItems, Tokens, history_tokens
 from model.training.config import Sampling
 
 

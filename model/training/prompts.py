@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.network.gpt import GPT, HISTORY, OFFER, Tokens, evaluating, history_tokens
+from model.network.gpt import GPT, evaluating
 from model.network.rollout import rollout
+from model.network.tokens import HISTORY, OFFER, Tokens, history_tokens
 from model.network.top_items import best_rows
 from model.training.batches import SampleBatch, TrainingBatch, last_targets
 

@@ -13,8 +13,9 @@ import torch
 from torch.nn.functional import normalize
 
 from model.evaluation.reference import older_items
-from model.network.gpt import GPT, Feedback
+from model.network.gpt import GPT
 from model.network.rollout import rollout
+from model.network.tokens import Feedback
 from model.network.top_items import best_rows
 from service.recall.item_ids import ItemIds
 from service.recall.query_batch import BatchFeedback

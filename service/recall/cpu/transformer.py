@@ -16,7 +16,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from index.kernels.jit import Integer, compiled, inlined, inner
-from model.network.gpt import GPT, HISTORY, OFFER
+from model.network.gpt import GPT
+from model.network.tokens import HISTORY, OFFER
 from service.recall.cpu.attention import BLOCK, ONE, TOKEN, HeadSpace, Tokens, add
 from service.recall.cpu.gemm_chunking import measure_chunking
 from service.recall.cpu.layer_kernels import (

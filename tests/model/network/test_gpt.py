@@ -5,7 +5,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from model.network.config import GPTConfig
-from model.network.gpt import GPT, HISTORY, OFFER, Cache, Tokens, evaluating, history_tokens
+from model.network.gpt import GPT, Cache, evaluating
+from model.network.tokens import HISTORY, OFFER, Tokens, history_tokens
 
 
 def full(model: GPT, items: list[int], offers: list[int], user: int) -> Tensor:

@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from model.network.config import GPTConfig
-from model.network.gpt import GPT, history_tokens
+from model.network.gpt import GPT
 from model.network.ops import GroupLinear
+from model.network.tokens import history_tokens
 from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
 from model.training.loss import batch_loss, objective

@@ -10,8 +10,8 @@ from cli.train import Train
 from model.data.dataset import Dataset
 from model.evaluation.reference import DenseRecall
 from model.network.config import GPTConfig, RecallConfig
-from model.network.gpt import history_tokens
 from model.network.peers import new_network
+from model.network.tokens import history_tokens
 from model.reports.report import write_report
 from model.training.config import TrainConfig
 from model.training.run import ONE_INTEREST, load_run, train

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.network.gpt import Tokens
+from model.network.tokens import Tokens
 from model.training import loss
 from model.training.batches import TrainingBatch
 from model.training.config import LossConfig

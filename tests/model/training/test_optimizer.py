@@ -4,7 +4,7 @@ import tiny
 import torch
 from torch import nn
 
-from model.network.gpt import Tokens
+from model.network.tokens import Tokens
 from model.training.batches import TrainingBatch
 from model.training.config import LossConfig
 from model.training.loss import batch_loss, objective

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.evaluation.reference import DenseRecall
-from model.network.gpt import GPT, HISTORY, OFFER, Tokens, history_tokens
+from model.network.gpt import GPT
+from model.network.tokens import HISTORY, OFFER, Tokens, history_tokens
 from model.training.batches import SampleBatch
 from model.training.cross_fit import CrossFitted
 from model.training.prompts import append, assign, generate, generate_everywhere, interleaved, tail

@@ -15,7 +15,8 @@ from model.evaluation.protocols import splits
 from model.evaluation.reference import DenseRecall
 from model.network import gpt
 from model.network.config import GPTConfig
-from model.network.gpt import GPT, Tokens, history_tokens
+from model.network.gpt import GPT
+from model.network.tokens import Tokens, history_tokens
 from model.training.batches import by_length, prefixes, read_samples, windows
 from model.training.config import TrainConfig
 from service.offline import export_bundle, service_recall

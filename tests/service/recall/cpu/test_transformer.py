@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tiny import CONFIG
 
 from index.kernels.jit import compiled
-from model.network.gpt import GPT, history_tokens
+from model.network.gpt import GPT
+from model.network.tokens import history_tokens
 from model.training.prompts import followed_by
 from service.recall.cpu.attention import BLOCK, LOWEST, SHORT, softmax
 from service.recall.cpu.gemm_chunking import GemmChunking, measure_chunking
