@@ -8,7 +8,7 @@ Beside it are the lists of `service.history.events`.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from enum import Enum
 from itertools import islice
 from typing import Any, Self
@@ -187,7 +187,8 @@ class HistoryStore:
     ) -> int:
         """Stores whole histories (ids of items or events, oldest first) and returns their number.
 
-        A user who has a history keeps it unless `overwrite` is true.
+        A user who has a history keeps it unless `overwrite` is true. The offers behind a history
+        go with it.
         """
         stored, now = 0, time.time()
         iterator = iter(histories)
@@ -195,6 +196,8 @@ class HistoryStore:
             async with self._talking(self._writing):
                 users = [user for user, _ in chunk]
                 known = [False] * len(chunk) if overwrite else await self._known(users)
+                if overwrite:
+                    await self._delete_offers([user for user, items in chunk if items])
                 pipeline = self._client.pipeline()
                 for (user, items), has_one in zip(chunk, known, strict=True):
                     if has_one or not items:
@@ -222,8 +225,7 @@ class HistoryStore:
         key = _key(user)
         async with self._talking(self._writing):
             deleted = await self._client.delete(key, ids_key(key))
-            with suppress(NoPermissionError):  # without which none can have been stored
-                deleted += await self._client.delete(offers_key(key))
+            deleted += await self._delete_offers([user])
         return bool(deleted)
 
     @property
@@ -278,6 +280,18 @@ class HistoryStore:
         if event.is_bare and self._retention.days is None:
             return encode_item(event.item_id)
         return encode_entry(event, now)
+
+    async def _delete_offers(self, users: Sequence[str]) -> int:
+        """Deletes the offers of users, and returns how many of them had some."""
+        pipeline = self._pipeline()
+        for user in users:
+            pipeline.delete(offers_key(_key(user)))
+        replies = await pipeline.execute(raise_on_error=False)
+        for reply in replies:
+            # Without permission none can have been stored.
+            if isinstance(reply, Exception) and not isinstance(reply, NoPermissionError):
+                raise reply
+        return sum(reply for reply in replies if isinstance(reply, int))
 
     async def _known(self, users: Sequence[str]) -> list[bool]:
         pipeline = self._client.pipeline()

@@ -100,6 +100,17 @@ async def test_a_user_is_deleted_with_the_offers(store: HistoryStore) -> None:
     assert not await store.delete("ann")
 
 
+async def test_a_history_that_is_loaded_anew_has_no_offers(store: HistoryStore) -> None:
+    events = [HistoryEvent(user, "a") for user in ("ann", "bob", "cy")]
+    await store.append([*events, *shown("x"), *shown("y", user="bob"), *shown("z", user="cy")])
+    histories = [("ann", ["b"]), ("bob", []), ("dan", ["d"])]
+    assert await store.load(histories) == 1
+    assert await offers_of(store, "ann", "bob", "cy") == [["x"], ["y"], ["z"]]
+    assert await store.load(histories, overwrite=True) == 2
+    assert await items_of(store, ["ann", "bob", "dan"]) == [["b"], ["a"], ["d"]]
+    assert await offers_of(store, "ann", "bob", "cy") == [[], ["y"], ["z"]]
+
+
 async def test_offers_expire_as_histories_do(opener: Opener) -> None:
     store = opener(days=10)
     await store.append([HistoryEvent("ann", "a"), *shown("x")])
@@ -168,7 +179,9 @@ async def test_a_cluster_has_offers_beside_their_histories(
         await store.close()
 
 
-async def test_without_the_right_to_offers_a_user_is_deleted(redis_server: RedisServer) -> None:
+async def test_without_the_right_to_offers_users_are_deleted_and_loaded(
+    redis_server: RedisServer,
+) -> None:
     redis_server.flush()
     redis_server.command("ACL", "SETUSER", "limited", "on", ">word", "~h:*", "~e:*", "+@all")
     try:
@@ -178,6 +191,8 @@ async def test_without_the_right_to_offers_a_user_is_deleted(redis_server: Redis
         assert await store.delete("ann")
         assert await items_of(store, ["ann"]) == [[]]
         assert await offers_of(store, "ann") == [[]]
+        assert await store.load([("ann", ["b"])], overwrite=True) == 1
+        assert await items_of(store, ["ann"]) == [["b"]]
         await store.close()
     finally:
         redis_server.command("ACL", "DELUSER", "limited")
