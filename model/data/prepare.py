@@ -119,6 +119,11 @@ def prepare(config: PrepareConfig, known_actions: Sequence[str] = ()) -> Report:
         if config.offer_action is not None:
             events, impressions = split_impressions(events, config.offer_action, scratch)
         coded, user_ids, item_ids = number_ids(events, scratch)
+        if not len(user_ids):
+            raise ValueError(
+                f"--offer-action {config.offer_action}: every row has this action, so none is an "
+                "event"
+            )
         log.info("usable: %s users, %s items", f"{len(user_ids):,}", f"{len(item_ids):,}")
         hints = clean.hints + odd_ids("user", user_ids) + odd_ids("item", item_ids)
         kept, users, items = k_core(coded, config.min_user_events, config.min_item_events)

@@ -132,6 +132,9 @@ def test_options_that_do_not_fit(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", LOG)
     with pytest.raises(ValueError, match="--offer-action shown: no row has this action"):
         run(log, action_column="type", offer_action="shown")
+    only = write(tmp_path / "only.csv", "user,item,time,type\na,x,1,impression\n")
+    with pytest.raises(ValueError, match="--offer-action impression: every row has this action"):
+        prepared(only)
     with pytest.raises(ValueError, match="--offer-action is a value of --action-column"):
         run(log, offer_action="impression")
     with pytest.raises(ValueError, match="leave out --like-from"):
