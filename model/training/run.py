@@ -129,6 +129,7 @@ def _train_halves(
     judge = validator(ONE_INTEREST, config.pretrain.choose_by)
     networks = []
     for half in range(HALVES):
+        torch.manual_seed(config.seed)  # the same weights in every process, and after a resume
         network = network_of(config, training).to(device)
         part = of_half(training, half_U, half)
         stage = pretraining(config.pretrain, part, judge, f"half-{half}")

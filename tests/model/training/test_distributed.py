@@ -51,9 +51,9 @@ def in_two_processes(run: TrainConfig) -> None:
     assert found.returncode == 0, found.stderr
 
 
-def assert_close(one: Path, two: Path) -> None:
+def assert_close(one: Path, two: Path, *more: str) -> None:
     """Adam divides tiny gradients by their size, so rounding shows a little."""
-    for stage in ("pretrain", "tune"):
+    for stage in ("pretrain", "tune", *more):
         wanted = load_file(one / stage / "last.safetensors")
         found = load_file(two / stage / "last.safetensors")
         for name, tensor in wanted.items():
@@ -75,6 +75,13 @@ def test_two_processes_give_the_same_weights_as_one(folder: Path) -> None:
     expected = read_figures(folder / "one")
     for name, figures in read_figures(folder / "two").items():
         assert figures == pytest.approx(expected[name]), name
+
+
+def test_two_processes_make_the_cross_fitted_offers_of_one(folder: Path) -> None:
+    tune = TuneConfig(epochs=1, batch_size=61, products="float32", form="append", cross_fit=True)
+    train(config(folder, "one-crossed", tune=tune))
+    in_two_processes(config(folder, "two-crossed", tune=tune))
+    assert_close(folder / "one-crossed", folder / "two-crossed", "half-0", "half-1")
 
 
 def test_two_processes_resume_what_one_began(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
