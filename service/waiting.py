@@ -67,7 +67,7 @@ class Waiting:
         if self.query.history:
             items, offers = [*items, *self.query.history], ()
         if self.query.offers:
-            offers = [*self.query.offers, *offers][:MAX_OFFERS]
+            offers = list(dict.fromkeys([*self.query.offers, *offers]))[:MAX_OFFERS]
         self.query = self.query.with_history(items, exclude, found.actions, offers)
         if self.query.popular:
             self.query = self.query.without_network()

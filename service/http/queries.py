@@ -64,7 +64,7 @@ def query_of(body: RecallRequest, bundle: ServedBundle, where: str = "") -> tupl
         filter=checked_form(body.filter, bundle.attributes, where) if body.filter else None,
         outcome=body.outcome,
         variety=checked_rules(body.caps, body.diversity, body.fresh, bundle.attributes, where),
-        offers=body.offers[: -MAX_OFFERS - 1 : -1],
+        offers=_newest_first(body.offers) if body.offers else (),
         popular=body.popular,
     )
     return (query.without_network() if body.popular else query), stored
@@ -79,6 +79,12 @@ def _ids_and_actions(
         return cast(Sequence[str], history), ()
     pairs = [(one, UNTOLD) if isinstance(one, str) else (one.item_id, one.type) for one in history]
     return [item for item, _ in pairs], [action for _, action in pairs]
+
+
+def _newest_first(offers: Sequence[str]) -> list[bytes]:
+    """Returns the newest of offers, each once, as the store has them."""
+    newest = list(dict.fromkeys(reversed(offers)))[:MAX_OFFERS]
+    return [item.encode(errors="surrogatepass") for item in newest]
 
 
 def _lightest_first(seeds: Sequence[str | Seed]) -> list[str]:

@@ -141,6 +141,12 @@ async def test_a_request_may_bring_offers(
     await tell(client, *((item, "click") for item in HISTORY), (SHOWN[0], "impression"))
     found = await recall(client, user_id="ann", offers=["unknown", SHOWN[1]], k=K)
     assert ids(found) == expected(dataset, model, HISTORY, [SHOWN[1], SHOWN[0]])
+    # Each is offered once, though it was shown twice or is in the store, too.
+    twice = [SHOWN[1], SHOWN[2], SHOWN[1], SHOWN[1]]
+    found = await recall(client, history=HISTORY, offers=twice, k=K)
+    assert ids(found) == expected(dataset, model, HISTORY, [SHOWN[1], SHOWN[2]])
+    found = await recall(client, user_id="ann", offers=[SHOWN[0]], k=K)
+    assert ids(found) == expected(dataset, model, HISTORY, [SHOWN[0]])
     # A seed is newer than what was shown.
     found = await recall(client, user_id="ann", seeds=["i25"], k=K)
     assert ids(found) == expected(dataset, model, [*HISTORY, "i25"], [])
