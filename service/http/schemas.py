@@ -337,7 +337,10 @@ class EventsResponse(BaseModel):
     """Events that need not be sent again, and those that were not stored."""
 
     accepted: int = Field(description="events that are acknowledged: do not send them again")
-    stored: int = Field(description="those of them that are in the store; impressions are not")
+    stored: int = Field(
+        description="those of them whose type is stored, which impressions are as offers only; an "
+        "offer of a user without a history has no effect and is not kept"
+    )
     errors: list[FieldProblem] = Field(
         [], description="for 207: the events that were not stored, and what to do with each"
     )

@@ -117,7 +117,7 @@ export interface EventsRequest {
 export interface EventsResponse {
   /** events that are acknowledged: do not send them again */
   accepted: number;
-  /** those of them that are in the store; impressions are not */
+  /** those of them whose type is stored, which impressions are as offers only; an offer of a user without a history has no effect and is not kept */
   stored: number;
   /** for 207: the events that were not stored, and what to do with each */
   errors?: Array<FieldProblem>;

@@ -109,6 +109,14 @@ async def test_an_impression_changes_the_later_interests_until_a_click(
     assert "offers" not in (await client.get("/users/ann/history")).json()
 
 
+async def test_an_offer_without_a_history_is_acknowledged_and_not_kept(
+    client: httpx.AsyncClient,
+) -> None:
+    assert await tell(client, (SHOWN[0], "impression")) == {"accepted": 1, "stored": 1}
+    told = (await client.get("/users/ann/history")).json()
+    assert told == {"user_id": "ann", "events": []}
+
+
 async def test_offers_are_read_only_where_a_recall_makes_some(
     client: httpx.AsyncClient, dataset: Dataset, model: GPT, monkeypatch: pytest.MonkeyPatch
 ) -> None:
