@@ -1,9 +1,9 @@
 """Item vectors to start from: items that occur near each other in histories point the same way.
 
-A network that starts at random spends its first epochs on what counting pairs tells at once, and
-items with few events hardly get to know it. The vectors are those of a truncated singular value
-decomposition of the logarithms of how much more often than expected two items are a pair, which is
-what word2vec factorises implicitly (Levy and Goldberg, 2014).
+A network that starts at random spends its first epochs on what counting pairs tells at once. The
+vectors are those of a truncated singular value decomposition of the logarithms of how much more
+often than expected two items are a pair, which is what word2vec factorises implicitly (Levy and
+Goldberg, 2014).
 
 Shapes: V catalogue, D width, N events of a block, P pairs of items, R rank.
 """
