@@ -38,7 +38,7 @@ class Site:
             "min_user_events": 0,
             "min_item_events": 0,
             "pretrain": PretrainConfig(sampling="windows", epochs=2),
-            "gate": GateConfig(min_cases=20, coverage_loss=0.9),
+            "gate": GateConfig(min_cases=20, recall_loss=0.5, coverage_loss=0.9),
         }
         return RefreshConfig.model_validate(usual | options)
 
