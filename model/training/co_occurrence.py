@@ -20,7 +20,7 @@ from model.training import distributed
 WINDOW = 3
 """Largest distance of two items of a history that are a pair; a pair counts 1 / distance."""
 BLOCK_EVENTS, MAX_BLOCKS = 1 << 20, 20
-"""Pairs are counted in blocks of events. Of more than `MAX_BLOCKS`, as many are read."""
+"""Pairs are counted in blocks of events, of which at most `MAX_BLOCKS` are read."""
 POWER = 0.75
 """Power of an item's count in its expected share. As in word2vec, below 1, or a single pair of rare
 items would weigh most."""
@@ -69,8 +69,10 @@ def pair_weights(dataset: Dataset) -> coo_array:
     That is the positive pointwise mutual information, with smoothed shares of the items.
     """
     counts_VV = pair_counts(dataset)
+    if not counts_VV.nnz:
+        return counts_VV.tocoo()
     smooth_V = counts_VV.sum(axis=1) ** POWER
-    expected_V = smooth_V / max(1.0, smooth_V.sum())
+    expected_V = smooth_V / smooth_V.sum()
     pairs_VV = counts_VV.tocoo()
     left_P, right_P = pairs_VV.coords
     share_P = pairs_VV.data / pairs_VV.data.sum()

@@ -76,7 +76,6 @@ class PretrainConfig(FitConfig, frozen=True):
         description="item vectors before the first epoch; pairs: items that occur near each other "
         "in histories point the same way, by counts. A warm start has the vectors of its bundle",
     )
-
     sampling: Sampling = Field(
         "prefixes",
         description="prefixes: every prefix is a sample, with the loss at its last item (more "
