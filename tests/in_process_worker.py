@@ -6,10 +6,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Protocol, cast
 
+import httpx
+from fastapi import FastAPI
+
 from service.recall.recaller import Recaller
 from service.recall.served_bundle import ServedBundle
 from service.recall.trials import Trial, TrialResult
 from service.recall.types import BatchResult, EncodedCandidates, Query, StageSeconds
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Runs an application in this process, and yields a client of it."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
+        yield client
 
 
 class Answers(Protocol):

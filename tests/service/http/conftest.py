@@ -3,7 +3,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from in_process_worker import InProcessWorker
+from in_process_worker import InProcessWorker, client_of
 from served import served_bundle
 
 from service.history.store import HistoryStore
@@ -33,11 +33,7 @@ async def client(
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     worker = InProcessWorker(recaller, bundle=bundle)
     app = create_app(settings, worker, store)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         client.store = store  # type: ignore[attr-defined]
         client.worker = worker  # type: ignore[attr-defined]
         yield client

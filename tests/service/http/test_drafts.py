@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from answers import ids
-from in_process_worker import InProcessWorker
+from in_process_worker import InProcessWorker, client_of
 
 from cli.main import main
 from service.experiments.assignment import Assignment
@@ -58,11 +58,7 @@ async def client(
     settings = ServeSettings(artifacts=tmp_path, store="", deadline_ms=60_000, experiments=file)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         client.store = store  # type: ignore[attr-defined]
         yield client
 

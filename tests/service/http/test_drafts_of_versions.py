@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import tiny
 from answers import ids, sample
-from in_process_worker import InProcessWorker
+from in_process_worker import InProcessWorker, client_of
 from served import served_bundle
 
 from model.data.dataset import Dataset
@@ -65,11 +65,7 @@ async def client(dataset: Dataset, tmp_path: Path) -> AsyncIterator[httpx.AsyncC
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     old.arms[new.bundle.version] = new
     app = create_app(settings, old, store)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         client.store = store  # type: ignore[attr-defined]
         client.old = old  # type: ignore[attr-defined]
         client.new = new  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from answers import ids, sample
-from in_process_worker import InProcessWorker
+from in_process_worker import InProcessWorker, client_of
 
 from model.kinds import Kind
 from service.experiments.export import export_log
@@ -60,11 +60,7 @@ async def client(
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     worker = InProcessWorker(recaller, bundle=bundle)
     app = create_app(settings, worker, store)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         client.store = store  # type: ignore[attr-defined]
         client.worker = worker  # type: ignore[attr-defined]
         yield client
@@ -148,11 +144,7 @@ async def test_events_are_logged_without_experiments_if_asked(
     settings = ServeSettings(artifacts=tmp_path, store="", log_events=asked)
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         event = {"user_id": "ann", "item_id": "i1"}
         (await client.post("/events", json={"events": [event]})).raise_for_status()
         assert await store._client.xlen("events") == int(asked)

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 from answers import recall
-from in_process_worker import InProcessWorker
+from in_process_worker import InProcessWorker, client_of
 
 from service.history.store import HistoryStore
 from service.http import index_quality
@@ -27,11 +27,7 @@ async def client(recaller: Recaller, bundle: ServedBundle, tmp_path: Path):  # t
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}")
     worker = InProcessWorker(recaller, bundle=bundle)
     app = create_app(settings, worker, store)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         client.worker = worker  # type: ignore[attr-defined]
         yield client
 

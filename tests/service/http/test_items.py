@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 import polars as pl
 import pytest
-from in_process_worker import InProcessWorker
+from in_process_worker import InProcessWorker, client_of
 from prometheus_client.parser import text_string_to_metric_families
 from served import served_bundle
 from tiny import RECALL
@@ -58,11 +58,7 @@ async def client(recaller: Recaller, tmp_path: Path) -> AsyncIterator[httpx.Asyn
     bundle, state = served_bundle(recaller, tmp_path), CatalogueState()
     state.listen(lambda change: recaller.update_items(*bundle.items.take(*change)))
     app = create_app(settings, InProcessWorker(recaller, bundle=bundle), store, catalogue=state)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         client.store = store  # type: ignore[attr-defined]
         client.app = app  # type: ignore[attr-defined]
         yield client

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from answers import ids, recall
-from in_process_worker import InProcessWorker
+from in_process_worker import InProcessWorker, client_of
 from served import served_bundle
 
 from model.data.dataset import Dataset
@@ -56,11 +56,7 @@ async def client(recaller: Recaller, tmp_path: Path) -> AsyncIterator[httpx.Asyn
     store = HistoryStore.open(f"embedded:{tmp_path / 'histories'}", types=load_event_types(types))
     worker = InProcessWorker(recaller, bundle=served_bundle(recaller, tmp_path))
     app = create_app(settings, worker, store)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
-    ):
+    async with client_of(app) as client:
         client.store = store  # type: ignore[attr-defined]
         yield client
 
