@@ -51,7 +51,7 @@ class GroupNorm(nn.LayerNorm):
             return super().forward(x)
         parts = _in_groups(x, self.groups)
         alone = F.layer_norm(parts, parts.shape[-1:], eps=self.eps).flatten(-2)
-        return alone * self.weight + self.bias
+        return torch.addcmul(self.bias, alone, self.weight)
 
 
 class GroupLinear(nn.Linear):
@@ -68,10 +68,12 @@ class GroupLinear(nn.Linear):
         """Returns the mapped vectors, part after part: … out."""
         if self.groups == 1:
             return super().forward(x)
-        x_GNi = x.reshape(-1, self.groups, self.in_features).transpose(0, 1)
-        weight_GiO = self._by_group().permute(1, 3, 0, 2).flatten(2)
-        out_GNpo = _in_groups(torch.bmm(x_GNi, weight_GiO), self.parts)
-        return out_GNpo.permute(1, 2, 0, 3).reshape(*x.shape[:-1], -1) + self.bias
+        weight_pGoi, bias_pGo = self._by_group(), self.bias.view(self.parts, self.groups, -1)
+        outs = [
+            F.linear(x_i, weight_pGoi[:, group].flatten(0, 1), bias_pGo[:, group].flatten())
+            for group, x_i in enumerate(x.chunk(self.groups, dim=-1))
+        ]
+        return torch.stack([_in_groups(out, self.parts) for out in outs], dim=-2).flatten(-3)
 
     def dense(self) -> Tensor:
         """Returns the weight over all inputs, 0 where a group is not its output's: out in."""
