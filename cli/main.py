@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import version as package_version
 from typing import TYPE_CHECKING
 
-from model.threads import limit_spinning
+from model.libraries import set_up_libraries
 
 if TYPE_CHECKING:
     from cli.config import Command
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exits with 2 for a wrong command line, 1 if the command fails, 130 on Ctrl-C, and 141 if the
     reader of the output has gone, as in `recgpt --help | head -1`.
     """
-    limit_spinning()
+    set_up_libraries()
     try:
         try:
             _call(list(sys.argv[1:] if arguments is None else arguments))

@@ -16,7 +16,7 @@ ROOMS = (
     "model.ids",
     "model.kinds",
     "model.tensor_files",
-    "model.threads",
+    "model.libraries",
     "model.network",
     "model.data",
     "model.evaluation",

@@ -24,6 +24,6 @@ def dataset_of(folder: Path, items: int, users: int) -> Dataset:
 def export_untrained(artifacts: Path, dataset: Dataset, width: int) -> None:
     """Writes and publishes a bundle with exact search for that data set."""
     torch.manual_seed(0)
-    model = GPT(GPTConfig(dim=width, feed_forward=4 * width), dataset.catalogue, dataset.users)
+    model = GPT(GPTConfig.single(width), dataset.catalogue, dataset.users)
     model.requires_grad_(False)
     export_bundle(artifacts, dataset, model.eval(), RecallConfig(), {}, "exact")

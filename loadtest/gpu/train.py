@@ -63,7 +63,7 @@ def epoch(dataset: Dataset, device: str, products: Any, run: Path, width: int) -
         return {name: figures[name] for name in METRICS}
 
     torch.manual_seed(0)
-    config = GPTConfig(dim=width, feed_forward=4 * width)
+    config = GPTConfig.single(width)
     model = GPT(config, dataset.catalogue, dataset.users).to(device)
     stage = pretraining(PretrainConfig(epochs=1, products=products), training, validate)
     before, after = fit(model, training, stage, run, seed=0, resume=False).curves

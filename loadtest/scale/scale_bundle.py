@@ -35,7 +35,7 @@ def bundle_of(
     `numbers` are attributes of the items.
     """
     items, width = vectors_VD.shape
-    config = GPTConfig(dim=width, feed_forward=256, user_rank=8)  # with a table of users
+    config = GPTConfig.single(width, user_rank=8)  # with a table of users
     model = GPT(config, 1, 1)
     model.items = _table(torch.from_numpy(vectors_VD))
     model.users = _table(torch.zeros(users + 1, config.user_rank))

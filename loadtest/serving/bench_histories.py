@@ -88,7 +88,7 @@ def parse() -> argparse.Namespace:
 def export_grouped(artifacts: Path, dataset: Dataset, width: int) -> None:
     """Publishes a bundle with exact search; row r belongs to group r modulo GROUPS."""
     torch.manual_seed(0)
-    config = GPTConfig(dim=width, feed_forward=4 * width, max_history=max(LENGTHS))
+    config = GPTConfig.single(width, max_history=max(LENGTHS))
     model = GPT(config, dataset.catalogue, dataset.users).requires_grad_(False).eval()
     groups_GD = torch.nn.functional.normalize(torch.randn(GROUPS, width))
     own_VD = torch.nn.functional.normalize(torch.randn(dataset.catalogue, width))

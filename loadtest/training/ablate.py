@@ -143,20 +143,20 @@ SAMPLED: Variants = {
 }
 WORKLOADS = (
     Workload(
-        "default: prefixes, width 128, batches of 256",
-        GPTConfig(),
+        "prefixes, width 128, batches of 256",
+        GPTConfig.single(128),
         PretrainConfig(),
         CONVOLUTION | UNIT | DROPOUT | WHOLE,
     ),
     Workload(
         "demo: windows, width 64, batches of 16",
-        GPTConfig(dim=64, feed_forward=256),
+        GPTConfig.single(64),
         PretrainConfig(sampling="windows", batch_size=16),
         CONVOLUTION | UNIT | DROPOUT | WHOLE,
     ),
     Workload(
         "large: sampled, 1,000,000 items, width 64, batches of 256",
-        GPTConfig(dim=64, feed_forward=256),
+        GPTConfig.single(64),
         PretrainConfig(loss="sampled"),
         CONVOLUTION | UNIT | DROPOUT | SAMPLED,
     ),
@@ -234,7 +234,7 @@ def peak_megabytes(data: Path, torchs_own: bool) -> float:
 def _peak_megabytes(data: Path, torchs_own: bool) -> float:
     torch.set_num_threads(1)
     dataset = splits(Dataset.load(data)).training()
-    workload = Workload("", GPTConfig(), PretrainConfig(sampling="windows"), {})
+    workload = Workload("", GPTConfig.single(128), PretrainConfig(sampling="windows"), {})
     variant = Variant(dataset, workload, WHOLE["softmax: cross_entropy"] if torchs_own else [])
     rng = np.random.default_rng(0)
     model = GPT(workload.network, dataset.catalogue, 1)

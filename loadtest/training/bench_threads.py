@@ -30,7 +30,7 @@ from loadtest.environment import environment
 from loadtest.results import put_between_marks
 from loadtest.stopping import stop_by_exit
 from model.files import write_json
-from model.threads import SPINS
+from model.libraries import SPINS
 
 MARK = "training-threads"
 SETTINGS: dict[str, dict[str, str]] = {
@@ -62,7 +62,7 @@ def training(data: Path, width: int, batch_size: int, sampling: str) -> Callable
     dataset, cpu = splits(Dataset.load(data)).training(), torch.device("cpu")
     config = PretrainConfig.model_validate({"sampling": sampling, "batch_size": batch_size})
     stage, rng = pretraining(config, dataset, lambda _: {}), np.random.default_rng(0)
-    network = GPTConfig(dim=width, feed_forward=4 * width)
+    network = GPTConfig.single(width)
     model = GPT(network, dataset.catalogue, dataset.users).train()
     optimizer, loss_of = Optimizer(model, 1e-3), objective(config, popularity(dataset), cpu)
     samples = stage.draw(model, rng)
@@ -89,7 +89,8 @@ def evaluation(data: Path) -> Callable[[], int]:
     from model.network.gpt import GPT
 
     dataset = Dataset.load(data)
-    recall = DenseRecall(GPT(GPTConfig(), dataset.catalogue, dataset.users), RecallConfig())
+    model = GPT(GPTConfig.single(128), dataset.catalogue, dataset.users)
+    recall = DenseRecall(model, RecallConfig())
     _, histories, users_B = next(case_batches(dataset, splits(dataset).test, 256))
 
     def step() -> int:

@@ -85,7 +85,7 @@ def measure(dataset: Dataset, run: Path, options: argparse.Namespace) -> dict[st
         return {name: found[name] for name in ("NDCG@20", "HR@10")}
 
     torch.manual_seed(0)
-    model = GPT(GPTConfig(dim=64, feed_forward=256, user_rank=8), dataset.catalogue, dataset.users)
+    model = GPT(GPTConfig.single(64, user_rank=8), dataset.catalogue, dataset.users)
     progress = fit(model, training, pretraining(config, training, validate), run, 0, resume=False)
     spent = np.diff(marks).tolist()
     return {

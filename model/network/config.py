@@ -1,7 +1,7 @@
 """Settings of the network and of a recall. Imports no torch: command lines read them."""
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -81,6 +81,11 @@ class GPTConfig(BaseModel, frozen=True):
     user_dropout: float = Field(
         0.5, ge=0, lt=1, description="share of the samples that train without the user"
     )
+
+    @classmethod
+    def single(cls, dim: int, **options: Any) -> Self:
+        """Returns one network of this width, without groups."""
+        return cls(dim=dim, groups=1, heads=2, feed_forward=4 * dim, **options)
 
     @model_validator(mode="after")
     def _queries_have_a_mean(self) -> Self:

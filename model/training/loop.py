@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from model.training.optimizer import Optimizer
 
 log = logging.getLogger(__name__)
 
+SMALL_STEP = 100_000
+"""Numbers in the vectors of a batch's items: with fewer, threads wait longer than they work."""
 RATE, SECONDS = "samples_per_second", "seconds"
 """Names of an epoch's rate and duration among its figures."""
 
@@ -122,14 +124,23 @@ class _Fit:
         batches = by_length(samples, self._config.batch_size, rng)[: self._config.epoch_steps]
         negatives = torch.Generator(self._device)  # the same in all processes
         negatives.manual_seed(int(rng.integers(2**63)))
-        started, total, steps = time.perf_counter(), 0.0, 0
+        started = time.perf_counter()
         self._model.train()
-        bar = self._read(samples, batches, epoch)
-        for steps, samples_read in enumerate(bar, start=1):
+        with _threads(1 if self._is_small(samples) else torch.get_num_threads()):
+            loss = self._make_steps(self._read(samples, batches, epoch), batches, epoch, negatives)
+        seconds = time.perf_counter() - started
+        return {"loss": loss, RATE: sum(map(len, batches)) / seconds, SECONDS: seconds}
+
+    def _make_steps(
+        self, bar: "tqdm[SampleBatch]", batches: list[IntArray], epoch: int, draws: torch.Generator
+    ) -> float:
+        """Makes a step for each batch; returns the mean loss."""
+        total, steps = 0.0, 0
+        for steps, samples in enumerate(bar, start=1):
             if self._config.decay:
                 left = 1 - (epoch - 1 + steps / len(batches)) / self._config.epochs
                 self._optimizer.set_rate(self._config.learning_rate * left)
-            loss = self._step(samples_read, negatives, distributed.has_share(batches[steps - 1]))
+            loss = self._step(samples, draws, distributed.has_share(batches[steps - 1]))
             if not math.isfinite(loss):
                 raise ValueError(
                     f"{self._stage.name}: the loss is {loss:g} in epoch {epoch}, so the training "
@@ -138,9 +149,12 @@ class _Fit:
             total += loss
             if steps % 20 == 0:
                 bar.set_postfix(loss=f"{total / steps:.4f}")
-        seconds = time.perf_counter() - started
-        rate = sum(map(len, batches)) / seconds
-        return {"loss": total / max(1, steps), RATE: rate, SECONDS: seconds}
+        return total / max(1, steps)
+
+    def _is_small(self, samples: Samples) -> bool:
+        """Whether one thread makes a step in less time than several."""
+        tokens = self._config.batch_size * samples.lengths_N.mean()
+        return bool(tokens * self._model.config.dim < SMALL_STEP)
 
     def _step(self, samples: SampleBatch, negatives: torch.Generator, has_share: bool) -> float:
         """Makes one optimiser step; returns the mean loss over all processes.
@@ -187,6 +201,17 @@ class _Fit:
         about = self._stage.name, progress.epoch, self._config.epochs, _as_text(metrics, best)
         log.info("%s epoch %d of %d  %s", *about)
         return metrics
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Uses this number of threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _as_text(metrics: Metrics, best: bool) -> str:

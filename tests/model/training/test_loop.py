@@ -2,6 +2,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from model.data.dataset import Dataset
 from model.device import choose_device
 from model.network.config import RecallConfig
 from model.network.gpt import GPT
+from model.training import loop
 from model.training.checkpoints import load_checkpoint, load_weights, save_weights
 from model.training.config import PretrainConfig, TrainConfig, TuneConfig
 from model.training.optimizer import Optimizer
@@ -218,3 +220,22 @@ def test_not_a_run(tmp_path: Path) -> None:
         load_run(tmp_path)
     with pytest.raises(ValueError, match="is not finished"):
         read_figures(tmp_path)
+
+
+@pytest.mark.parametrize(("small_step", "threads"), [(loop.SMALL_STEP, 1), (0, 2)])
+def test_small_steps_take_one_thread(
+    data: Path, tmp_path: Path, small_step: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SMALL_STEP", small_step)
+    used: set[int] = set()
+    make_step = loop.batch_loss
+
+    def recorded(*arguments: Any) -> torch.Tensor:
+        used.add(torch.get_num_threads())
+        return make_step(*arguments)
+
+    monkeypatch.setattr(loop, "batch_loss", recorded)
+    with loop._threads(2):
+        train(config(data, tmp_path / "run", stages="pretrain"))
+        assert torch.get_num_threads() == 2
+    assert used == {threads}
