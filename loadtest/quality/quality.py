@@ -5,7 +5,8 @@
 A run's folder is named <set>-<model>-s<seed>, for example toys-sasrec-bce-s2. OUT/quality.json is
 {data set: {model: {"seeds", "mean", "sd"}}}, with figures in the order of METRICS; sd is the
 standard deviation over the seeds (n - 1; 0 for one seed). The table goes into OUT/quality.md
-between two marks, the commands into OUT/quality-commands.md; the text around the marks is kept.
+between two marks, the commands into OUT/quality-commands.md; the text around the marks is kept,
+and so are the commands of rows that are not among the runs.
 """
 
 import argparse
@@ -59,7 +60,8 @@ def main() -> None:
     text = "\n".join(table(quality))
     write_json(options.out / "quality.json", quality)
     put_between_marks(options.out / "quality.md", MARK, text)
-    put_between_marks(options.out / "quality-commands.md", MARK, "\n".join(commands(recipes)))
+    file = options.out / "quality-commands.md"
+    put_between_marks(file, MARK, "\n".join([*commands(recipes), *other_commands(file, recipes)]))
     print(text)
 
 
@@ -157,6 +159,13 @@ def merged(parts: Sequence[Quality]) -> Quality:
                 )
             known |= entries
     return whole
+
+
+def other_commands(file: Path, recipes: Recipes) -> list[str]:
+    """Returns the commands of rows that `file` has from before, and that were not measured now."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    measured = tuple(f"- {data_set}, {model}, seed " for data_set, model in recipes)
+    return [line for line in lines if line.startswith("- ") and not line.startswith(measured)]
 
 
 def commands(recipes: Recipes) -> Iterator[str]:

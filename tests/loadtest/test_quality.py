@@ -78,6 +78,8 @@ def test_the_table_marks_what_is_above_the_published_figures(
     out.mkdir()
     begin, end = "<!-- begin: quality -->", "<!-- end: quality -->"
     (out / "quality.md").write_text(f"# Mine\n\nbefore\n\n{begin}\nstale\n{end}\n\nafter\n")
+    other = "- Toys, older, seed 1: `recgpt train`"
+    (out / "quality-commands.md").write_text(f"{begin}\n{other}\n{end}\n")
     for _ in range(2):  # a second time replaces, and adds nothing
         gather(runs, out, monkeypatch)
     text = (out / "quality.md").read_text()
@@ -98,6 +100,7 @@ def test_the_table_marks_what_is_above_the_published_figures(
     assert text.count("| *FICLRec, one published run, width 64* |") == 1  # Yelp's
     commands = (out / "quality-commands.md").read_text()
     assert "--model.dim 16" in commands
+    assert commands.count(other) == 1
     assert "seed 1, 2: `recgpt train --data Toys --out runs/toys-recgpt-s$SEED" in commands
 
 
