@@ -107,7 +107,7 @@ def demo_data(raw: Path, data: Path) -> PrepareConfig:
 
 
 def demo_training(data: Path, run: Path) -> TrainConfig:
-    """Returns how the demo trains: as usual, but with half the width, and windows in small batches.
+    """Returns how the demo trains: as usual, but one network of half a group's width, and windows.
 
     Histories of MovieLens are long: a sample of every prefix would take many times as long.
     """
@@ -115,7 +115,7 @@ def demo_training(data: Path, run: Path) -> TrainConfig:
         data=data,
         out=run,
         resume=True,
-        model=GPTConfig(dim=64, feed_forward=256),
+        model=GPTConfig.single(64),
         pretrain=PretrainConfig(sampling="windows", batch_size=16, epochs=30),
     )
 

@@ -13,7 +13,9 @@ from model.network.config import GPTConfig, RecallConfig
 from model.network.gpt import GPT
 from service.recall.query_batch import QueryBatch, Ragged, offsets_of, quota_table
 
-CONFIG = GPTConfig(dim=16, feed_forward=32, max_history=8, user_rank=4, dropout=0.1)
+CONFIG = GPTConfig(
+    dim=16, groups=1, heads=2, feed_forward=32, max_history=8, user_rank=4, dropout=0.1
+)
 RECALL = RecallConfig(interests=3, first_share=0.6)
 
 

@@ -130,7 +130,8 @@ def make_first_version(raw: Path, out: Path, artifacts: Path, training: list[str
         items = ["--items", raw / "ml-100k.item", "--genres-column", "class", "--name", "ml-100k"]
         recgpt("data", "prepare", "--input", out / "past.parquet", "--out", out / "data", *items)
     run = ["--data", out / "data", "--out", out / "run", "--resume"]
-    recgpt("train", *run, "--model.dim", "64", "--model.feed-forward", "256", *training)
+    small = ["--model.dim", "64", "--model.groups", "1", "--model.heads", "2"]
+    recgpt("train", *run, *small, "--model.feed-forward", "256", *training)
     recgpt("export", "--run-dir", out / "run", "--artifacts", artifacts)
 
 

@@ -19,17 +19,17 @@ class GPTConfig(BaseModel, frozen=True):
         description="gpt, or a peer to compare with, which is not served: the recurrent network of "
         "GRU4Rec, or a two-tower model",
     )
-    dim: int = Field(128, ge=1, description="width of an interest vector")
+    dim: int = Field(256, ge=1, description="width of an interest vector")
     groups: int = Field(
-        1,
+        2,
         ge=1,
         le=8,
         description="independent networks of width dim / groups whose scores add up; a divisor of "
         "dim, heads and feed_forward",
     )
     layers: int = Field(2, ge=1, description="decoder layers")
-    heads: int = Field(2, ge=1, description="attention heads; a divisor of dim")
-    feed_forward: int = Field(512, ge=1, description="width of the feed-forward layers")
+    heads: int = Field(4, ge=1, description="attention heads; a divisor of dim")
+    feed_forward: int = Field(1024, ge=1, description="width of the feed-forward layers")
     max_history: int = Field(
         50, ge=1, description="newest items of a history that the network reads"
     )
@@ -108,8 +108,10 @@ class GPTConfig(BaseModel, frozen=True):
             if getattr(self, name) % self.groups:
                 value = f"{name} = {getattr(self, name)}"
                 raise ValueError(f"groups = {self.groups} does not divide {value}")
-        if self.groups > 1 and not self.cosine:
-            raise ValueError(f"groups = {self.groups} needs cosine = true")
+        if self.groups > 1 and not (self.cosine and self.network == "gpt"):
+            raise ValueError(
+                f"groups = {self.groups} need cosine = true and the network gpt: say groups = 1"
+            )
         return self
 
 

@@ -72,7 +72,7 @@ class PretrainConfig(FitConfig, frozen=True):
     """Pre-training."""
 
     start: Literal["random", "pairs"] = Field(
-        "random",
+        "pairs",
         description="item vectors before the first epoch; pairs: items that occur near each other "
         "in histories point the same way, by counts. A warm start has the vectors of its bundle",
     )

@@ -136,7 +136,7 @@ def test_values_come_from_flags_then_environment_then_file(
 ) -> None:
     file = tmp_path / "train.toml"
     file.write_text(
-        f'data = "{world}/data"\nseed = 5\n[model]\ndim = 24\nlayers = 1\nheads = 3\n'
+        f'data = "{world}/data"\nseed = 5\n[model]\ndim = 24\nlayers = 1\ngroups = 1\nheads = 3\n'
         "[pretrain]\nepochs = 0\n[tune]\nepochs = 0\n"
     )
     monkeypatch.setenv("RECGPT_MODEL__DIM", "36")
@@ -316,7 +316,7 @@ def test_the_demo_trains_by_the_defaults_but_for_width_and_samples(tmp_path: Pat
         for name, value in demo[part].items()
         if value != usual[part][name]
     }
-    smaller = {("model", "dim"), ("model", "feed_forward")}
+    smaller = {("model", name) for name in ("dim", "groups", "heads", "feed_forward")}
     assert differs == smaller | {("pretrain", n) for n in ("sampling", "batch_size", "epochs")}
     assert demo["stages"] == usual["stages"] == "pretrain"
 

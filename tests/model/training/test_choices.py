@@ -33,7 +33,7 @@ def config(data: Path, out: Path, **changes: object) -> TrainConfig:
         stages="both",
         model=tiny.CONFIG,
         recall=RecallConfig(interests=3, first_share=0.3),
-        pretrain=PretrainConfig(epochs=6, batch_size=16, learning_rate=1e-2),
+        pretrain=PretrainConfig(start="random", epochs=6, batch_size=16, learning_rate=1e-2),
         tune=TuneConfig(epochs=2, batch_size=16),
     )
     return base.model_copy(update=changes)

@@ -20,7 +20,14 @@ from model.training.stages import pretraining
 
 TASTES, FAVOURITES = 4, 2
 CONFIG = GPTConfig(
-    dim=16, feed_forward=32, max_history=3, user_rank=4, dropout=0.1, attention_dropout=0.1
+    dim=16,
+    groups=1,
+    heads=2,
+    feed_forward=32,
+    max_history=3,
+    user_rank=4,
+    dropout=0.1,
+    attention_dropout=0.1,
 )
 
 
