@@ -69,12 +69,15 @@ def copy_bandwidth() -> float:
 
 
 def network_flops(config: GPTConfig, lengths: NDArray[np.integer], interests: int) -> float:
-    """Returns the operations of one mean request: prefill, and the decode steps."""
-    width, fed = config.dim, config.feed_forward
+    """Returns the operations of one mean request: prefill, and the decode steps.
+
+    A group multiplies its own part of the width only.
+    """
+    width, fed, groups = config.dim, config.feed_forward, config.groups
     kept = np.minimum(lengths, config.max_history)
     length, square = float(kept.mean()), float((kept.astype(np.float64) ** 2).mean())
-    token = 2 * (4 * width**2 + 2 * width * fed + config.local * width)
-    keys_values = 2 * 2 * width**2
+    token = 2 * ((4 * width**2 + 2 * width * fed) / groups + config.local * width)
+    keys_values = 2 * 2 * width**2 / groups
     lower = length * token + 2 * width * square  # half of the square (causal), twice
     last = length * keys_values + token - keys_values + 4 * width * length
     step = config.layers * (token + 4 * width * length)
