@@ -107,7 +107,7 @@ def demo_data(raw: Path, data: Path) -> PrepareConfig:
 
 
 def demo_training(data: Path, run: Path) -> TrainConfig:
-    """Returns how the demo trains: as usual, but one network of half a group's width, and windows.
+    """Returns how the demo trains: by the defaults, but one network of width 64, and windows.
 
     Histories of MovieLens are long: a sample of every prefix would take many times as long.
     """

@@ -1,4 +1,4 @@
-"""How torch, Faiss, BLAS and oneDNN use the processor, by their environment. Imports none of them.
+"""Environment variables by which torch, Faiss, BLAS and oneDNN use the CPU well. Imports none.
 
 OpenMP's threads meet at a barrier after every parallel loop. By default a thread that waits there
 spins for milliseconds before it sleeps, which costs nothing on an idle machine. If another program

@@ -130,8 +130,9 @@ def make_first_version(raw: Path, out: Path, artifacts: Path, training: list[str
         items = ["--items", raw / "ml-100k.item", "--genres-column", "class", "--name", "ml-100k"]
         recgpt("data", "prepare", "--input", out / "past.parquet", "--out", out / "data", *items)
     run = ["--data", out / "data", "--out", out / "run", "--resume"]
-    small = ["--model.dim", "64", "--model.groups", "1", "--model.heads", "2"]
-    recgpt("train", *run, *small, "--model.feed-forward", "256", *training)
+    network = ["--model.dim", "64", "--model.feed-forward", "256"]
+    network += ["--model.groups", "1", "--model.heads", "2"]
+    recgpt("train", *run, *network, *training)
     recgpt("export", "--run-dir", out / "run", "--artifacts", artifacts)
 
 

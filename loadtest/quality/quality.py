@@ -79,7 +79,7 @@ def gather(runs: Sequence[Path]) -> tuple[Measured, Recipes]:
         except ValueError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
-        config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
+        config = TrainConfig.recorded(run / "config.json")
         if config.seed != seed:
             raise ValueError(f"{run} was trained with seed {config.seed}: rename it")
         for name, values in by_model(model, config.peer, figures):

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, StringConstraints, ValidationError
+from pydantic import BaseModel, StringConstraints, ValidationError, field_validator
 
 from model.evaluation.config import ProtocolConfig
 from model.files import write_json
 from model.kinds import Kind
-from model.network.config import GPTConfig, RecallConfig
+from model.network.config import BEFORE_GROUPS, GPTConfig, RecallConfig
 
 FORMAT = 3  # 1: before relative positions; 2: user ids in one list; 4: with an ONNX network
 
@@ -51,6 +51,11 @@ class Manifest(BaseModel, frozen=True):
     """The kind of each attribute of the items; one that is missing here is text."""
     additions: list[dict[str, Any]] = []
     """The additions that `recgpt items add` made to the trained bundle, oldest first."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _read_older_networks(cls, model: Any) -> Any:
+        return BEFORE_GROUPS | model if isinstance(model, dict) else model
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

@@ -11,6 +11,10 @@ MAX_OFFERS = MAX_INTERESTS - 1
 """The most offers that a recall makes: one between two interests."""
 
 
+BEFORE_GROUPS = {"groups": 1}
+"""Options of a network whose record is older than they are, and does not name them."""
+
+
 class GPTConfig(BaseModel, frozen=True):
     """Size and regularisation of the network."""
 
@@ -110,7 +114,8 @@ class GPTConfig(BaseModel, frozen=True):
                 raise ValueError(f"groups = {self.groups} does not divide {value}")
         if self.groups > 1 and not (self.cosine and self.network == "gpt"):
             raise ValueError(
-                f"groups = {self.groups} need cosine = true and the network gpt: say groups = 1"
+                f"groups = {self.groups} need cosine = true and the network gpt: "
+                "say --model.groups 1"
             )
         return self
 

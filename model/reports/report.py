@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from safetensors import safe_open
 
 from model.data.dataset import Dataset
@@ -94,8 +94,8 @@ def _read_config(run: Path) -> TrainConfig:
     if not file.exists():
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
     try:
-        return TrainConfig.model_validate_json(file.read_text(encoding="utf-8"))
-    except (ValidationError, UnicodeDecodeError) as error:
+        return TrainConfig.recorded(file)
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
 
 

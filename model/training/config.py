@@ -1,12 +1,13 @@
 """Settings of a training run. Imports no torch: command lines read them."""
 
+import json
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from model.evaluation.config import EventSet, Metric, ProtocolConfig
-from model.network.config import MAX_OFFERS, GPTConfig, RecallConfig
+from model.network.config import BEFORE_GROUPS, MAX_OFFERS, GPTConfig, RecallConfig
 
 Sampling = Literal["prefixes", "windows"]
 """Every prefix of a history is a sample, with the loss at its last item; or windows of a history
@@ -167,6 +168,20 @@ class TrainConfig(BaseModel, frozen=True):
         description="after training, learn on the validation cases how interests share a list: "
         "recall.first_share with quotas, recall.weights with probability",
     )
+
+    @classmethod
+    def recorded(cls, file: Path) -> Self:
+        """Returns the configuration that a run has recorded.
+
+        A record that is older than an option has what was usual before it. Raises ValueError for a
+        file that holds no configuration, and OSError for one that cannot be read.
+        """
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            for part, before in (("model", BEFORE_GROUPS), ("pretrain", {"start": "random"})):
+                if isinstance(content.get(part), dict):
+                    content[part] = before | content[part]
+        return cls.model_validate(content)
 
     @model_validator(mode="after")
     def _interests_can_be_generated(self) -> Self:

@@ -132,7 +132,11 @@ class _Fit:
         return {"loss": loss, RATE: sum(map(len, batches)) / seconds, SECONDS: seconds}
 
     def _make_steps(
-        self, bar: "tqdm[SampleBatch]", batches: list[IntArray], epoch: int, draws: torch.Generator
+        self,
+        bar: "tqdm[SampleBatch]",
+        batches: list[IntArray],
+        epoch: int,
+        negatives: torch.Generator,
     ) -> float:
         """Makes a step for each batch; returns the mean loss."""
         total, steps = 0.0, 0
@@ -140,7 +144,7 @@ class _Fit:
             if self._config.decay:
                 left = 1 - (epoch - 1 + steps / len(batches)) / self._config.epochs
                 self._optimizer.set_rate(self._config.learning_rate * left)
-            loss = self._step(samples, draws, distributed.has_share(batches[steps - 1]))
+            loss = self._step(samples, negatives, distributed.has_share(batches[steps - 1]))
             if not math.isfinite(loss):
                 raise ValueError(
                     f"{self._stage.name}: the loss is {loss:g} in epoch {epoch}, so the training "
@@ -153,7 +157,7 @@ class _Fit:
 
     def _is_small(self, samples: Samples) -> bool:
         """Whether one thread makes a step in less time than several."""
-        tokens = self._config.batch_size * samples.lengths_N.mean()
+        tokens = self._config.batch_size * samples.lengths_N.sum() / max(1, len(samples))
         return bool(tokens * self._model.config.dim < SMALL_STEP)
 
     def _step(self, samples: SampleBatch, negatives: torch.Generator, has_share: bool) -> float:

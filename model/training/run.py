@@ -150,7 +150,7 @@ def load_run(
     """
     if not (run / "config.json").exists():
         raise ValueError(f"{run} is not a run: no config.json in it. Train one: `recgpt train`")
-    config = TrainConfig.model_validate_json((run / "config.json").read_text(encoding="utf-8"))
+    config = TrainConfig.recorded(run / "config.json")
     if (run / RECALL).exists():
         chosen = RecallConfig.model_validate_json((run / RECALL).read_text(encoding="utf-8"))
         config = config.model_copy(update={"recall": chosen})
@@ -203,8 +203,8 @@ def _claim_folder(config: TrainConfig, dataset: Dataset) -> None:
     if not file.exists():
         write_json(file, wanted)
         return
-    recorded = TrainConfig.model_validate_json(file.read_text(encoding="utf-8"))
-    found = recorded.model_dump(mode="json")  # a run older than an option has its default
+    recorded = TrainConfig.recorded(file)
+    found = recorded.model_dump(mode="json")
     if not config.resume and config.stages != "tune":
         raise ValueError(f"{config.out} holds a run: say --resume, or choose another --out")
     free = {"resume", "stages", "device", "out", "fit_merge"}  # these do not change the weights

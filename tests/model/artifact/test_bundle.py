@@ -62,6 +62,17 @@ def test_kinds_of_attributes_are_kept_and_may_be_missing(
     assert load_artifact(folder).manifest.item_kinds == {}
 
 
+def test_a_bundle_that_is_older_than_groups_has_one_network(folder: Path) -> None:
+    before = load_artifact(folder).model
+    content = json.loads((folder / "manifest.json").read_text())
+    del content["model"]["groups"]
+    (folder / "manifest.json").write_text(json.dumps(content))
+    loaded = load_artifact(folder).model
+    assert loaded.config == before.config
+    for name, weight in before.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+
+
 def test_the_user_table_stays_on_disk_and_is_never_written(folder: Path) -> None:
     file = folder / "user_table.npy"
     before = file.read_bytes()

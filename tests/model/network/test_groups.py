@@ -99,7 +99,7 @@ def test_the_dense_weight_maps_alike() -> None:
         ({"dim": 18, "heads": 3, "groups": 2}, "groups = 2 does not divide heads = 3"),
         ({"dim": 16, "feed_forward": 33, "groups": 2}, "does not divide feed_forward = 33"),
         ({"groups": 2, "cosine": False}, "groups = 2 need cosine = true"),
-        ({"groups": 2, "network": "gru"}, "and the network gpt: say groups = 1"),
+        ({"groups": 2, "network": "gru"}, "and the network gpt: say --model.groups 1"),
     ],
 )
 def test_groups_must_fit(options: dict[str, int], message: str) -> None:

@@ -1,3 +1,5 @@
+import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,3 +241,17 @@ def test_small_steps_take_one_thread(
         train(config(data, tmp_path / "run", stages="pretrain"))
         assert torch.get_num_threads() == 2
     assert used == {threads}
+
+
+def test_a_run_that_is_older_than_groups_is_read_as_it_was_trained(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(whole_run, old)
+    file = old / "config.json"
+    content = json.loads(file.read_text())
+    del content["model"]["groups"], content["pretrain"]["start"]
+    file.write_text(json.dumps(content))
+    found, _, network = load_run(old)
+    assert (found.model.groups, found.pretrain.start) == (1, "random")
+    assert torch.equal(network.items.weight, load_run(whole_run)[2].items.weight)
